@@ -1,0 +1,95 @@
+//! Bytes and packets, cumulative or grown.
+
+use std::ops::AddAssign;
+
+/// Bytes and packets of one direction.
+///
+/// Netfilter counts the IP length with its header (`nf_ct_acct_update`), Cilium the frame. A "packet" is what the
+/// kernel saw: with segmentation offload one may hold up to 64 KiB.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Counter {
+    /// Bytes.
+    pub bytes: u64,
+    /// Packets.
+    pub packets: u64,
+}
+
+impl Counter {
+    /// Growth since `baseline`; `None` when either figure is lower than it was, which is a reset.
+    #[must_use]
+    pub fn growth(self, baseline: Self) -> Option<Self> {
+        let bytes = self.bytes.checked_sub(baseline.bytes)?;
+        let packets = self.packets.checked_sub(baseline.packets)?;
+        Some(Self { bytes, packets })
+    }
+
+    /// True when nothing was counted.
+    #[must_use]
+    pub fn is_zero(self) -> bool {
+        self == Self::default()
+    }
+}
+
+/// Saturates: a figure that has reached 2^64−1 stays there instead of starting again from zero.
+impl AddAssign for Counter {
+    fn add_assign(&mut self, other: Self) {
+        self.bytes = self.bytes.saturating_add(other.bytes);
+        self.packets = self.packets.saturating_add(other.packets);
+    }
+}
+
+/// What a source knows about one entry's traffic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counters {
+    /// Each direction is known.
+    Directed {
+        /// The original direction, or, for a row that has a local end, what that end sent.
+        tx: Counter,
+        /// The reply direction, or, for a row that has a local end, what that end received.
+        rx: Counter,
+    },
+    /// Only the sum of both directions is known (Cilium 1.16 and later). Never becomes transmit.
+    Total(Counter),
+}
+
+/// Growth of one side, as seen from its local end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Traffic {
+    /// Sent by the local end.
+    pub tx: Counter,
+    /// Received by the local end.
+    pub rx: Counter,
+    /// Sent or received, the source cannot say which.
+    pub undirected: Counter,
+}
+
+impl Traffic {
+    /// True when nothing was counted in any direction.
+    #[must_use]
+    pub fn is_zero(&self) -> bool {
+        self.tx.is_zero() && self.rx.is_zero() && self.undirected.is_zero()
+    }
+
+    /// The same traffic as the other end sees it.
+    #[must_use]
+    pub fn flipped(self) -> Self {
+        Self { tx: self.rx, rx: self.tx, undirected: self.undirected }
+    }
+
+    /// All directions added: the figure in which the books balance.
+    #[must_use]
+    pub fn sum(&self) -> Counter {
+        let mut sum = self.tx;
+        sum += self.rx;
+        sum += self.undirected;
+        sum
+    }
+}
+
+impl AddAssign for Traffic {
+    fn add_assign(&mut self, other: Self) {
+        self.tx += other.tx;
+        self.rx += other.rx;
+        self.undirected += other.undirected;
+    }
+}
