@@ -1,0 +1,99 @@
+//! Health, readiness and the daemon's own metrics over HTTP. No endpoint changes anything.
+//!
+//! `/healthz`: the process answers. `/readyz`: every named part is ready, else 503 and the parts that are not.
+//! `/metrics`: OpenMetrics text.
+
+use std::fmt::Write as _;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use prometheus_client::registry::Registry;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+/// The content type of `/metrics`.
+pub const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// One part's readiness; clones speak for the same part.
+#[derive(Clone, Debug)]
+pub struct Part {
+    name: &'static str,
+    ready: Arc<AtomicBool>,
+}
+
+impl Part {
+    /// Says whether the part is ready.
+    pub fn set(&self, ready: bool) {
+        self.ready.store(ready, Ordering::Release);
+    }
+}
+
+/// What the endpoints tell.
+#[derive(Debug, Default)]
+pub struct Admin {
+    parts: Vec<Part>,
+}
+
+impl Admin {
+    /// A new part, not ready yet.
+    pub fn part(&mut self, name: &'static str) -> Part {
+        let part = Part { name, ready: Arc::new(AtomicBool::new(false)) };
+        self.parts.push(part.clone());
+        part
+    }
+
+    /// The routes. `extra` are the daemon's own.
+    pub fn router(self, registry: Registry, extra: Router) -> Router {
+        let parts: Arc<[Part]> = self.parts.into();
+        Router::new()
+            .route("/healthz", get(async || "ok\n"))
+            .route("/readyz", get(ready).with_state(parts))
+            .route("/metrics", get(metrics).with_state(Arc::new(registry)))
+            .merge(extra)
+    }
+}
+
+async fn ready(State(parts): State<Arc<[Part]>>) -> Response {
+    let mut text = String::new();
+    let mut all = true;
+    for part in parts.iter() {
+        let ready = part.ready.load(Ordering::Acquire);
+        all &= ready;
+        let _infallible = writeln!(text, "{}: {}", part.name, if ready { "ready" } else { "not ready" });
+    }
+    let status = if all { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (status, text).into_response()
+}
+
+async fn metrics(State(registry): State<Arc<Registry>>) -> Response {
+    let mut text = String::new();
+    match prometheus_client::encoding::text::encode(&mut text, &registry) {
+        Ok(()) => ([(header::CONTENT_TYPE, OPENMETRICS)], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+/// Binds the listener, so that a port in use is known before anything else starts.
+///
+/// # Errors
+/// The address is in use or not this machine's.
+pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")))
+}
+
+/// Serves until `stop` fires and the requests under way are answered.
+///
+/// # Errors
+/// The listener broke.
+pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) -> io::Result<()> {
+    axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
+}

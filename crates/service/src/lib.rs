@@ -1,0 +1,10 @@
+//! What both daemons share and no stage knows: command-line spelling, time, logs, start and stop, admin HTTP.
+//!
+//! Nothing here knows what a flow is.
+
+pub mod admin;
+pub mod args;
+pub mod clock;
+pub mod duration;
+pub mod lifecycle;
+pub mod telemetry;
