@@ -1,0 +1,59 @@
+//! Why a peer's message is not believed.
+
+/// A message that does not hold together. The stream that sent it is closed; a peer that keeps sending it is broken
+/// and needs an operator.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WireError {
+    /// A field that must be there is not.
+    #[error("{field} is missing")]
+    Missing {
+        /// Path in the message.
+        field: &'static str,
+    },
+    /// More elements or bytes than [`limits`](crate::limits) allow.
+    #[error("{field} holds {found}, at most {max} are allowed")]
+    TooMany {
+        /// Path in the message.
+        field: &'static str,
+        /// What was sent.
+        found: usize,
+        /// What is allowed.
+        max: usize,
+    },
+    /// A column is neither empty nor as long as the others.
+    #[error("column {field} holds {found} rows, the batch has {expected}")]
+    Column {
+        /// Path in the message.
+        field: &'static str,
+        /// Rows of this column.
+        found: usize,
+        /// Rows of the batch.
+        expected: usize,
+    },
+    /// A row points outside what it points into.
+    #[error("{field} is {found}, there are {len}")]
+    Index {
+        /// Path in the message.
+        field: &'static str,
+        /// The index sent.
+        found: u32,
+        /// Elements there.
+        len: usize,
+    },
+    /// An address that is neither 4 nor 16 bytes long.
+    #[error("{field} is an address of {len} bytes, 4 or 16 are known")]
+    Address {
+        /// Path in the message.
+        field: &'static str,
+        /// Its length.
+        len: usize,
+    },
+    /// A number outside its range.
+    #[error("{field} is {found}, out of its range")]
+    Range {
+        /// Path in the message.
+        field: &'static str,
+        /// The number sent.
+        found: u64,
+    },
+}

@@ -1,0 +1,24 @@
+//! The gRPC contract between collector and exporter.
+//!
+//! `proto/egressd/v1/stream.proto` is the contract; [`v1`] is what is generated from it; the conversions turn it
+//! into the nouns of `flow` and refuse what does not hold together, naming the field. Everything that a peer sends
+//! is bounded by [`limits`] before it is believed. No other crate builds or reads the stream's messages by hand.
+
+#[expect(missing_docs, reason = "generated; the comments of the .proto are the documentation")]
+pub mod v1 {
+    tonic::include_proto!("egressd.v1");
+}
+
+mod batch;
+mod down;
+mod error;
+pub mod limits;
+mod scope;
+mod up;
+
+#[cfg(test)]
+mod tests;
+
+pub use down::{Ack, Down, Settings, Welcome};
+pub use error::WireError;
+pub use up::{CollectorFlags, HeldEpoch, Hello, Loss, Name, Source, SpoolId, Status, Up};

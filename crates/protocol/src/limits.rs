@@ -1,0 +1,46 @@
+//! What one message may hold. Both sides obey, and neither believes the other.
+
+/// Encoded bytes of one message, both ways.
+pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
+
+/// Records of one batch.
+pub const BATCH_RECORDS_MAX: usize = 10_000;
+
+/// Owners that one batch or one scope message names.
+pub const OWNERS_MAX: usize = 1_000;
+
+/// Text of one owner: UID, namespace, name and labels together, in bytes.
+pub const OWNER_TEXT_BYTES_MAX: usize = 2_048;
+
+/// A node's own addresses in one scope.
+pub const NODE_ADDRESSES_MAX: usize = 1_000;
+
+/// Epochs that one Hello may hold: the running one and three that were never drained.
+pub const EPOCHS_MAX: usize = 4;
+
+/// Bytes of a node's name (a DNS subdomain, RFC 1123).
+pub const NODE_NAME_BYTES_MAX: usize = 253;
+
+/// Namespaces that one Hello may exclude.
+pub const EXCLUDED_NAMESPACES_MAX: usize = 1_000;
+
+/// DNS answers in one message.
+pub const NAMES_MAX: usize = 10_000;
+
+/// Bytes of any other single text: a version, a DNS name, a diagnosis, a reason, an address to dial.
+pub const TEXT_BYTES_MAX: usize = 4_096;
+
+/// Reasons in one Status.
+pub const LOSSES_MAX: usize = 100;
+
+/// Ranges in one Settings.
+pub const FOLD_RANGES_MAX: usize = 10_000;
+
+/// A record's worst case: two indexes, a protocol and six counters as varints, and an address said once.
+const RECORD_BYTES_MAX: usize = 5 + 5 + 2 + 6 * 10 + 18;
+
+/// An owner's worst case beside its text: address, two instants, lengths and tags.
+const OWNER_BYTES_MAX: usize = OWNER_TEXT_BYTES_MAX + 64;
+
+const _: () =
+    assert!(BATCH_RECORDS_MAX * RECORD_BYTES_MAX + OWNERS_MAX * OWNER_BYTES_MAX + 1_024 < MESSAGE_BYTES_MAX);
