@@ -1,0 +1,37 @@
+//! The meter's bounds.
+
+use std::time::Duration;
+
+/// How much the meter may hold.
+#[derive(Clone, Copy, Debug)]
+pub struct MeterConfig {
+    /// Entries with a baseline. Above it new entries are not admitted.
+    pub entries_max: usize,
+    /// Open flows between two cuts. Above it new remotes fold into the rest of their owner and protocol.
+    pub flows_max: usize,
+    /// Flows that no owner claims yet. Above it they are discarded, counted.
+    pub unclaimed_max: usize,
+    /// Ends remembered, so that a dump which still shows the entry does not count it again.
+    pub tombstones_max: usize,
+    /// Records of one batch.
+    pub batch_records_max: usize,
+    /// Owners of one batch.
+    pub batch_owners_max: usize,
+    /// How much later than a flow's last growth a scope must be to say that nobody owns it.
+    pub unclaimed_grace: Duration,
+    /// How long an owner that ended stays known.
+    pub ended_owner_kept: Duration,
+}
+
+impl MeterConfig {
+    /// Bytes that all bounds together allow, hash tables at their worst load included.
+    #[must_use]
+    pub fn worst_case_bytes(&self) -> usize {
+        // A table doubles when 7/8 full: just after that it holds 16/7 slots an element, one control byte each.
+        let table = |elements: usize, element_bytes: usize| elements * (element_bytes + 1) * 16 / 7;
+        table(self.entries_max, crate::baseline::SLOT_BYTES)
+            + table(self.flows_max, crate::reduce::SLOT_BYTES)
+            + table(self.unclaimed_max, crate::unclaimed::SLOT_BYTES)
+            + table(self.tombstones_max * 2, size_of::<u128>())
+    }
+}

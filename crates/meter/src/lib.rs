@@ -1,0 +1,31 @@
+//! Counters in, growth out, folded into records.
+//!
+//! ```text
+//! Entry, Ended ─▶ baseline (growth) ─▶ sides ─▶ scope (whose?) ─┬─▶ reduce ─▶ Batch
+//!                                                               └─▶ unclaimed ─▶ reduce or discard
+//! ```
+//!
+//! Enters: [`Entry`](egressd_flow::Entry) rows of a snapshot, [`Ended`](egressd_flow::Ended) entries, the
+//! [`Scope`](egressd_flow::Scope). Leaves: numbered [`Batch`](egressd_flow::Batch)es.
+//! Bounded: baselines, unclaimed flows and open flows, each by [`MeterConfig`].
+//! May be lost: what [`Discard`] names, counted in bytes and packets; nothing else. The books balance:
+//! received = emitted + discarded + held.
+//!
+//! Pure: this crate never reads a clock, a file or a socket.
+
+mod baseline;
+mod books;
+mod config;
+mod meter;
+mod metrics;
+mod reduce;
+mod scope;
+mod unclaimed;
+
+#[cfg(test)]
+mod tests;
+
+pub use books::{Books, Discard};
+pub use config::MeterConfig;
+pub use meter::Meter;
+pub use metrics::MeterMetrics;

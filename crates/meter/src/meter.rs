@@ -1,0 +1,176 @@
+//! The machine: rows and ends in, batches out.
+
+use std::net::IpAddr;
+
+use egressd_flow::{
+    Batch, Completeness, Ended, Entry, Epoch, Scope, Sequence, Snapshot, Span, Traffic, UnixNanos, View,
+};
+
+use crate::baseline::{Baselines, Growth};
+use crate::books::{Books, Discard};
+use crate::config::MeterConfig;
+use crate::reduce::Reducer;
+use crate::scope::{Claim, Owners};
+use crate::unclaimed::{Key, Unclaimed, Verdict};
+
+/// Turns one node's counters into batches.
+///
+/// Call order: [`begin`](Self::begin), [`entry`](Self::entry) for each row, [`finish`](Self::finish); ends and
+/// scopes between two snapshots; [`cut`](Self::cut) when whoever takes the batches has room.
+pub struct Meter {
+    config: MeterConfig,
+    epoch: Epoch,
+    next: Sequence,
+    cut_at: UnixNanos,
+    now: UnixNanos,
+    baselines: Baselines,
+    owners: Owners,
+    unclaimed: Unclaimed,
+    open: Reducer,
+    books: Books,
+}
+
+impl Meter {
+    /// A meter whose first batch has sequence 1 of `epoch`. `key` is secret and random: it keys the fingerprints.
+    #[must_use]
+    pub fn new(config: MeterConfig, epoch: Epoch, key: [u8; 16], now: UnixNanos) -> Self {
+        Self {
+            epoch,
+            next: Sequence(1),
+            cut_at: now,
+            now,
+            baselines: Baselines::new(key, config.entries_max, config.tombstones_max),
+            owners: Owners::default(),
+            unclaimed: Unclaimed::new(config.unclaimed_max),
+            open: Reducer::new(config.flows_max),
+            books: Books::default(),
+            config,
+        }
+    }
+
+    /// A snapshot begins.
+    pub fn begin(&mut self, now: UnixNanos) {
+        self.now = now;
+        self.books.entries_active = 0;
+        self.baselines.begin(now);
+    }
+
+    /// One row of the snapshot.
+    pub fn entry(&mut self, entry: &Entry) {
+        let Some(counters) = entry.counters else { return };
+        let growth = self.baselines.sighted(&entry.id, counters);
+        if self.account(entry, growth) {
+            self.books.entries_active += 1;
+        }
+    }
+
+    /// The snapshot is over.
+    pub fn finish(&mut self, snapshot: &Snapshot) {
+        self.baselines.finish(snapshot.completeness == Completeness::Complete);
+        self.owners.expire(self.now, self.config.ended_owner_kept);
+    }
+
+    /// An entry ended.
+    pub fn ended(&mut self, ended: &Ended, now: UnixNanos) {
+        self.now = now;
+        let Some(counters) = ended.entry.counters else { return };
+        let growth = self.baselines.ended(&ended.entry.id, counters);
+        self.account(&ended.entry, growth);
+    }
+
+    /// The exporter told who owns what. `as_of` is by this node's clock.
+    pub fn scope(&mut self, scope: &Scope) {
+        self.owners.apply(scope);
+        let Self { unclaimed, owners, open, books, config, .. } = self;
+        unclaimed.review(scope.as_of, config.unclaimed_grace, |key, traffic, late_enough| {
+            match owners.claim(key.local, key.start_second) {
+                Claim::Owner(owner) => open.add(owner, key.remote, key.protocol, traffic),
+                Claim::NotMeasured => books.discard(Discard::NotMeasured, traffic.sum()),
+                Claim::Node => books.discard(Discard::NodeAddress, traffic.sum()),
+                Claim::Nobody if late_enough => books.discard(Discard::NotLocal, traffic.sum()),
+                Claim::Nobody => return Verdict::Keep,
+            }
+            Verdict::Settled
+        });
+    }
+
+    /// Empties the open flows into numbered batches; none when nothing grew.
+    pub fn cut(&mut self, now: UnixNanos) -> Vec<Batch> {
+        let cuts = self.open.drain(&self.owners, self.config.batch_records_max, self.config.batch_owners_max);
+        self.owners.reclaim();
+        let span = Span { from: self.cut_at.min(now), to: now };
+        self.cut_at = now;
+        cuts.into_iter()
+            .map(|(owners, records)| {
+                let sequence = self.next;
+                self.next = sequence.next();
+                let batch = Batch { epoch: self.epoch, sequence, span, owners, records };
+                self.books.emitted += batch.sum();
+                batch
+            })
+            .collect()
+    }
+
+    /// The account so far.
+    #[must_use]
+    pub fn books(&self) -> Books {
+        let mut held = self.unclaimed.sum();
+        held += self.open.sum();
+        let entries = u64::try_from(self.baselines.len()).unwrap_or(u64::MAX);
+        Books { held, entries, ..self.books }
+    }
+
+    /// True when there was growth.
+    fn account(&mut self, entry: &Entry, growth: Growth) -> bool {
+        let traffic = match growth {
+            Growth::Grown(traffic) => traffic,
+            Growth::Reset(traffic) => {
+                self.books.resets += 1;
+                traffic
+            }
+            Growth::Preexisting => {
+                self.books.preexisting_entries += 1;
+                return false;
+            }
+            Growth::NotAdmitted => {
+                self.books.not_admitted += 1;
+                return false;
+            }
+            Growth::Tombstone => return false,
+        };
+        if traffic.is_zero() {
+            return false;
+        }
+        let (opener, peer) = (entry.id.original.src, entry.reply.src);
+        match entry.view {
+            View::Source => self.side(entry, opener, peer, traffic),
+            View::Destination => self.side(entry, peer, opener, traffic),
+            View::Both => {
+                self.side(entry, opener, peer, traffic);
+                // A hairpin to itself has one side, not two.
+                if opener != peer {
+                    self.side(entry, peer, opener, traffic.flipped());
+                }
+            }
+        }
+        true
+    }
+
+    /// Growth of one side of an entry, as `local` sees it.
+    fn side(&mut self, entry: &Entry, local: IpAddr, remote: IpAddr, traffic: Traffic) {
+        self.books.received += traffic.sum();
+        let protocol = entry.id.original.protocol;
+        let at = entry.id.start.unwrap_or(self.now);
+        match self.owners.claim(local, at) {
+            Claim::Owner(owner) => self.open.add(owner, remote, protocol, traffic),
+            Claim::NotMeasured => self.books.discard(Discard::NotMeasured, traffic.sum()),
+            Claim::Node => self.books.discard(Discard::NodeAddress, traffic.sum()),
+            Claim::Nobody => {
+                let key = Key { local, remote, protocol, start_second: at.floor_second() };
+                if !self.unclaimed.hold(key, traffic, self.now) {
+                    self.books.discard(Discard::UnclaimedFull, traffic.sum());
+                }
+            }
+        }
+    }
+}

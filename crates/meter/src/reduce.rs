@@ -1,0 +1,91 @@
+//! Growth folded by (owner, remote address, protocol) between two cuts.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use egressd_flow::{Counter, IpProtocol, Owner, Record, Traffic};
+use hashbrown::HashMap;
+
+use crate::scope::{OwnerId, Owners};
+
+/// Memory of one open flow in the table.
+pub(crate) const SLOT_BYTES: usize = size_of::<(FlowKey, Traffic)>();
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+struct FlowKey {
+    owner: OwnerId,
+    remote: Option<IpAddr>,
+    protocol: IpProtocol,
+}
+
+/// Records and the owners that they name.
+pub(crate) type Cut = (Vec<Arc<Owner>>, Vec<Record>);
+
+/// The open flows of one node.
+pub(crate) struct Reducer {
+    flows_max: usize,
+    flows: HashMap<FlowKey, Traffic, foldhash::fast::RandomState>,
+    sum: Counter,
+}
+
+impl Reducer {
+    pub(crate) fn new(flows_max: usize) -> Self {
+        Self { flows_max, flows: HashMap::default(), sum: Counter::default() }
+    }
+
+    pub(crate) fn sum(&self) -> Counter {
+        self.sum
+    }
+
+    /// Adds growth. A remote that has no room any more goes to the rest: resolution is lost, bytes are not.
+    pub(crate) fn add(&mut self, owner: OwnerId, remote: IpAddr, protocol: IpProtocol, traffic: Traffic) {
+        self.sum += traffic.sum();
+        let key = FlowKey { owner, remote: Some(remote), protocol };
+        if let Some(flow) = self.flows.get_mut(&key) {
+            *flow += traffic;
+            return;
+        }
+        let key = if self.flows.len() < self.flows_max { key } else { FlowKey { remote: None, ..key } };
+        *self.flows.entry(key).or_default() += traffic;
+    }
+
+    /// Empties the flows into cuts of at most `records_max` records that name at most `owners_max` owners.
+    pub(crate) fn drain(&mut self, owners: &Owners, records_max: usize, owners_max: usize) -> Vec<Cut> {
+        let mut cuts = Vec::new();
+        let mut open = OpenCut::default();
+        for (key, traffic) in self.flows.drain() {
+            if open.records.len() == records_max || open.owners.len() == owners_max {
+                cuts.push(std::mem::take(&mut open).close());
+            }
+            open.push(key, traffic, owners);
+        }
+        if !open.records.is_empty() {
+            cuts.push(open.close());
+        }
+        self.sum = Counter::default();
+        cuts
+    }
+}
+
+#[derive(Default)]
+struct OpenCut {
+    owners: Vec<Arc<Owner>>,
+    records: Vec<Record>,
+    index: HashMap<OwnerId, u32, foldhash::fast::RandomState>,
+}
+
+impl OpenCut {
+    fn push(&mut self, key: FlowKey, traffic: Traffic, known: &Owners) {
+        let owners = &mut self.owners;
+        let owner = *self.index.entry(key.owner).or_insert_with(|| {
+            let owner = known.get(key.owner).expect("owners outlive the flows that name them");
+            owners.push(Arc::clone(owner));
+            u32::try_from(owners.len() - 1).expect("a cut's owners are bounded")
+        });
+        self.records.push(Record { owner, remote: key.remote, protocol: key.protocol, traffic });
+    }
+
+    fn close(self) -> Cut {
+        (self.owners, self.records)
+    }
+}

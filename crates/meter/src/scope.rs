@@ -1,0 +1,116 @@
+//! Whose an address was, by what the exporter told.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use egressd_flow::{Owner, Scope, UnixNanos};
+use hashbrown::{HashMap, HashSet};
+
+/// An owner's number in this process; given to another only after a cut that emptied the open flows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct OwnerId(u32);
+
+/// Who one side of an entry belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Claim {
+    /// A pod that is measured.
+    Owner(OwnerId),
+    /// A pod that is not.
+    NotMeasured,
+    /// The node itself.
+    Node,
+    /// No owner is known, so far.
+    Nobody,
+}
+
+/// The owners of this node by address.
+#[derive(Default)]
+pub(crate) struct Owners {
+    slots: Vec<Option<Arc<Owner>>>,
+    free: Vec<u32>,
+    /// No longer told of; their numbers may still stand in open flows.
+    retired: Vec<u32>,
+    by_address: HashMap<IpAddr, Vec<u32>, foldhash::fast::RandomState>,
+    node_addresses: HashSet<IpAddr, foldhash::fast::RandomState>,
+}
+
+impl Owners {
+    pub(crate) fn get(&self, id: OwnerId) -> Option<&Arc<Owner>> {
+        self.slots.get(id.0 as usize)?.as_ref()
+    }
+
+    pub(crate) fn apply(&mut self, scope: &Scope) {
+        if scope.whole {
+            self.node_addresses = scope.node_addresses.iter().copied().collect();
+            let told: HashSet<_, foldhash::fast::RandomState> =
+                scope.owners.iter().map(|owner| (owner.address, &*owner.pod_uid)).collect();
+            self.retire(|owner| !told.contains(&(owner.address, &*owner.pod_uid)));
+        }
+        for owner in &scope.owners {
+            self.upsert(owner);
+        }
+    }
+
+    /// Who held `address` at `at`. Where two did, the one that began earlier.
+    pub(crate) fn claim(&self, address: IpAddr, at: UnixNanos) -> Claim {
+        let holder = self
+            .by_address
+            .get(&address)
+            .into_iter()
+            .flatten()
+            .filter_map(|&slot| Some((slot, self.get(OwnerId(slot))?)))
+            .filter(|(_, owner)| owner.holds(at))
+            .min_by_key(|(_, owner)| owner.since);
+        match holder {
+            Some((slot, owner)) if owner.measure => Claim::Owner(OwnerId(slot)),
+            Some(_) => Claim::NotMeasured,
+            None if self.node_addresses.contains(&address) => Claim::Node,
+            None => Claim::Nobody,
+        }
+    }
+
+    /// Forgets owners that ended more than `kept` ago.
+    pub(crate) fn expire(&mut self, now: UnixNanos, kept: Duration) {
+        self.retire(|owner| owner.until.is_some_and(|until| until.saturating_add(kept) < now));
+    }
+
+    /// The open flows are empty, so the numbers of retired owners stand nowhere any more.
+    pub(crate) fn reclaim(&mut self) {
+        for slot in self.retired.drain(..) {
+            self.slots[slot as usize] = None;
+            self.free.push(slot);
+        }
+    }
+
+    fn upsert(&mut self, owner: &Arc<Owner>) {
+        let slots = self.by_address.entry(owner.address).or_default();
+        let known = slots.iter().copied().find(|&slot| {
+            self.slots[slot as usize].as_ref().is_some_and(|known| known.pod_uid == owner.pod_uid)
+        });
+        if let Some(slot) = known {
+            self.slots[slot as usize] = Some(Arc::clone(owner));
+            return;
+        }
+        let slot = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(None);
+            u32::try_from(self.slots.len() - 1).expect("a node has fewer than 2^32 owners")
+        });
+        self.slots[slot as usize] = Some(Arc::clone(owner));
+        slots.push(slot);
+    }
+
+    fn retire(&mut self, gone: impl Fn(&Owner) -> bool) {
+        let (slots, retired) = (&self.slots, &mut self.retired);
+        self.by_address.retain(|_, of_address| {
+            of_address.retain(|&slot| {
+                let keep = slots[slot as usize].as_ref().is_some_and(|owner| !gone(owner));
+                if !keep {
+                    retired.push(slot);
+                }
+                keep
+            });
+            !of_address.is_empty()
+        });
+    }
+}
