@@ -105,6 +105,13 @@ pub(crate) fn batch_from_wire(message: v1::Batch) -> Result<Batch, WireError> {
     })
 }
 
+/// A batch that is held elsewhere goes onto the wire without a copy of it.
+impl From<&Batch> for v1::Up {
+    fn from(batch: &Batch) -> Self {
+        Self { message: Some(v1::up::Message::Batch(batch_to_wire(batch))) }
+    }
+}
+
 fn index_within(field: &'static str, found: u32, len: usize) -> Result<u32, WireError> {
     if usize::try_from(found).is_ok_and(|index| index < len) {
         Ok(found)

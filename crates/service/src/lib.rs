@@ -4,7 +4,9 @@
 
 pub mod admin;
 pub mod args;
+pub mod backoff;
 pub mod clock;
 pub mod duration;
+pub mod figures;
 pub mod lifecycle;
 pub mod telemetry;

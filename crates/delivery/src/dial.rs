@@ -1,0 +1,367 @@
+//! The collector's driver: cuts in, a stream to the exporter out, scopes back.
+//!
+//! One loop with a closed set of events. While no stream is open it goes on taking cuts as long as the window has
+//! room; whoever cuts sees the channel full otherwise and lets its flows merge.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::time::Duration;
+
+use egressd_flow::{Batch, NodeName, Scope, UnixNanos};
+use egressd_protocol::limits::MESSAGE_BYTES_MAX;
+use egressd_protocol::v1::collection_client::CollectionClient;
+use egressd_protocol::{CollectorFlags, Down, Hello, Settings, Source, Status as CollectorStatus};
+use egressd_protocol::{Up, Welcome, WireError, v1};
+use egressd_service::backoff::Backoff;
+use egressd_service::clock::unix_nanos;
+use egressd_service::lifecycle::chain;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, Interval, Sleep};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::{Channel, Endpoint};
+use tonic::{Status, Streaming};
+use tracing::{debug, info, warn};
+
+use crate::metrics::WindowMetrics;
+use crate::window::{AckError, Window};
+
+/// How long a connection and its Hello may take.
+const DIAL_WITHIN: Duration = Duration::from_secs(5);
+/// How long the exporter may be silent; it says its scope's age four times a minute.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// How often Status is said when nothing changes.
+const STATUS_EVERY: Duration = Duration::from_secs(30);
+/// Full jitter over this long keeps 5,000 collectors from dialling a restarted exporter at once.
+const REDIAL_LONGEST: Duration = Duration::from_secs(30);
+const REDIAL_FIRST: Duration = Duration::from_millis(500);
+/// How long the exporter may take to hang up after our last word.
+const FAREWELL_MAX: Duration = Duration::from_secs(5);
+/// Messages on their way to the exporter; the window holds the rest.
+const UP_QUEUE: usize = 4;
+
+/// Whom to dial, and who we are.
+#[derive(Clone, Debug)]
+pub struct DialConfig {
+    /// host:port of the exporter.
+    pub exporter: String,
+    /// Our node.
+    pub node: NodeName,
+    /// Our version.
+    pub version: &'static str,
+    /// Where we read.
+    pub source: Source,
+    /// Flags that take effect there.
+    pub flags: CollectorFlags,
+}
+
+/// The driver's connections to the rest of the collector.
+#[derive(Debug)]
+pub struct Lines {
+    /// Cuts to send. Closed after the last one.
+    pub cuts: mpsc::Receiver<Vec<Batch>>,
+    /// Scopes, `as_of` already by our clock.
+    pub scopes: mpsc::Sender<Scope>,
+    /// The exporter's latest Settings.
+    pub settings: watch::Sender<Settings>,
+    /// How the collector is.
+    pub status: watch::Receiver<CollectorStatus>,
+}
+
+/// The exporter's address is not one. The operator must correct it.
+#[derive(Debug, thiserror::Error)]
+#[error("{address:?} is not host:port")]
+pub struct AddressError {
+    address: String,
+    #[source]
+    source: tonic::transport::Error,
+}
+
+/// Why a stream could not be opened or went. It is dialled again.
+#[derive(Debug, thiserror::Error)]
+enum Hangup {
+    #[error("cannot reach the exporter")]
+    Unreachable(#[source] tonic::transport::Error),
+    #[error("no answer within {DIAL_WITHIN:?}")]
+    TooSlow,
+    #[error("the exporter refuses the stream: {}", .0.message())]
+    Refused(Status),
+    #[error("the exporter hung up")]
+    Closed,
+    #[error("silent for {SILENCE_MAX:?}")]
+    Silent,
+    #[error("the message cannot be")]
+    Wire(#[from] WireError),
+    #[error("the acknowledgement cannot be")]
+    Ack(#[from] AckError),
+    #[error("it speaks before Welcome")]
+    NotWelcome,
+    #[error("the exporter is stopping")]
+    Redirected,
+}
+
+/// Sends what is cut until the channel of cuts is closed and everything is in the exporter's hands, or `abandon`
+/// fires.
+///
+/// # Errors
+/// The exporter's address is not one.
+pub async fn dial(
+    config: DialConfig,
+    window: Window,
+    lines: Lines,
+    metrics: WindowMetrics,
+    abandon: CancellationToken,
+) -> Result<(), AddressError> {
+    endpoint(&config.exporter)?;
+    let mut dialler = Dialler {
+        exporter: config.exporter.clone(),
+        config,
+        window,
+        lines,
+        metrics,
+        cuts_closed: false,
+        status_due: true,
+        status_every: tokio::time::interval(STATUS_EVERY),
+        backoff: Backoff::new(REDIAL_FIRST, REDIAL_LONGEST),
+        link: Link::Waiting(Box::pin(tokio::time::sleep(Duration::ZERO))),
+    };
+    tokio::select! {
+        () = dialler.run() => dialler.hang_up().await,
+        () = abandon.cancelled() => {
+            let held = dialler.window.books().held;
+            warn!(bytes = held.bytes, packets = held.packets, "left with batches that the exporter does not have");
+        }
+    }
+    Ok(())
+}
+
+fn endpoint(address: &str) -> Result<Endpoint, AddressError> {
+    let endpoint = Endpoint::from_shared(format!("http://{address}"))
+        .map_err(|source| AddressError { address: address.to_owned(), source })?;
+    Ok(endpoint
+        .connect_timeout(DIAL_WITHIN)
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(Duration::from_secs(10))
+        .keep_alive_timeout(Duration::from_secs(10))
+        .keep_alive_while_idle(true))
+}
+
+/// Where the stream is.
+enum Link {
+    /// Until the next try.
+    Waiting(Pin<Box<Sleep>>),
+    /// Being opened.
+    Dialling(Pin<Box<dyn Future<Output = Result<Box<Session>, Hangup>> + Send>>),
+    /// Open.
+    Open(Box<Session>),
+}
+
+struct Session {
+    up: mpsc::Sender<v1::Up>,
+    down: Streaming<v1::Down>,
+    /// Our clock less the exporter's, in nanoseconds; `None` before Welcome.
+    clock_ahead: Option<i128>,
+    heard: Instant,
+}
+
+enum Event {
+    Cut(Option<Vec<Batch>>),
+    StatusDue,
+    Link(LinkEvent),
+}
+
+enum LinkEvent {
+    DialNow,
+    Dialled(Result<Box<Session>, Hangup>),
+    Room,
+    Heard(Result<Option<v1::Down>, Status>),
+    Silent,
+}
+
+impl Link {
+    /// Safe to drop and call again: what is under way stays in `self`.
+    async fn event(&mut self, wants_to_send: bool) -> LinkEvent {
+        match self {
+            Self::Waiting(wait) => {
+                wait.await;
+                LinkEvent::DialNow
+            }
+            Self::Dialling(session) => LinkEvent::Dialled(session.await),
+            Self::Open(session) => tokio::select! {
+                heard = session.down.message() => LinkEvent::Heard(heard),
+                // A closed channel shows itself as the end of `down`.
+                Ok(_) = session.up.reserve(), if wants_to_send => LinkEvent::Room,
+                () = tokio::time::sleep_until(session.heard + SILENCE_MAX) => LinkEvent::Silent,
+            },
+        }
+    }
+}
+
+struct Dialler {
+    /// The address to dial next: the configured one, or where the last exporter sent us.
+    exporter: String,
+    config: DialConfig,
+    window: Window,
+    lines: Lines,
+    metrics: WindowMetrics,
+    cuts_closed: bool,
+    status_due: bool,
+    status_every: Interval,
+    backoff: Backoff,
+    link: Link,
+}
+
+impl Dialler {
+    async fn run(&mut self) {
+        while !(self.cuts_closed && self.window.is_taken()) {
+            match self.next_event().await {
+                Event::Cut(None) => self.cuts_closed = true,
+                Event::Cut(Some(batches)) => batches.into_iter().for_each(|batch| self.window.push(batch)),
+                Event::StatusDue => self.status_due = true,
+                Event::Link(event) => self.on_link(event).await,
+            }
+            self.metrics.publish(&self.window.books());
+        }
+    }
+
+    async fn next_event(&mut self) -> Event {
+        let Self { lines, window, link, status_due, status_every, cuts_closed, .. } = self;
+        let welcomed = matches!(link, Link::Open(session) if session.clock_ahead.is_some());
+        let wants_to_send = welcomed && (*status_due || window.has_unsent());
+        tokio::select! {
+            event = link.event(wants_to_send) => Event::Link(event),
+            cut = lines.cuts.recv(), if !*cuts_closed && window.has_room() => Event::Cut(cut),
+            Ok(()) = lines.status.changed() => Event::StatusDue,
+            _ = status_every.tick() => Event::StatusDue,
+        }
+    }
+
+    async fn on_link(&mut self, event: LinkEvent) {
+        match event {
+            LinkEvent::DialNow => self.dial_now(),
+            LinkEvent::Dialled(Ok(session)) => self.link = Link::Open(session),
+            LinkEvent::Dialled(Err(hangup)) => self.redial(&hangup),
+            LinkEvent::Room => self.send_next(),
+            LinkEvent::Silent => self.redial(&Hangup::Silent),
+            LinkEvent::Heard(Err(status)) => self.redial(&Hangup::Refused(status)),
+            LinkEvent::Heard(Ok(None)) => self.redial(&Hangup::Closed),
+            LinkEvent::Heard(Ok(Some(message))) => {
+                if let Err(hangup) = self.hear(message).await {
+                    self.redial(&hangup);
+                }
+            }
+        }
+    }
+
+    fn dial_now(&mut self) {
+        let hello = Hello {
+            node: self.config.node.clone(),
+            version: self.config.version.to_owned(),
+            source: self.config.source,
+            last_spool: self.window.spool(),
+            epochs: self.window.held_epochs(),
+            clock: UnixNanos(unix_nanos()),
+            flags: self.config.flags.clone(),
+        };
+        debug!(exporter = %self.exporter, "dialling");
+        self.link = Link::Dialling(Box::pin(open(self.exporter.clone(), hello)));
+    }
+
+    fn redial(&mut self, hangup: &Hangup) {
+        let redirected = matches!(hangup, Hangup::Redirected);
+        if !redirected {
+            self.exporter.clone_from(&self.config.exporter);
+            self.metrics.dial_failures.inc();
+        }
+        self.metrics.connected.set(0);
+        // Without randomness all wait for the whole bound, which is late but not wrong.
+        let wait = self.backoff.next_wait(getrandom::u64().unwrap_or(u64::MAX));
+        warn!(exporter = %self.exporter, reason = %chain(hangup), wait_ms = wait.as_millis(), "no stream");
+        self.link = Link::Waiting(Box::pin(tokio::time::sleep(wait)));
+    }
+
+    /// There is room for one message: Status when it is due, else the next batch.
+    fn send_next(&mut self) {
+        let Link::Open(session) = &self.link else { return };
+        let up = if std::mem::take(&mut self.status_due) {
+            Up::Status(self.lines.status.borrow_and_update().clone()).to_wire()
+        } else if let Some(batch) = self.window.next_unsent() {
+            v1::Up::from(&*batch)
+        } else {
+            return;
+        };
+        // The room was there, and nobody else sends; a stream that is gone shows itself as the end of `down`.
+        let _gone = session.up.try_send(up);
+    }
+
+    async fn hear(&mut self, message: v1::Down) -> Result<(), Hangup> {
+        let Link::Open(session) = &mut self.link else { return Ok(()) };
+        session.heard = Instant::now();
+        let Some(message) = Down::from_wire(message)? else { return Ok(()) };
+        let Some(clock_ahead) = session.clock_ahead else {
+            let Down::Welcome(welcome) = message else { return Err(Hangup::NotWelcome) };
+            self.welcomed(&welcome);
+            return Ok(());
+        };
+        match message {
+            Down::Welcome(_) => {}
+            Down::Ack(ack) => self.window.acknowledged(&ack)?,
+            Down::Settings(settings) => {
+                self.lines.settings.send_replace(settings);
+            }
+            Down::Scope(mut scope) => {
+                scope.as_of = shifted(scope.as_of, clock_ahead);
+                // A closed channel means that the last cut is made: no scope matters any more.
+                let _late = self.lines.scopes.send(scope).await;
+            }
+            Down::Redirect(address) => {
+                self.window.redirected();
+                self.exporter = address.unwrap_or_else(|| self.config.exporter.clone());
+                return Err(Hangup::Redirected);
+            }
+        }
+        Ok(())
+    }
+
+    fn welcomed(&mut self, welcome: &Welcome) {
+        let Link::Open(session) = &mut self.link else { return };
+        session.clock_ahead = Some(i128::from(unix_nanos()) - i128::from(welcome.clock.0));
+        self.window.welcomed(welcome);
+        self.backoff.reset();
+        self.status_due = true;
+        self.metrics.connected.set(1);
+        self.metrics.dials.inc();
+        info!(exporter = %self.exporter, version = %welcome.version, durable = welcome.durable, "stream opened");
+    }
+
+    /// Our half is closed; the exporter's end shows that it has read everything.
+    async fn hang_up(self) {
+        let Link::Open(session) = self.link else { return };
+        let Session { up, mut down, .. } = *session;
+        drop(up);
+        let hung_up = async { while let Ok(Some(_)) = down.message().await {} };
+        let _either = tokio::time::timeout(FAREWELL_MAX, hung_up).await;
+    }
+}
+
+/// Opens a stream and says Hello.
+async fn open(address: String, hello: Hello) -> Result<Box<Session>, Hangup> {
+    let endpoint = endpoint(&address).map_err(|error| Hangup::Unreachable(error.source))?;
+    let dialled = async {
+        let channel: Channel = endpoint.connect().await.map_err(Hangup::Unreachable)?;
+        let mut client = CollectionClient::new(channel)
+            .max_decoding_message_size(MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(MESSAGE_BYTES_MAX);
+        let (up, messages) = mpsc::channel(UP_QUEUE);
+        up.try_send(Up::Hello(hello).to_wire()).map_err(|_| Hangup::Closed)?;
+        let answer = client.stream(ReceiverStream::new(messages)).await.map_err(Hangup::Refused)?;
+        let down = answer.into_inner();
+        Ok(Box::new(Session { up, down, clock_ahead: None, heard: Instant::now() }))
+    };
+    tokio::time::timeout(DIAL_WITHIN, dialled).await.map_err(|_| Hangup::TooSlow)?
+}
+
+fn shifted(at: UnixNanos, by: i128) -> UnixNanos {
+    let shifted = (i128::from(at.0) + by).max(0);
+    UnixNanos(u64::try_from(shifted).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,240 @@
+//! The exporter's half: its account per node of what was taken, and what of that was delivered.
+//!
+//! In memory for now: a restarted exporter has another spool id and starts from what the collectors still hold.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+use egressd_flow::{Counter, Epoch, NodeName, Position, Sequence, UnixNanos};
+use egressd_protocol::limits::EPOCHS_MAX;
+use egressd_protocol::{Ack, HeldEpoch};
+
+/// How long an epoch that is not heard of stays known.
+const EPOCH_KEPT: Duration = Duration::from_hours(24);
+
+/// One stream of one node; a newer one has a higher number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct StreamId(u64);
+
+/// What is to be done with a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Take it, then [`commit`](Ledger::commit) or [`release`](Ledger::release).
+    Take,
+    /// It was taken before: acknowledge again.
+    Duplicate,
+    /// It is being taken right now: do nothing.
+    Reserved,
+    /// One before it is missing: the peer is broken, close the stream.
+    Gap {
+        /// The one that is expected.
+        expected: Sequence,
+    },
+    /// The Hello did not name this epoch: the peer is broken, close the stream.
+    UnknownEpoch,
+    /// The node has a newer stream: close this one.
+    Replaced,
+}
+
+/// The ledger's account since it began. received = discarded + emitted + held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LedgerBooks {
+    /// Batches offered.
+    pub received: Counter,
+    /// Offered again after they were taken.
+    pub duplicate: Counter,
+    /// Delivered by every sink.
+    pub emitted: Counter,
+    /// Taken, not yet delivered.
+    pub held: Counter,
+    /// Sequences that a collector lost before it could send them.
+    pub skipped_batches: u64,
+}
+
+#[derive(Debug)]
+struct EpochAccount {
+    epoch: Epoch,
+    taken: Sequence,
+    reserved: bool,
+    /// Taken and not delivered, in order.
+    pending: VecDeque<Sequence>,
+    heard: UnixNanos,
+}
+
+impl EpochAccount {
+    fn ack(&self) -> Ack {
+        let delivered = self.pending.front().map_or(self.taken, |first| first.previous());
+        Ack { epoch: self.epoch, taken: self.taken, delivered }
+    }
+}
+
+#[derive(Debug)]
+struct NodeAccount {
+    stream: StreamId,
+    epochs: Vec<EpochAccount>,
+}
+
+#[derive(Debug)]
+struct Undelivered {
+    position: Position,
+    node: NodeName,
+    epoch: Epoch,
+    traffic: Counter,
+}
+
+/// What every node's collector was told that we have.
+#[derive(Debug, Default)]
+pub struct Ledger {
+    nodes: HashMap<NodeName, NodeAccount>,
+    streams: u64,
+    /// In the order of their positions.
+    undelivered: VecDeque<Undelivered>,
+    books: LedgerBooks,
+}
+
+impl Ledger {
+    /// A collector dials: its older stream is no longer heard, and each epoch that it holds has an account.
+    pub fn hello(&mut self, node: &NodeName, held: &[HeldEpoch], now: UnixNanos) -> StreamId {
+        self.streams += 1;
+        let stream = StreamId(self.streams);
+        let account =
+            self.nodes.entry(node.clone()).or_insert_with(|| NodeAccount { stream, epochs: Vec::new() });
+        account.stream = stream;
+        for held in held {
+            let before_first = held.first.previous();
+            if let Some(known) = account.epochs.iter_mut().find(|known| known.epoch == held.epoch) {
+                if before_first > known.taken {
+                    self.books.skipped_batches += before_first.0 - known.taken.0;
+                    known.taken = before_first;
+                }
+                known.heard = now;
+            } else {
+                account.epochs.push(EpochAccount {
+                    epoch: held.epoch,
+                    taken: before_first,
+                    reserved: false,
+                    pending: VecDeque::new(),
+                    heard: now,
+                });
+            }
+        }
+        forget_old_epochs(account);
+        self.expire(now);
+        stream
+    }
+
+    /// What to do with a batch that came on `stream`. `Take` reserves it.
+    pub fn check(
+        &mut self,
+        node: &NodeName,
+        stream: StreamId,
+        epoch: Epoch,
+        sequence: Sequence,
+        now: UnixNanos,
+    ) -> Verdict {
+        let Some(account) = self.nodes.get_mut(node).filter(|account| account.stream == stream) else {
+            return Verdict::Replaced;
+        };
+        let Some(account) = account.epochs.iter_mut().find(|known| known.epoch == epoch) else {
+            return Verdict::UnknownEpoch;
+        };
+        account.heard = now;
+        let expected = account.taken.next();
+        if sequence < expected {
+            Verdict::Duplicate
+        } else if sequence > expected {
+            Verdict::Gap { expected }
+        } else if account.reserved {
+            Verdict::Reserved
+        } else {
+            account.reserved = true;
+            Verdict::Take
+        }
+    }
+
+    /// A reserved batch is now at `position`, which is higher than every one before.
+    ///
+    /// # Panics
+    /// When the batch was not reserved or the position is not higher: the caller is wrong.
+    pub fn commit(
+        &mut self,
+        node: &NodeName,
+        epoch: Epoch,
+        sequence: Sequence,
+        position: Position,
+        traffic: Counter,
+    ) {
+        let account = self.account_mut(node, epoch).expect("a reserved batch's epoch is not forgotten");
+        assert!(account.reserved && sequence == account.taken.next(), "only what is reserved is committed");
+        account.reserved = false;
+        account.taken = sequence;
+        account.pending.push_back(sequence);
+        // Streams commit on their own, so two positions may arrive here in either order.
+        let at = self.undelivered.partition_point(|before| before.position < position);
+        self.undelivered.insert(at, Undelivered { position, node: node.clone(), epoch, traffic });
+        self.books.received += traffic;
+        self.books.held += traffic;
+    }
+
+    /// A reserved batch was not taken after all.
+    pub fn release(&mut self, node: &NodeName, epoch: Epoch) {
+        if let Some(account) = self.account_mut(node, epoch) {
+            account.reserved = false;
+        }
+    }
+
+    /// A batch came again.
+    pub fn duplicate(&mut self, traffic: Counter) {
+        self.books.received += traffic;
+        self.books.duplicate += traffic;
+    }
+
+    /// Every sink has accepted all up to and with `through`.
+    pub fn delivered(&mut self, through: Position) {
+        while self.undelivered.front().is_some_and(|first| first.position <= through) {
+            let Some(first) = self.undelivered.pop_front() else { break };
+            let Undelivered { node, epoch, traffic, .. } = first;
+            if let Some(account) = self.account_mut(&node, epoch) {
+                account.pending.pop_front();
+            }
+            self.books.emitted += traffic;
+            self.books.held = self.books.held.growth(traffic).unwrap_or_default();
+        }
+    }
+
+    /// How far each of the node's epochs got.
+    #[must_use]
+    pub fn acks(&self, node: &NodeName) -> Vec<Ack> {
+        self.nodes.get(node).into_iter().flat_map(|account| &account.epochs).map(EpochAccount::ack).collect()
+    }
+
+    /// The account so far.
+    #[must_use]
+    pub fn books(&self) -> LedgerBooks {
+        self.books
+    }
+
+    fn account_mut(&mut self, node: &NodeName, epoch: Epoch) -> Option<&mut EpochAccount> {
+        self.nodes.get_mut(node)?.epochs.iter_mut().find(|known| known.epoch == epoch)
+    }
+
+    fn expire(&mut self, now: UnixNanos) {
+        self.nodes.retain(|_, account| {
+            account.epochs.retain(|known| is_busy(known) || now.since(known.heard) < EPOCH_KEPT);
+            !account.epochs.is_empty()
+        });
+    }
+}
+
+/// Keeps the epochs heard of last, and those that still have something on its way.
+fn forget_old_epochs(account: &mut NodeAccount) {
+    while account.epochs.len() > EPOCHS_MAX {
+        let idle = account.epochs.iter().enumerate().filter(|(_, known)| !is_busy(known));
+        let Some((oldest, _)) = idle.min_by_key(|(_, known)| known.heard) else { return };
+        account.epochs.remove(oldest);
+    }
+}
+
+fn is_busy(known: &EpochAccount) -> bool {
+    known.reserved || !known.pending.is_empty()
+}

@@ -1,0 +1,98 @@
+//! Every metric of the stream's two halves.
+
+use egressd_flow::Counter as Traffic;
+use egressd_service::figures::{Amount, Figures, set, store};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+use crate::ledger::LedgerBooks;
+use crate::window::WindowBooks;
+
+/// The collector's half.
+#[derive(Debug)]
+pub struct WindowMetrics {
+    figures: Figures,
+    held_batches: Gauge,
+    maybe_twice: Counter,
+    pub(crate) connected: Gauge,
+    pub(crate) dials: Counter,
+    pub(crate) dial_failures: Counter,
+}
+
+impl WindowMetrics {
+    /// Registers all of them.
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            figures: Figures::register(registry, "egressd_collector_window", "Batches for the exporter"),
+            held_batches: Gauge::default(),
+            maybe_twice: Counter::default(),
+            connected: Gauge::default(),
+            dials: Counter::default(),
+            dial_failures: Counter::default(),
+        };
+        for (name, help, gauge) in [
+            ("held_batches", "Batches sent and not let go, or not yet sent", &metrics.held_batches),
+            ("connected", "1 while a stream to the exporter is open", &metrics.connected),
+        ] {
+            registry.register(format!("egressd_collector_window_{name}"), help, gauge.clone());
+        }
+        for (name, help, counter) in [
+            (
+                "maybe_twice_bytes",
+                "Bytes sent again because the exporter that had them is gone",
+                &metrics.maybe_twice,
+            ),
+            ("dials", "Streams that were opened", &metrics.dials),
+            ("dial_failures", "Streams that could not be opened or broke", &metrics.dial_failures),
+        ] {
+            registry.register(format!("egressd_collector_window_{name}"), help, counter.clone());
+        }
+        metrics
+    }
+
+    pub(crate) fn publish(&self, books: &WindowBooks) {
+        self.figures.publish(amount(books.received), amount(books.emitted), [], amount(books.held));
+        set(&self.held_batches, books.held_batches);
+        store(&self.maybe_twice, books.maybe_twice.bytes);
+    }
+}
+
+/// The exporter's half.
+#[derive(Debug)]
+pub struct LedgerMetrics {
+    figures: Figures,
+    skipped: Counter,
+    pub(crate) streams: Gauge,
+    pub(crate) refused: Counter,
+}
+
+impl LedgerMetrics {
+    /// Registers all of them.
+    pub fn register(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            figures: Figures::register(registry, "egressd_exporter_ledger", "Batches of collectors"),
+            skipped: Counter::default(),
+            streams: Gauge::default(),
+            refused: Counter::default(),
+        };
+        registry.register("egressd_exporter_ledger_streams", "Streams open", metrics.streams.clone());
+        for (name, help, counter) in [
+            ("skipped_batches", "Sequences that collectors lost before sending them", &metrics.skipped),
+            ("refused_streams", "Streams closed because what they said cannot be", &metrics.refused),
+        ] {
+            registry.register(format!("egressd_exporter_ledger_{name}"), help, counter.clone());
+        }
+        metrics
+    }
+
+    pub(crate) fn publish(&self, books: &LedgerBooks) {
+        let discarded = [("duplicate", amount(books.duplicate))];
+        self.figures.publish(amount(books.received), amount(books.emitted), discarded, amount(books.held));
+        store(&self.skipped, books.skipped_batches);
+    }
+}
+
+fn amount(traffic: Traffic) -> Amount {
+    (traffic.bytes, traffic.packets)
+}

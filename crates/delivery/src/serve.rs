@@ -1,0 +1,426 @@
+//! The exporter's driver: collectors' streams in, batches for the next stage out.
+//!
+//! Each stream has a task of its own. A batch that the ledger lets in goes to the next stage as a [`Taking`]; when
+//! that says at which position it stands, it is committed and acknowledged. A stop follows the data: nothing more is
+//! taken, the next stage sees its channel close and lets everything out, then each collector gets its last Ack and
+//! a Redirect.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use egressd_flow::{Batch, Position, Scope, UnixNanos};
+use egressd_protocol::limits::MESSAGE_BYTES_MAX;
+use egressd_protocol::v1::collection_server::{Collection, CollectionServer};
+use egressd_protocol::{Ack, Down, Hello, SpoolId, Up, Welcome, WireError, v1};
+use egressd_service::clock::unix_nanos;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+use tracing::{debug, info, warn};
+
+use crate::ledger::{Ledger, StreamId, Verdict};
+use crate::metrics::LedgerMetrics;
+
+/// How long a dialled stream may stay without Hello.
+const HELLO_WITHIN: Duration = Duration::from_secs(10);
+/// How long a collector may be silent; it says its Status twice a minute.
+const SILENCE_MAX: Duration = Duration::from_secs(120);
+/// How long a collector may leave its messages unread.
+const UNREAD_MAX: Duration = Duration::from_secs(30);
+/// How long a redirected collector may take to hang up.
+const FAREWELL_MAX: Duration = Duration::from_secs(5);
+/// Messages on their way to one collector.
+const DOWN_QUEUE: usize = 64;
+
+/// A batch that the ledger let in.
+#[derive(Debug)]
+pub struct Taking {
+    /// Whose it is.
+    pub hello: Arc<Hello>,
+    /// What came.
+    pub batch: Batch,
+    /// Where it stands now; dropped when it could not be taken.
+    pub taken: oneshot::Sender<Position>,
+}
+
+/// Gives a dialling collector its scopes: the whole one first, then changes, for as long as the receiver lives.
+pub type ScopeFeed = Arc<dyn Fn(&Hello) -> mpsc::Receiver<Scope> + Send + Sync>;
+
+/// What the driver needs from the rest of the exporter.
+pub struct Desk {
+    /// This life's spool.
+    pub spool: SpoolId,
+    /// Our version.
+    pub version: &'static str,
+    /// Where batches go. Closed when the last taking is over after `stop`.
+    pub intake: mpsc::Sender<Taking>,
+    /// Up to where every sink has accepted. Its sender goes when nothing more will be.
+    pub delivered: watch::Receiver<Position>,
+    /// Who owns what on a node.
+    pub scopes: ScopeFeed,
+    /// Our figures.
+    pub metrics: LedgerMetrics,
+}
+
+/// Binds the gRPC listener.
+///
+/// # Errors
+/// The address is in use or not this machine's.
+pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    egressd_service::admin::bind(address).await
+}
+
+/// Serves collectors until `stop` fires and every one of them has its last word, or `abandon` fires.
+///
+/// # Errors
+/// The listener broke.
+pub async fn serve(
+    listener: TcpListener,
+    desk: Desk,
+    stop: CancellationToken,
+    abandon: CancellationToken,
+) -> Result<(), tonic::transport::Error> {
+    let mut delivered = desk.delivered.clone();
+    let shared = Arc::new(Shared {
+        ledger: Mutex::default(),
+        intake: Mutex::new(Some(desk.intake)),
+        spool: desk.spool,
+        version: desk.version,
+        delivered: desk.delivered,
+        scopes: desk.scopes,
+        metrics: desk.metrics,
+        stop: stop.clone(),
+    });
+    let closing = Arc::clone(&shared);
+    let settled = async move {
+        stop.cancelled().await;
+        closing.close_intake();
+        // The sender goes when the sinks have let everything out.
+        while delivered.changed().await.is_ok() {}
+    };
+    let service = CollectionServer::new(Service(shared))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let serving = tonic::transport::Server::builder()
+        .http2_keepalive_interval(Some(Duration::from_secs(30)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .tcp_nodelay(true)
+        .add_service(service)
+        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), settled);
+    tokio::select! {
+        served = serving => served,
+        () = abandon.cancelled() => Ok(()),
+    }
+}
+
+struct Shared {
+    ledger: Mutex<Ledger>,
+    /// `None` once nothing more is taken. Streams clone it for one taking at a time, so that it closes then.
+    intake: Mutex<Option<mpsc::Sender<Taking>>>,
+    spool: SpoolId,
+    version: &'static str,
+    delivered: watch::Receiver<Position>,
+    scopes: ScopeFeed,
+    metrics: LedgerMetrics,
+    stop: CancellationToken,
+}
+
+impl Shared {
+    /// Nobody panics while holding it, and the ledger's steps are whole in any case.
+    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn intake(&self) -> Option<mpsc::Sender<Taking>> {
+        self.intake.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn close_intake(&self) {
+        self.intake.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    /// Notes what the sinks accepted and writes the figures.
+    fn settle(&self) {
+        let through = *self.delivered.borrow();
+        let mut ledger = self.ledger();
+        ledger.delivered(through);
+        self.metrics.publish(&ledger.books());
+    }
+}
+
+struct Service(Arc<Shared>);
+
+#[tonic::async_trait]
+impl Collection for Service {
+    type StreamStream = ReceiverStream<Result<v1::Down, Status>>;
+
+    async fn stream(
+        &self,
+        request: Request<Streaming<v1::Up>>,
+    ) -> Result<Response<Self::StreamStream>, Status> {
+        if self.0.stop.is_cancelled() {
+            return Err(Status::unavailable("the exporter is stopping"));
+        }
+        let peer = request.remote_addr();
+        let (down, answers) = mpsc::channel(DOWN_QUEUE);
+        let shared = Arc::clone(&self.0);
+        // Of its own, so that a batch which is being taken is committed also when the collector hangs up.
+        tokio::spawn(async move { converse(shared, request.into_inner(), down, peer).await });
+        Ok(Response::new(ReceiverStream::new(answers)))
+    }
+}
+
+/// Why a conversation ends early.
+#[derive(Debug, thiserror::Error)]
+enum Hangup {
+    #[error("the collector hung up")]
+    Closed,
+    #[error("the stream broke")]
+    Broken(#[source] Status),
+    #[error("no Hello within {HELLO_WITHIN:?}")]
+    NoHello,
+    #[error("silent for {SILENCE_MAX:?}")]
+    Silent,
+    #[error("left its messages unread for {UNREAD_MAX:?}")]
+    Unread,
+    #[error("a newer stream of this node has taken over")]
+    Replaced,
+    #[error("the message cannot be")]
+    Wire(#[from] WireError),
+    #[error("batch {found} came where {expected} was expected")]
+    Gap { expected: u64, found: u64 },
+    #[error("a batch of an epoch that the Hello did not name")]
+    UnknownEpoch,
+    #[error("the exporter is stopping")]
+    Stopping,
+}
+
+impl Hangup {
+    /// What the collector is told.
+    fn status(&self) -> Option<Status> {
+        let text = egressd_service::lifecycle::chain(self);
+        match self {
+            Self::Closed | Self::Broken(_) | Self::Unread => None,
+            Self::Wire(_) | Self::UnknownEpoch => Some(Status::invalid_argument(text)),
+            Self::Gap { .. } => Some(Status::out_of_range(text)),
+            Self::NoHello | Self::Silent => Some(Status::deadline_exceeded(text)),
+            Self::Replaced => Some(Status::aborted(text)),
+            Self::Stopping => Some(Status::unavailable(text)),
+        }
+    }
+
+    fn is_peers_fault(&self) -> bool {
+        matches!(self, Self::NoHello | Self::Wire(_) | Self::Gap { .. } | Self::UnknownEpoch)
+    }
+}
+
+async fn converse(
+    shared: Arc<Shared>,
+    up: Streaming<v1::Up>,
+    down: mpsc::Sender<Result<v1::Down, Status>>,
+    peer: Option<SocketAddr>,
+) {
+    shared.metrics.streams.inc();
+    let answers = down.clone();
+    let hangup = match Conversation::open(Arc::clone(&shared), up, down).await {
+        Ok(mut conversation) => {
+            let hangup = conversation.run().await;
+            info!(node = %conversation.hello.node, reason = %egressd_service::lifecycle::chain(&hangup), "stream closed");
+            hangup
+        }
+        Err(hangup) => {
+            warn!(?peer, reason = %egressd_service::lifecycle::chain(&hangup), "stream refused");
+            hangup
+        }
+    };
+    shared.metrics.streams.dec();
+    if hangup.is_peers_fault() {
+        shared.metrics.refused.inc();
+    }
+    if let Some(status) = hangup.status() {
+        // A full queue means that nobody reads: there is nobody to tell.
+        let _unread = answers.try_send(Err(status));
+    }
+}
+
+#[expect(clippy::large_enum_variant, reason = "one at a time, on the stream's stack")]
+enum Event {
+    Said(Result<Option<v1::Up>, Status>),
+    Delivered { more_to_come: bool },
+    Scope(Scope),
+    Stop,
+    Silent,
+}
+
+struct Conversation {
+    shared: Arc<Shared>,
+    hello: Arc<Hello>,
+    stream: StreamId,
+    up: Streaming<v1::Up>,
+    down: mpsc::Sender<Result<v1::Down, Status>>,
+    delivered: watch::Receiver<Position>,
+    scopes: mpsc::Receiver<Scope>,
+    acked: Vec<Ack>,
+    heard: Instant,
+    taking: bool,
+}
+
+impl Conversation {
+    /// Hears Hello and answers it.
+    async fn open(
+        shared: Arc<Shared>,
+        mut up: Streaming<v1::Up>,
+        down: mpsc::Sender<Result<v1::Down, Status>>,
+    ) -> Result<Self, Hangup> {
+        let first = tokio::time::timeout(HELLO_WITHIN, up.message())
+            .await
+            .map_err(|_| Hangup::NoHello)?
+            .map_err(Hangup::Broken)?
+            .ok_or(Hangup::Closed)?;
+        let Some(Up::Hello(hello)) = Up::from_wire(first)? else { return Err(Hangup::NoHello) };
+        let stream = shared.ledger().hello(&hello.node, &hello.epochs, UnixNanos(unix_nanos()));
+        info!(node = %hello.node, version = %hello.version, source = ?hello.source, "stream opened");
+        let mut conversation = Self {
+            delivered: shared.delivered.clone(),
+            scopes: (shared.scopes)(&hello),
+            hello: Arc::new(hello),
+            shared,
+            stream,
+            up,
+            down,
+            acked: Vec::new(),
+            heard: Instant::now(),
+            taking: true,
+        };
+        let welcome = Welcome {
+            spool: conversation.shared.spool,
+            durable: false,
+            version: conversation.shared.version.to_owned(),
+            clock: UnixNanos(unix_nanos()),
+        };
+        conversation.say(&Down::Welcome(welcome)).await?;
+        conversation.acknowledge(true).await?;
+        Ok(conversation)
+    }
+
+    async fn run(&mut self) -> Hangup {
+        loop {
+            let event = self.next_event().await;
+            let outcome = match event {
+                Event::Said(Ok(Some(message))) => self.hear(message).await,
+                Event::Said(Ok(None)) => Err(Hangup::Closed),
+                Event::Said(Err(status)) => Err(Hangup::Broken(status)),
+                Event::Scope(scope) => self.say(&Down::Scope(scope)).await,
+                Event::Silent => Err(Hangup::Silent),
+                Event::Stop => {
+                    self.taking = false;
+                    Ok(())
+                }
+                Event::Delivered { more_to_come } => {
+                    self.shared.settle();
+                    match self.acknowledge(false).await {
+                        Ok(()) if !more_to_come => self.farewell().await,
+                        acknowledged => acknowledged,
+                    }
+                }
+            };
+            if let Err(hangup) = outcome {
+                return hangup;
+            }
+        }
+    }
+
+    async fn next_event(&mut self) -> Event {
+        tokio::select! {
+            // Acknowledgements first: they free the collector's memory.
+            biased;
+            changed = self.delivered.changed() => Event::Delivered { more_to_come: changed.is_ok() },
+            Some(scope) = self.scopes.recv() => Event::Scope(scope),
+            () = self.shared.stop.cancelled(), if self.taking => Event::Stop,
+            said = self.up.message(), if self.taking => Event::Said(said),
+            () = tokio::time::sleep_until(self.heard + SILENCE_MAX), if self.taking => Event::Silent,
+        }
+    }
+
+    async fn hear(&mut self, message: v1::Up) -> Result<(), Hangup> {
+        self.heard = Instant::now();
+        match Up::from_wire(message)? {
+            Some(Up::Batch(batch)) => self.take(batch).await,
+            Some(Up::Status(status)) => {
+                debug!(node = %self.hello.node, source = ?status.source, diagnosis = %status.diagnosis, "status");
+                Ok(())
+            }
+            // Names are joined once a tracer sends them; a second Hello and unknown kinds say nothing new.
+            Some(Up::Names(_) | Up::Hello(_)) | None => Ok(()),
+        }
+    }
+
+    async fn take(&mut self, batch: Batch) -> Result<(), Hangup> {
+        let (epoch, sequence, traffic) = (batch.epoch, batch.sequence, batch.sum());
+        let now = UnixNanos(unix_nanos());
+        let verdict = self.shared.ledger().check(&self.hello.node, self.stream, epoch, sequence, now);
+        match verdict {
+            Verdict::Take => {}
+            Verdict::Reserved => return Ok(()),
+            Verdict::Replaced => return Err(Hangup::Replaced),
+            Verdict::UnknownEpoch => return Err(Hangup::UnknownEpoch),
+            Verdict::Gap { expected } => {
+                return Err(Hangup::Gap { expected: expected.0, found: sequence.0 });
+            }
+            Verdict::Duplicate => {
+                self.shared.ledger().duplicate(traffic);
+                return self.acknowledge(true).await;
+            }
+        }
+        let Some(position) = self.pass_on(batch).await else {
+            self.shared.ledger().release(&self.hello.node, epoch);
+            return if self.shared.stop.is_cancelled() { Ok(()) } else { Err(Hangup::Stopping) };
+        };
+        self.shared.ledger().commit(&self.hello.node, epoch, sequence, position, traffic);
+        // The sinks may have been quicker than this task.
+        self.shared.settle();
+        self.acknowledge(false).await
+    }
+
+    /// The position that the next stage gave the batch; `None` when it takes nothing any more.
+    async fn pass_on(&self, batch: Batch) -> Option<Position> {
+        let intake = self.shared.intake()?;
+        let (taken, position) = oneshot::channel();
+        intake.send(Taking { hello: Arc::clone(&self.hello), batch, taken }).await.ok()?;
+        drop(intake);
+        position.await.ok()
+    }
+
+    /// Tells how far each epoch got, when that is news or `always`.
+    async fn acknowledge(&mut self, always: bool) -> Result<(), Hangup> {
+        let acks = self.shared.ledger().acks(&self.hello.node);
+        for ack in acks.iter().filter(|ack| always || !self.acked.contains(ack)) {
+            self.say(&Down::Ack(*ack)).await?;
+        }
+        self.acked = acks;
+        Ok(())
+    }
+
+    /// Everything is let out: the last word, and the collector hangs up.
+    async fn farewell(&mut self) -> Result<(), Hangup> {
+        self.say(&Down::Redirect(None)).await?;
+        let hung_up = async { while let Ok(Some(_)) = self.up.message().await {} };
+        let _either = tokio::time::timeout(FAREWELL_MAX, hung_up).await;
+        Err(Hangup::Stopping)
+    }
+
+    async fn say(&self, message: &Down) -> Result<(), Hangup> {
+        for message in message.to_wire() {
+            tokio::time::timeout(UNREAD_MAX, self.down.send(Ok(message)))
+                .await
+                .map_err(|_| Hangup::Unread)?
+                .map_err(|_| Hangup::Closed)?;
+        }
+        Ok(())
+    }
+}

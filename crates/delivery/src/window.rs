@@ -1,0 +1,257 @@
+//! The collector's half: batches kept until they need not be sent again.
+//!
+//! Within an epoch the batches held are contiguous: from the first that is not yet let go to the newest.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use egressd_flow::{Batch, Counter, Epoch, Owner, Record, Sequence};
+use egressd_protocol::{Ack, HeldEpoch, SpoolId, Welcome};
+
+/// An acknowledgement that cannot be. The peer is broken: the stream is closed and dialled again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AckError {
+    /// The exporter says that it has what was never sent to it.
+    #[error("epoch {epoch}: {taken} is acknowledged, {sent} was the last one sent")]
+    NeverSent {
+        /// Which epoch.
+        epoch: Epoch,
+        /// What was acknowledged.
+        taken: Sequence,
+        /// The newest batch sent to this spool.
+        sent: Sequence,
+    },
+    /// More was delivered than was taken.
+    #[error("epoch {epoch}: {delivered} is delivered, but only {taken} is taken")]
+    DeliveredBeforeTaken {
+        /// Which epoch.
+        epoch: Epoch,
+        /// Taken.
+        taken: Sequence,
+        /// Delivered.
+        delivered: Sequence,
+    },
+}
+
+/// The window's account since it began. received = emitted + held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WindowBooks {
+    /// Pushed into the window.
+    pub received: Counter,
+    /// Let go: delivered, or taken by a durable spool.
+    pub emitted: Counter,
+    /// Still in the window.
+    pub held: Counter,
+    /// Sent to a spool that is gone and not known delivered, then sent again.
+    pub maybe_twice: Counter,
+    /// Batches in the window.
+    pub held_batches: u64,
+}
+
+#[derive(Debug)]
+struct Held {
+    batch: Arc<Batch>,
+    bytes: usize,
+    /// Sent to the spool that is, or was, on the other side.
+    sent: bool,
+}
+
+#[derive(Debug)]
+struct EpochWindow {
+    epoch: Epoch,
+    /// Of the batch that comes next.
+    next: Sequence,
+    /// In the spool, as acknowledged.
+    taken: Sequence,
+    /// The newest sent to this spool, over all its streams.
+    sent_to_spool: Sequence,
+    /// The newest sent on this stream; `None` until the exporter's first Ack says where to go on.
+    sent: Option<Sequence>,
+    batches: VecDeque<Held>,
+}
+
+impl EpochWindow {
+    fn new(epoch: Epoch) -> Self {
+        let none = Sequence(0);
+        Self {
+            epoch,
+            next: Sequence(1),
+            taken: none,
+            sent_to_spool: none,
+            sent: None,
+            batches: VecDeque::new(),
+        }
+    }
+
+    fn first(&self) -> Sequence {
+        self.batches.front().map_or(self.next, |held| held.batch.sequence)
+    }
+
+    fn unsent(&self) -> Option<Sequence> {
+        let sequence = self.sent?.next().max(self.first());
+        (sequence < self.next).then_some(sequence)
+    }
+
+    fn held_mut(&mut self, sequence: Sequence) -> Option<&mut Held> {
+        let index = sequence.0.checked_sub(self.first().0)?;
+        self.batches.get_mut(usize::try_from(index).ok()?)
+    }
+}
+
+/// Sent, unacknowledged and unsent batches of one node.
+#[derive(Debug)]
+pub struct Window {
+    bytes_max: usize,
+    bytes: usize,
+    /// Oldest first; the last one is running.
+    epochs: VecDeque<EpochWindow>,
+    spool: Option<SpoolId>,
+    durable: bool,
+    books: WindowBooks,
+}
+
+impl Window {
+    /// An empty window for the batches of `epoch`.
+    #[must_use]
+    pub fn new(epoch: Epoch, bytes_max: usize) -> Self {
+        Self {
+            bytes_max,
+            bytes: 0,
+            epochs: [EpochWindow::new(epoch)].into(),
+            spool: None,
+            durable: false,
+            books: WindowBooks::default(),
+        }
+    }
+
+    /// Whether another cut may come in. While there is no room the meter does not cut: its open flows merge by key.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.bytes < self.bytes_max
+    }
+
+    /// Takes in the running epoch's next batch.
+    ///
+    /// # Panics
+    /// When the batch is of another epoch or out of order: whoever cuts them is wrong.
+    pub fn push(&mut self, batch: Batch) {
+        let running = self.epochs.back_mut().expect("the running epoch stays");
+        assert_eq!((batch.epoch, batch.sequence), (running.epoch, running.next), "batches come in order");
+        let bytes = memory_of(&batch);
+        running.next = batch.sequence.next();
+        self.bytes += bytes;
+        self.books.received += batch.sum();
+        running.batches.push_back(Held { batch: Arc::new(batch), bytes, sent: false });
+    }
+
+    /// The spool that the last Welcome came from.
+    #[must_use]
+    pub fn spool(&self) -> Option<SpoolId> {
+        self.spool
+    }
+
+    /// What Hello says of the batches held.
+    #[must_use]
+    pub fn held_epochs(&self) -> Vec<HeldEpoch> {
+        self.epochs.iter().map(|window| HeldEpoch { epoch: window.epoch, first: window.first() }).collect()
+    }
+
+    /// A stream was opened. Nothing is sent before the exporter's Ack of each epoch.
+    pub fn welcomed(&mut self, welcome: &Welcome) {
+        let another = self.spool.is_some_and(|spool| spool != welcome.spool);
+        self.spool = Some(welcome.spool);
+        self.durable = welcome.durable;
+        for window in &mut self.epochs {
+            window.sent = None;
+            if another {
+                window.taken = window.first().previous();
+                window.sent_to_spool = window.taken;
+                for held in window.batches.iter_mut().filter(|held| held.sent) {
+                    held.sent = false;
+                    self.books.maybe_twice += held.batch.sum();
+                }
+            }
+        }
+    }
+
+    /// Whether [`next`](Self::next) has something.
+    #[must_use]
+    pub fn has_unsent(&self) -> bool {
+        self.epochs.iter().any(|window| window.unsent().is_some())
+    }
+
+    /// The next batch to send on this stream, oldest epoch first.
+    pub fn next_unsent(&mut self) -> Option<Arc<Batch>> {
+        let window = self.epochs.iter_mut().find(|window| window.unsent().is_some())?;
+        let sequence = window.unsent()?;
+        window.sent = Some(sequence);
+        window.sent_to_spool = window.sent_to_spool.max(sequence);
+        let held = window.held_mut(sequence)?;
+        held.sent = true;
+        Some(Arc::clone(&held.batch))
+    }
+
+    /// The exporter says how far an epoch got. An epoch that is not held any more is passed over.
+    ///
+    /// # Errors
+    /// The acknowledgement cannot be; nothing is changed.
+    pub fn acknowledged(&mut self, ack: &Ack) -> Result<(), AckError> {
+        let Ack { epoch, taken, delivered } = *ack;
+        let durable = self.durable;
+        let Some(window) = self.epochs.iter_mut().find(|window| window.epoch == epoch) else { return Ok(()) };
+        if delivered > taken {
+            return Err(AckError::DeliveredBeforeTaken { epoch, taken, delivered });
+        }
+        let sent = window.sent_to_spool.max(window.first().previous());
+        if taken > sent {
+            return Err(AckError::NeverSent { epoch, taken, sent });
+        }
+        window.taken = if window.sent.is_none() { taken } else { window.taken.max(taken) };
+        window.sent = Some(window.sent.map_or(taken, |on_stream| on_stream.max(taken)));
+        let settled = if durable { taken } else { delivered };
+        while window.batches.front().is_some_and(|held| held.batch.sequence <= settled) {
+            let Some(held) = window.batches.pop_front() else { break };
+            self.bytes -= held.bytes;
+            self.books.emitted += held.batch.sum();
+        }
+        let running = self.epochs.back().map(|window| window.epoch);
+        self.epochs.retain(|window| !window.batches.is_empty() || Some(window.epoch) == running);
+        Ok(())
+    }
+
+    /// The exporter stopped in good order: what it had not taken by its last Ack is known not to be delivered.
+    pub fn redirected(&mut self) {
+        for window in &mut self.epochs {
+            let taken = window.taken;
+            for held in window.batches.iter_mut().filter(|held| held.batch.sequence > taken) {
+                held.sent = false;
+            }
+        }
+    }
+
+    /// Whether everything is at least in the exporter's hands.
+    #[must_use]
+    pub fn is_taken(&self) -> bool {
+        self.epochs.iter().all(|window| window.taken.next() >= window.next)
+    }
+
+    /// The account so far.
+    #[must_use]
+    pub fn books(&self) -> WindowBooks {
+        let held = self.epochs.iter().flat_map(|window| &window.batches);
+        let mut books = self.books;
+        for held in held {
+            books.held += held.batch.sum();
+            books.held_batches += 1;
+        }
+        books
+    }
+}
+
+/// Bytes that a batch occupies; owners are shared with the scope, so this is the upper end.
+fn memory_of(batch: &Batch) -> usize {
+    const OWNER_TEXT_TYPICAL: usize = 160;
+    size_of::<Batch>()
+        + batch.records.len() * size_of::<Record>()
+        + batch.owners.len() * (size_of::<Owner>() + OWNER_TEXT_TYPICAL)
+}

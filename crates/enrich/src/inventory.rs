@@ -1,0 +1,236 @@
+//! A cluster written down in a file, in place of the Kubernetes API.
+//!
+//! ```yaml
+//! nodes:
+//!   - name: node-a
+//!     zone: zone-1              # topology.kubernetes.io/zone
+//!     region: region-1
+//!     addresses: [172.18.0.2, "fd00:172:18::2"]
+//! pods:
+//!   - name: web-0
+//!     namespace: shop
+//!     uid: 6f0c…                # optional: namespace/name otherwise
+//!     node: node-a
+//!     addresses: [10.244.1.2, "fd00:10:244:1::2"]
+//!     workload: { kind: Deployment, name: web }
+//! ranges: [10.244.0.0/16]       # what the cluster calls its own
+//! ```
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use egressd_flow::{NodeName, Owner, TopologyZone, UnixNanos, Workload};
+use ipnet::IpNet;
+use serde::Deserialize;
+
+use crate::index::{Index, NodeFacts};
+use crate::ranges::Ranges;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    nodes: Vec<Node>,
+    #[serde(default)]
+    pods: Vec<Pod>,
+    #[serde(default)]
+    ranges: Vec<IpNet>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Node {
+    name: String,
+    #[serde(rename = "zone")]
+    topology_zone: Option<String>,
+    region: Option<String>,
+    #[serde(default)]
+    addresses: Vec<IpAddr>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Pod {
+    name: String,
+    namespace: String,
+    uid: Option<String>,
+    node: String,
+    #[serde(default)]
+    addresses: Vec<IpAddr>,
+    workload: Option<WorkloadName>,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WorkloadName {
+    kind: String,
+    name: String,
+}
+
+/// Why an inventory cannot be used. The operator must correct the file.
+#[derive(Debug, thiserror::Error)]
+pub enum InventoryError {
+    /// The file cannot be read.
+    #[error("cannot read the inventory {path}")]
+    Read {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// It is not YAML of the expected shape; the source says where.
+    #[error("the inventory is not understood")]
+    Shape(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// It contradicts itself.
+    #[error("the inventory contradicts itself: {0}")]
+    Contradiction(Contradictions),
+}
+
+/// Everything in an inventory that cannot be, all at once.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Contradictions(pub Vec<Contradiction>);
+
+/// One thing that cannot be.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Contradiction {
+    /// Two nodes share a name.
+    #[error("node {name:?} stands twice")]
+    NodeTwice {
+        /// The name.
+        name: String,
+    },
+    /// A pod is on a node that is not listed.
+    #[error("pod {pod:?} is on node {node:?}, which is not listed")]
+    NoSuchNode {
+        /// namespace/name.
+        pod: String,
+        /// The node.
+        node: String,
+    },
+    /// Two of the listed have one address.
+    #[error("address {address} belongs to {first} and to {second}")]
+    AddressTwice {
+        /// The address.
+        address: IpAddr,
+        /// Who has it first.
+        first: String,
+        /// Who has it again.
+        second: String,
+    },
+    /// Two pods share a UID.
+    #[error("pod UID {uid:?} stands twice")]
+    UidTwice {
+        /// The UID.
+        uid: String,
+    },
+}
+
+impl fmt::Display for Contradictions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, contradiction) in self.0.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "; " };
+            write!(f, "{separator}{contradiction}")?;
+        }
+        Ok(())
+    }
+}
+
+/// Reads an inventory file.
+///
+/// # Errors
+/// It cannot be read, understood or believed.
+pub fn load(path: &Path) -> Result<Index, InventoryError> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| InventoryError::Read { path: path.to_owned(), source })?;
+    parse(&text)
+}
+
+/// Reads an inventory.
+///
+/// # Errors
+/// It cannot be understood or believed.
+pub fn parse(text: &str) -> Result<Index, InventoryError> {
+    let file: File = serde_saphyr::from_str(text).map_err(|error| InventoryError::Shape(Box::new(error)))?;
+    let contradictions = contradictions_of(&file);
+    if !contradictions.is_empty() {
+        return Err(InventoryError::Contradiction(Contradictions(contradictions)));
+    }
+    let mut nodes: HashMap<NodeName, NodeFacts> =
+        file.nodes.into_iter().map(|node| (NodeName(node.name.as_str().into()), facts_of(node))).collect();
+    let mut workloads = HashMap::new();
+    for pod in file.pods {
+        let uid: Arc<str> = uid_of(&pod).into();
+        if let Some(workload) = pod.workload {
+            let workload = Workload { kind: workload.kind.into(), name: workload.name.into() };
+            workloads.insert(Arc::clone(&uid), workload);
+        }
+        let (namespace, name): (Arc<str>, Arc<str>) = (pod.namespace.into(), pod.name.into());
+        let facts = nodes.entry(NodeName(pod.node.into())).or_default();
+        facts.owners.extend(pod.addresses.into_iter().map(|address| {
+            Arc::new(Owner {
+                address,
+                pod_uid: Arc::clone(&uid),
+                namespace: Arc::clone(&namespace),
+                name: Arc::clone(&name),
+                labels: pod.labels.clone(),
+                since: UnixNanos(0),
+                until: None,
+                measure: true,
+            })
+        }));
+    }
+    Ok(Index::new(nodes, workloads, Ranges::new(file.ranges)))
+}
+
+fn facts_of(node: Node) -> NodeFacts {
+    NodeFacts {
+        topology_zone: node.topology_zone.map(|name| TopologyZone(name.into())),
+        region: node.region.map(Into::into),
+        addresses: node.addresses,
+        owners: Vec::new(),
+    }
+}
+
+fn uid_of(pod: &Pod) -> String {
+    pod.uid.clone().unwrap_or_else(|| pod_name(pod))
+}
+
+fn pod_name(pod: &Pod) -> String {
+    format!("{}/{}", pod.namespace, pod.name)
+}
+
+fn contradictions_of(file: &File) -> Vec<Contradiction> {
+    let mut found = Vec::new();
+    let mut nodes = HashSet::new();
+    let mut uids = HashSet::new();
+    let mut holders = HashMap::<IpAddr, String>::new();
+    for node in &file.nodes {
+        if !nodes.insert(&node.name) {
+            found.push(Contradiction::NodeTwice { name: node.name.clone() });
+        }
+    }
+    for pod in &file.pods {
+        if !nodes.contains(&pod.node) {
+            found.push(Contradiction::NoSuchNode { pod: pod_name(pod), node: pod.node.clone() });
+        }
+        let uid = uid_of(pod);
+        if !uids.insert(uid.clone()) {
+            found.push(Contradiction::UidTwice { uid });
+        }
+    }
+    let of_nodes = file.nodes.iter().map(|node| (format!("node {}", node.name), &node.addresses));
+    let of_pods = file.pods.iter().map(|pod| (format!("pod {}", pod_name(pod)), &pod.addresses));
+    for (holder, addresses) in of_nodes.chain(of_pods) {
+        for &address in addresses {
+            if let Some(first) = holders.insert(address, holder.clone()) {
+                found.push(Contradiction::AddressTwice { address, first, second: holder.clone() });
+            }
+        }
+    }
+    found
+}
