@@ -1,0 +1,143 @@
+//! Reads the whole table: the driver of [`Dump`].
+//!
+//! Invariant: whatever breaks a read off, the next one begins on a socket that owes it nothing.
+//! Bound: one 32 KiB buffer, made at [`Table::open`]; no allocation while reading. The number of datagrams is the
+//! kernel's: it visits each hash bucket once, and each wait for the next has a timeout.
+
+use std::io::{self, Cursor};
+use std::time::Duration;
+
+use egressd_flow::{Entry, Snapshot, UnixNanos};
+use neli::ToBytes;
+use neli::consts::nl::NlmF;
+use neli::nl::{NlPayload, Nlmsghdr, NlmsghdrBuilder};
+
+use super::dump::{Dump, Interruption, Progress};
+use super::error::{OpenError, ReadError};
+use super::socket::Socket;
+use super::uapi;
+
+/// The kernel sizes a dump's datagrams by the reader's buffer, and never beyond 32 KiB less its own overhead
+/// (`netlink_recvmsg` and `netlink_dump`, `net/netlink/af_netlink.c`): no more than 32,448 bytes were ever measured.
+const BUFFER_BYTES: usize = 32 * 1024;
+
+/// A dump's datagram is filled within the call that fetches it, in microseconds.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The conntrack table of one network namespace: the one that the opening thread was in.
+pub struct Table {
+    socket: Socket,
+    buffer: Box<[u8]>,
+    request: Cursor<Vec<u8>>,
+    sequence: u32,
+    broken: bool,
+    interruption: Option<Interruption>,
+}
+
+impl Table {
+    /// Opens a socket on it. No permission is needed yet.
+    ///
+    /// # Errors
+    /// [`OpenError`] where the kernel has no netfilter netlink, or the process no descriptor left.
+    pub fn open() -> Result<Self, OpenError> {
+        Ok(Self {
+            socket: open_socket()?,
+            buffer: vec![0; BUFFER_BYTES].into(),
+            request: Cursor::new(Vec::new()),
+            sequence: 0,
+            broken: false,
+            interruption: None,
+        })
+    }
+
+    /// Hands over every entry, IPv4 and IPv6 in one walk, in no order. No counter is changed by it.
+    ///
+    /// `now` is when the read begins, by the real-time clock. A read that breaks off after its first row is a
+    /// partial snapshot, with [`Table::interruption`] saying why; the next one opens a fresh socket, in the
+    /// namespace of the thread that reads then.
+    ///
+    /// # Errors
+    /// [`ReadError`] when not one row was handed over because something failed. An empty table is no error.
+    pub fn read(&mut self, now: UnixNanos, each: &mut dyn FnMut(&Entry)) -> Result<Snapshot, ReadError> {
+        if self.broken {
+            self.socket = open_socket()?;
+        }
+        self.broken = true;
+        self.interruption = None;
+        self.sequence = self.sequence.wrapping_add(1);
+        self.ask().map_err(ReadError::Send)?;
+
+        let mut dump = Dump::new(self.sequence, self.socket.port(), now);
+        self.broken = !self.receive(&mut dump, each);
+        let (snapshot, interruption) = dump.finish();
+        match interruption {
+            Some(interruption) if snapshot.entries == 0 => Err(failure(interruption)),
+            interruption => {
+                self.interruption = interruption;
+                Ok(snapshot)
+            }
+        }
+    }
+
+    /// Why the last read was partial; `None` when it was complete.
+    #[must_use]
+    pub fn interruption(&self) -> Option<&Interruption> {
+        self.interruption.as_ref()
+    }
+
+    /// Sends the request; of the address families none is named, which means all.
+    fn ask(&mut self) -> io::Result<()> {
+        let request: Nlmsghdr<u16, [u8; 4]> = NlmsghdrBuilder::default()
+            .nl_type(uapi::CT_GET)
+            .nl_flags(NlmF::REQUEST | NlmF::DUMP)
+            .nl_seq(self.sequence)
+            .nl_payload(NlPayload::Payload([uapi::AF_UNSPEC, uapi::NFNETLINK_V0, 0, 0]))
+            .build()
+            .map_err(io::Error::other)?;
+        self.request.set_position(0);
+        request.to_bytes(&mut self.request).map_err(io::Error::other)?;
+        self.socket.send(self.request.get_ref())
+    }
+
+    /// Feeds the dump until it is done; false when it broke off, so that the socket may still owe datagrams.
+    fn receive(&mut self, dump: &mut Dump, each: &mut dyn FnMut(&Entry)) -> bool {
+        loop {
+            let bytes = match self.socket.receive(&mut self.buffer) {
+                Ok(bytes) => bytes,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    dump.interrupt(Interruption::TimedOut);
+                    return false;
+                }
+                Err(error) => {
+                    dump.interrupt(Interruption::Receive(error));
+                    return false;
+                }
+            };
+            let datagram = self.buffer.get(..bytes).unwrap_or_else(|| {
+                dump.interrupt(Interruption::Truncated { bytes });
+                &self.buffer
+            });
+            if dump.feed(datagram, each) == Progress::Done {
+                return true;
+            }
+        }
+    }
+}
+
+fn open_socket() -> Result<Socket, OpenError> {
+    let open = || {
+        let socket = Socket::open()?;
+        socket.set_receive_timeout(ANSWER_TIMEOUT)?;
+        Ok(socket)
+    };
+    open().map_err(|source| OpenError { source })
+}
+
+fn failure(interruption: Interruption) -> ReadError {
+    match interruption {
+        Interruption::Refused(source) => ReadError::Refused(source),
+        Interruption::TimedOut => ReadError::TimedOut { after: ANSWER_TIMEOUT },
+        other => ReadError::Interrupted(other),
+    }
+}
