@@ -70,6 +70,11 @@ impl Meter {
         self.owners.expire(self.now, self.config.ended_owner_kept);
     }
 
+    /// The snapshot that was begun gave nothing, or broke off without an end.
+    pub fn abandon(&mut self) {
+        self.baselines.finish(false);
+    }
+
     /// An entry ended.
     pub fn ended(&mut self, ended: &Ended, now: UnixNanos) {
         self.now = now;

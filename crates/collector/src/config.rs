@@ -1,0 +1,277 @@
+//! The command line. Every default is stated here, with its reason.
+
+use std::ffi::OsString;
+use std::net::{Ipv6Addr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::error::ErrorKind;
+use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use egressd_conntrack::netfilter::EndsConfig;
+use egressd_meter::MeterConfig;
+use egressd_protocol::limits::{BATCH_RECORDS_MAX, OWNERS_MAX};
+use egressd_service::args::{VerbFlag, normalise, parse_go_bool};
+use egressd_service::duration::parse_go_duration;
+use egressd_service::telemetry::parse_level;
+use tracing::Level;
+
+/// Exit code for a command line that cannot be (`EX_USAGE`, `sysexits.h`).
+const EX_USAGE: u8 = 64;
+
+const VERBS: &[&str] = &["run", "dump", "init", "help"];
+const VERB_FLAGS: &[VerbFlag] =
+    &[VerbFlag { flag: "init", verb: "init" }, VerbFlag { flag: "dump-ct", verb: "dump" }];
+
+/// Watches the network traffic of this node's pods.
+#[derive(Debug, Parser)]
+#[command(name = "egressd-collector", version)]
+pub(crate) struct Config {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Read, meter and send until SIGTERM.
+    Run(Box<RunOptions>),
+    /// Print the conntrack entries as they are understood, and exit.
+    Dump(DumpOptions),
+    /// Switch on conntrack's counters, timestamps and events, and exit.
+    Init(InitOptions),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunOptions {
+    /// The exporter's gRPC address.
+    #[arg(long, env = "EXPORTER_ADDRESS", default_value = "egressd-exporter:6062")]
+    pub(crate) exporter_address: String,
+
+    /// This node's name in Kubernetes.
+    #[arg(long, env = "NODE_NAME")]
+    pub(crate) node_name: String,
+
+    /// Time between two reads of conntrack; what the exporter says, or 15s, unless given. Exactness does not depend
+    /// on it: connections that end in between are heard of.
+    #[arg(long, value_parser = interval)]
+    pub(crate) read_interval: Option<Duration>,
+
+    /// Port of health and metrics.
+    #[arg(long, default_value_t = 8008)]
+    pub(crate) http_listen_port: u16,
+
+    /// Namespaces whose pods are not measured.
+    #[arg(long, value_delimiter = ',', default_value = "kube-system")]
+    pub(crate) exclude_namespaces: Vec<String>,
+
+    /// All public destinations become 0.0.0.0 or ::.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
+          action = ArgAction::Set, value_parser = parse_go_bool)]
+    pub(crate) group_public_ips: bool,
+
+    /// Where to read; netfilter when not given, the only source of this version.
+    #[arg(long)]
+    pub(crate) ct_mode: Option<CtMode>,
+
+    /// Conntrack entries that may have a baseline.
+    #[arg(long, default_value = "1048576")]
+    pub(crate) entries_max: NonZeroUsize,
+
+    /// Bytes that batches may take while the exporter has not acknowledged them.
+    #[arg(long, default_value = "67108864")]
+    pub(crate) window_bytes_max: NonZeroUsize,
+
+    /// How long a stop may take; below the 30 seconds that Kubernetes grants.
+    #[arg(long, value_parser = interval, default_value = "25s")]
+    pub(crate) grace: Duration,
+
+    #[command(flatten)]
+    pub(crate) namespace: NamespaceOptions,
+
+    #[command(flatten)]
+    log: LogOptions,
+
+    #[command(flatten)]
+    obsolete: Obsolete,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NamespaceOptions {
+    /// Read the network namespace of process 1; needs the host's process ids and CAP_SYS_ADMIN.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
+          action = ArgAction::Set, value_parser = parse_go_bool)]
+    pub(crate) host_pid: bool,
+}
+
+#[derive(Debug, Args)]
+struct LogOptions {
+    /// trace, debug, info, warn or error.
+    #[arg(long, default_value = "info", value_parser = parse_level)]
+    log_level: Level,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DumpOptions {
+    /// How to print.
+    #[arg(long, default_value = "table")]
+    pub(crate) format: DumpFormat,
+
+    #[command(flatten)]
+    pub(crate) namespace: NamespaceOptions,
+
+    #[command(flatten)]
+    log: LogOptions,
+
+    #[command(flatten)]
+    obsolete: Obsolete,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct InitOptions {
+    /// Write in the network namespace of process 1.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
+          action = ArgAction::Set, value_parser = parse_go_bool)]
+    pub(crate) host_pid: bool,
+
+    #[command(flatten)]
+    log: LogOptions,
+
+    #[command(flatten)]
+    obsolete: Obsolete,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum CtMode {
+    Netfilter,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum DumpFormat {
+    Table,
+    Json,
+}
+
+/// Flags of the original that mean nothing here, accepted because charts pass them.
+#[derive(Debug, Args)]
+#[group(skip)]
+struct Obsolete {
+    #[arg(long, hide = true)]
+    cleanup_interval: Option<String>,
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true)]
+    send_traffic_delta: Option<Option<String>>,
+    #[arg(long, hide = true)]
+    cilium_clock_source: Option<String>,
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true)]
+    log_entries: Option<Option<String>>,
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true)]
+    ebpf_dns_tracer_enabled: Option<Option<String>>,
+    #[arg(long, hide = true)]
+    ebpf_dns_tracer_queue_size: Option<String>,
+    #[arg(long, hide = true)]
+    kubeconfig: Option<String>,
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true)]
+    init_cgroupv2: Option<Option<String>>,
+}
+
+impl Config {
+    pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
+        Self::try_parse_from(normalise(arguments, VERBS, VERB_FLAGS))
+    }
+
+    pub(crate) fn log_level(&self) -> Level {
+        match &self.command {
+            Command::Run(run) => run.log.log_level,
+            Command::Dump(dump) => dump.log.log_level,
+            Command::Init(init) => init.log.log_level,
+        }
+    }
+}
+
+impl RunOptions {
+    pub(crate) fn admin_address(&self) -> SocketAddr {
+        SocketAddr::from((Ipv6Addr::UNSPECIFIED, self.http_listen_port))
+    }
+
+    pub(crate) fn meter(&self) -> MeterConfig {
+        MeterConfig {
+            entries_max: self.entries_max.get(),
+            // A node's pods rarely talk to more peers between two cuts; above it they fold into rests.
+            flows_max: 131_072,
+            // A minute of other nodes' and the world's addresses.
+            unclaimed_max: 131_072,
+            // At 10,000 ends a second, thirteen seconds: a dump's beginning is never that far from its end.
+            tombstones_max: 131_072,
+            batch_records_max: BATCH_RECORDS_MAX,
+            batch_owners_max: OWNERS_MAX,
+            unclaimed_grace: Duration::from_secs(60),
+            ended_owner_kept: Duration::from_secs(600),
+        }
+    }
+
+    pub(crate) fn ends(&self) -> EndsConfig {
+        EndsConfig {
+            // 13,107 ends: nothing was lost with it up to 110,000 ends a second.
+            receive_buffer_bytes: 8 << 20,
+            queue_entries: const { NonZeroUsize::new(16_384).expect("not zero") },
+        }
+    }
+}
+
+/// Prints what was wrong, or the help that was asked for.
+pub(crate) fn explain(usage: &clap::Error) -> ExitCode {
+    // Nobody is left to tell when standard error is closed.
+    let _unheard = usage.print();
+    match usage.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
+        _ => ExitCode::from(EX_USAGE),
+    }
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let interval = parse_go_duration(text).map_err(|error| error.to_string())?;
+    if interval.is_zero() { Err("must be longer than zero".to_owned()) } else { Ok(interval) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Config, clap::Error> {
+        Config::parse(line.split(' ').map(OsString::from))
+    }
+
+    /// Goal: the arguments that the original's chart renders are understood.
+    #[test]
+    fn the_arguments_of_the_originals_chart_are_understood() {
+        let line = "egressd-collector -http-listen-port=6061 -host-pid -read-interval=5s -group-public-ips=true \
+                    -send-traffic-delta=true -ebpf-dns-tracer-enabled=false -exclude-namespaces=kube-system,infra \
+                    -cleanup-interval=120s -cilium-clock-source=ktime --node-name node-a";
+        let Command::Run(run) = parse(line).unwrap().command else { panic!("not run") };
+        assert_eq!(run.http_listen_port, 6061);
+        assert_eq!(run.read_interval, Some(Duration::from_secs(5)));
+        assert!(run.group_public_ips && run.namespace.host_pid);
+        assert_eq!(run.exclude_namespaces, ["kube-system", "infra"]);
+    }
+
+    /// Goal: verbs that were flags are verbs.
+    #[test]
+    fn verbs_that_were_flags_are_verbs() {
+        assert!(matches!(parse("c -init -init-cgroupv2").unwrap().command, Command::Init(_)));
+        assert!(matches!(parse("c -dump-ct -host-pid").unwrap().command, Command::Dump(_)));
+    }
+
+    /// Goal: a wrong value is refused by name, before anything starts.
+    #[test]
+    fn a_wrong_value_is_refused_by_name() {
+        for (line, words) in [
+            ("c --node-name a --read-interval 5", "has no unit"),
+            ("c --node-name a --read-interval 0s", "must be longer than zero"),
+            ("c --node-name a --ct-mode iptables", "iptables"),
+            ("c --node-name a --log-level loud", "write trace, debug, info, warn or error"),
+            ("c --exporter-address e:6062", "--node-name"),
+        ] {
+            let message = parse(line).unwrap_err().to_string();
+            assert!(message.contains(words), "{line}: {message}");
+        }
+    }
+}

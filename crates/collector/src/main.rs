@@ -1,0 +1,53 @@
+//! The node half: reads connection tracking, meters it, and sends it to the exporter. It has no Kubernetes access.
+
+mod config;
+mod dump;
+mod metrics;
+mod namespace;
+mod reader;
+mod status;
+mod wire;
+
+use std::env;
+use std::process::ExitCode;
+
+use egressd_conntrack::netfilter::sysctl;
+use egressd_service::{lifecycle, telemetry};
+use tracing::{error, info};
+
+use crate::config::{Command, Config};
+
+fn main() -> ExitCode {
+    let config = match Config::parse(env::args_os()) {
+        Ok(config) => config,
+        Err(usage) => return config::explain(&usage),
+    };
+    telemetry::install(config.log_level());
+    match config.command {
+        Command::Run(run) => lifecycle::run(run.grace, |tasks| wire::wire(run, tasks)),
+        Command::Dump(options) => report(dump::dump(&options)),
+        Command::Init(options) => report(init(&options)),
+    }
+}
+
+fn init(options: &config::InitOptions) -> anyhow::Result<()> {
+    namespace::enter_host(options.host_pid)?;
+    let state = sysctl::init()?;
+    info!(
+        nf_conntrack_acct = state.acct,
+        nf_conntrack_timestamp = state.timestamp,
+        nf_conntrack_events = state.events,
+        "connection tracking counts"
+    );
+    Ok(())
+}
+
+fn report(outcome: anyhow::Result<()>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            error!(error = %lifecycle::chain(error.as_ref()), "failed");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,139 @@
+//! Every metric of the collector that no other crate writes itself: the source's and the meter's.
+
+use std::time::Duration;
+
+use egressd_conntrack::netfilter::Losses;
+use egressd_flow::{Counter as Traffic, Snapshot};
+use egressd_meter::{Books, Discard};
+use egressd_service::figures::{Amount, Figures, set, store};
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+
+/// The conntrack source.
+#[derive(Debug)]
+pub(crate) struct SourceMetrics {
+    pub(crate) snapshots: Counter,
+    pub(crate) partial_snapshots: Counter,
+    pub(crate) failed_reads: Counter,
+    pub(crate) ends: Counter,
+    read_seconds: Histogram,
+    rows: Counter,
+    malformed: Counter,
+    unsupported: Counter,
+    without_counters: Gauge,
+    lost_ends: Counter,
+}
+
+impl SourceMetrics {
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            snapshots: Counter::default(),
+            partial_snapshots: Counter::default(),
+            failed_reads: Counter::default(),
+            ends: Counter::default(),
+            // From 1 ms, an empty table, to 16 s, ten million entries.
+            read_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 15)),
+            rows: Counter::default(),
+            malformed: Counter::default(),
+            unsupported: Counter::default(),
+            without_counters: Gauge::default(),
+            lost_ends: Counter::default(),
+        };
+        for (name, help, counter) in [
+            ("snapshots", "Reads of the table", &metrics.snapshots),
+            ("partial_snapshots", "Reads that the kernel did not finish", &metrics.partial_snapshots),
+            ("failed_reads", "Reads that gave nothing", &metrics.failed_reads),
+            ("rows", "Rows read", &metrics.rows),
+            ("malformed_rows", "Rows that do not parse", &metrics.malformed),
+            ("unsupported_rows", "Rows of an unknown family", &metrics.unsupported),
+            ("ends", "Ends of entries heard of", &metrics.ends),
+            (
+                "lost_ends",
+                "Ends that the kernel could not deliver: their last bytes are unknown",
+                &metrics.lost_ends,
+            ),
+        ] {
+            registry.register(format!("egressd_collector_conntrack_{name}"), help, counter.clone());
+        }
+        registry.register(
+            "egressd_collector_conntrack_rows_without_counters",
+            "Rows of the last snapshot that were made under nf_conntrack_acct=0",
+            metrics.without_counters.clone(),
+        );
+        registry.register(
+            "egressd_collector_conntrack_read_seconds",
+            "Duration of a read of the table",
+            metrics.read_seconds.clone(),
+        );
+        metrics
+    }
+
+    pub(crate) fn snapshot(&self, snapshot: &Snapshot, took: Duration) {
+        self.snapshots.inc();
+        self.read_seconds.observe(took.as_secs_f64());
+        self.rows.inc_by(snapshot.entries);
+        self.malformed.inc_by(snapshot.defects.malformed);
+        self.unsupported.inc_by(snapshot.defects.unsupported);
+        set(&self.without_counters, snapshot.defects.without_counters);
+    }
+
+    pub(crate) fn losses(&self, losses: Losses) {
+        store(&self.lost_ends, losses.events);
+    }
+}
+
+/// The meter's books.
+#[derive(Debug)]
+pub(crate) struct MeterMetrics {
+    figures: Figures,
+    preexisting: Counter,
+    resets: Counter,
+    not_admitted: Counter,
+    entries: Gauge,
+    entries_active: Gauge,
+}
+
+impl MeterMetrics {
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        let metrics = Self {
+            figures: Figures::register(registry, "egressd_collector_meter", "Growth of sides"),
+            preexisting: Counter::default(),
+            resets: Counter::default(),
+            not_admitted: Counter::default(),
+            entries: Gauge::default(),
+            entries_active: Gauge::default(),
+        };
+        for (name, help, counter) in [
+            ("preexisting_entries", "Entries older than the watch at first sight", &metrics.preexisting),
+            ("resets", "Entries whose counters went back", &metrics.resets),
+            ("not_admitted", "Sightings without room in the table", &metrics.not_admitted),
+        ] {
+            registry.register(format!("egressd_collector_meter_{name}"), help, counter.clone());
+        }
+        // Two names of the original, which dashboards may use.
+        registry.register("egressd_conntrack_entries", "Entries with a baseline", metrics.entries.clone());
+        registry.register(
+            "egressd_conntrack_entries_active",
+            "Entries that grew in the last snapshot",
+            metrics.entries_active.clone(),
+        );
+        metrics
+    }
+
+    pub(crate) fn publish(&self, books: &Books) {
+        let discarded =
+            Discard::ALL.map(|discard| (discard.reason(), amount(books.discarded[discard as usize])));
+        self.figures.publish(amount(books.received), amount(books.emitted), discarded, amount(books.held));
+        store(&self.preexisting, books.preexisting_entries);
+        store(&self.resets, books.resets);
+        store(&self.not_admitted, books.not_admitted);
+        set(&self.entries, books.entries);
+        set(&self.entries_active, books.entries_active);
+    }
+}
+
+fn amount(traffic: Traffic) -> Amount {
+    (traffic.bytes, traffic.packets)
+}

@@ -1,0 +1,109 @@
+//! The collector's parts, from the far end back: the stream, then the reader that feeds it.
+
+use anyhow::Context as _;
+use axum::Router;
+use egressd_delivery::dial::{DialConfig, dial};
+use egressd_delivery::window::Window;
+use egressd_delivery::{WindowMetrics, dial, random_id};
+use egressd_flow::{Epoch, NodeName, UnixNanos};
+use egressd_meter::Meter;
+use egressd_protocol::{CollectorFlags, Settings, Source};
+use egressd_service::admin::{self, Admin};
+use egressd_service::clock::unix_nanos;
+use egressd_service::lifecycle::Tasks;
+use prometheus_client::registry::Registry;
+use tokio::sync::{mpsc, watch};
+use tracing::info;
+
+use crate::config::RunOptions;
+use crate::metrics::{MeterMetrics, SourceMetrics};
+use crate::reader::{self, Reader};
+use crate::status;
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Scopes on their way to the reader, which looks once a tick.
+const SCOPES_QUEUE: usize = 64;
+
+pub(crate) async fn wire(options: Box<RunOptions>, mut tasks: Tasks) -> anyhow::Result<Tasks> {
+    let mut registry = Registry::default();
+    let mut admin = Admin::default();
+    let epoch = Epoch(random_id().context("no random bytes")?);
+    log_start(&options, epoch);
+    let listener = admin::bind(options.admin_address()).await?;
+
+    // One cut at a time: while it waits, the meter's open flows merge.
+    let (cuts, cuts_out) = mpsc::channel(1);
+    let (scopes, scopes_in) = mpsc::channel(SCOPES_QUEUE);
+    let (settings, settings_in) = watch::channel(Settings::default());
+    let (status, status_out) = watch::channel(status::starting());
+
+    let stream = dial(
+        dial_config(&options),
+        Window::new(epoch, options.window_bytes_max.get()),
+        dial::Lines { cuts: cuts_out, scopes, settings, status: status_out },
+        WindowMetrics::register(&mut registry),
+        tasks.abandon.clone(),
+    );
+
+    let reader = Reader {
+        ends_config: options.ends(),
+        meter: Meter::new(options.meter(), epoch, random_key()?, UnixNanos(unix_nanos())),
+        read_interval: options.read_interval,
+        lines: reader::Lines {
+            cuts,
+            scopes: scopes_in,
+            settings: settings_in,
+            status,
+            ready: admin.part("snapshot"),
+        },
+        source_metrics: SourceMetrics::register(&mut registry),
+        meter_metrics: MeterMetrics::register(&mut registry),
+    }
+    .start(options.namespace.host_pid)?;
+
+    tasks.spawn("stream", stream);
+    let stop = tasks.stop.clone();
+    tasks.spawn("reader", reader.join(stop.clone().cancelled_owned()));
+    tasks.spawn("admin", admin::serve(listener, admin.router(registry, Router::new()), stop));
+    Ok(tasks)
+}
+
+fn dial_config(options: &RunOptions) -> DialConfig {
+    DialConfig {
+        exporter: options.exporter_address.clone(),
+        node: NodeName(options.node_name.as_str().into()),
+        version: VERSION,
+        source: Source::Netfilter,
+        flags: CollectorFlags {
+            exclude_namespaces: options.exclude_namespaces.clone(),
+            group_public_ips: options.group_public_ips,
+        },
+    }
+}
+
+fn random_key() -> anyhow::Result<[u8; 16]> {
+    let mut key = [0; 16];
+    getrandom::fill(&mut key).context("no random bytes")?;
+    Ok(key)
+}
+
+fn log_start(options: &RunOptions, epoch: Epoch) {
+    info!(
+        version = VERSION,
+        node = %options.node_name,
+        %epoch,
+        exporter = %options.exporter_address,
+        admin = %options.admin_address(),
+        source = "netfilter",
+        reason = if options.ct_mode.is_some() { "--ct-mode" } else { "the only source of this version" },
+        "starting"
+    );
+    info!(
+        entries_max = options.entries_max,
+        meter_bytes_max = options.meter().worst_case_bytes(),
+        ends_bytes_max = options.ends().worst_case_bytes(),
+        window_bytes_max = options.window_bytes_max,
+        "memory at worst"
+    );
+}
