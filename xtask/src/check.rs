@@ -1,0 +1,54 @@
+//! `cargo xtask test` and `cargo xtask lint`: what must pass, cheapest first.
+//!
+//! The tests come last, so cargo test's closing lines are the last that stdout carries.
+
+use anyhow::Result;
+
+use crate::steps::{self, Step};
+use crate::workspace::Workspace;
+use crate::{process, setup, tidy};
+
+/// Everything that must pass, on the development profile.
+///
+/// # Errors
+///
+/// The first step that failed, by name.
+pub(crate) fn test(workspace: &Workspace) -> Result<()> {
+    steps::run(&[
+        Step::new("setup", setup::run),
+        formatting(workspace),
+        Step::new("tidy", || tidy::run(workspace)),
+        clippy(workspace),
+        // Tests of the testbed start the daemons from the target folder, which `cargo test` alone would not fill.
+        Step::new("binaries", || cargo(workspace, &["build", "--workspace", "--bins"])),
+        Step::new("documentation", || document(workspace)),
+        Step::new("tests and doc tests", || cargo(workspace, &["test", "--workspace", "--no-fail-fast"])),
+    ])
+}
+
+/// Formatting and clippy.
+///
+/// # Errors
+///
+/// The first step that failed, by name.
+pub(crate) fn lint(workspace: &Workspace) -> Result<()> {
+    steps::run(&[formatting(workspace), clippy(workspace)])
+}
+
+fn formatting(workspace: &Workspace) -> Step<'_> {
+    Step::new("formatting", || cargo(workspace, &["fmt", "--all", "--check"]))
+}
+
+fn clippy(workspace: &Workspace) -> Step<'_> {
+    let arguments = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
+    Step::new("clippy", move || cargo(workspace, &arguments))
+}
+
+fn document(workspace: &Workspace) -> Result<()> {
+    let arguments = ["doc", "--workspace", "--no-deps"];
+    process::run(process::cargo(&workspace.root, &arguments).env("RUSTDOCFLAGS", "-D warnings"))
+}
+
+fn cargo(workspace: &Workspace, arguments: &[&str]) -> Result<()> {
+    process::run(&mut process::cargo(&workspace.root, arguments))
+}

@@ -1,0 +1,61 @@
+//! The workspace's own commands: `cargo xtask help` lists them.
+//!
+//! Continuous integration runs `cargo xtask test` and nothing else, so what passes here passes there.
+//! This crate depends on no other crate of the workspace: it installs what the machine lacks, then runs cargo.
+//! What it says itself goes to stderr, so stdout carries only the output of what it runs; the findings of
+//! `cargo xtask tidy` are its output, and go to stdout.
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a command-line tool speaks on its own streams"
+)]
+
+mod check;
+mod demo;
+mod process;
+mod setup;
+mod steps;
+mod tidy;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::workspace::Workspace;
+
+/// Set up, try, check and keep tidy.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask")]
+enum Command {
+    /// Install what the demo and the tests need and this machine lacks (Debian or Ubuntu, as root)
+    Setup,
+    /// Measure real traffic between network namespaces with both daemons, and print who sent what to whom
+    Demo(demo::Args),
+    /// Everything that must pass, set-up included
+    Test,
+    /// Formatting and clippy
+    Lint,
+    /// Dependency arrows, module docs, unsafe code, banned words, links and manifests
+    Tidy,
+}
+
+fn main() -> ExitCode {
+    match run(Command::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Setup => setup::run(),
+        Command::Demo(args) => demo::run(&args, &Workspace::read()?),
+        Command::Test => check::test(&Workspace::read()?),
+        Command::Lint => check::lint(&Workspace::read()?),
+        Command::Tidy => tidy::run(&Workspace::read()?),
+    }
+}
