@@ -1,0 +1,121 @@
+//! Prometheus's text format, as far as a daemon's `/metrics/flows` uses it.
+//!
+//! Source: the exposition format of Prometheus (text, version 0.0.4) and OpenMetrics 1.0, which agree on a sample's
+//! line. Comments, `# EOF` included, are passed over; everything else must be a sample.
+
+use std::collections::BTreeMap;
+
+/// One line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Sample {
+    pub(crate) name: String,
+    pub(crate) labels: BTreeMap<String, String>,
+    /// As printed.
+    pub(crate) value: String,
+}
+
+impl Sample {
+    /// The label's value; empty and absent are the same to Prometheus.
+    pub(crate) fn label(&self, name: &str) -> Option<&str> {
+        self.labels.get(name).map(String::as_str).filter(|value| !value.is_empty())
+    }
+
+    /// The value as a whole number; `None` for anything else. Counters may be printed as `1.5e+06`.
+    pub(crate) fn whole(&self) -> Option<u64> {
+        if let Ok(whole) = self.value.parse() {
+            return Some(whole);
+        }
+        let value: f64 = self.value.parse().ok()?;
+        (value.fract() == 0.0).then(|| format!("{value:.0}").parse().ok())?
+    }
+}
+
+/// The samples of a text, or the first line that is none.
+pub(crate) fn parse(text: &str) -> Result<Vec<Sample>, String> {
+    text.lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .map(|line| parse_line(line).ok_or_else(|| line.to_owned()))
+        .collect()
+}
+
+fn parse_line(line: &str) -> Option<Sample> {
+    let end = line.find(|c: char| c == '{' || c.is_whitespace())?;
+    let (name, mut rest) = line.split_at(end);
+    let mut labels = BTreeMap::new();
+    if let Some(mut inner) = rest.strip_prefix('{') {
+        loop {
+            inner = inner.trim_start_matches([',', ' ']);
+            if let Some(after) = inner.strip_prefix('}') {
+                rest = after;
+                break;
+            }
+            let (label, quoted) = inner.split_once("=\"")?;
+            let (value, after) = unquote(quoted)?;
+            labels.insert(label.to_owned(), value);
+            inner = after;
+        }
+    }
+    let value = rest.split_ascii_whitespace().next()?;
+    Some(Sample { name: name.to_owned(), labels, value: value.to_owned() })
+}
+
+/// Up to the closing quote, and what follows it.
+fn unquote(quoted: &str) -> Option<(String, &str)> {
+    let mut value = String::new();
+    let mut characters = quoted.char_indices();
+    while let Some((index, character)) = characters.next() {
+        match character {
+            '"' => return Some((value, &quoted[index + 1..])),
+            '\\' => match characters.next()?.1 {
+                'n' => value.push('\n'),
+                other => value.push(other),
+            },
+            other => value.push(other),
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sample(name: &str, labels: &[(&str, &str)], value: &str) -> Sample {
+        let labels = labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+        Sample { name: name.to_owned(), labels, value: value.to_owned() }
+    }
+
+    /// Goal: samples are read with their labels unescaped; a line that is none is named.
+    #[test]
+    fn samples_are_read_or_named() {
+        let text = "# HELP a_total x\na_total{b=\"c\",d=\"e \\\"f\\\" \\\\ {g}\\n\"} 12 1700000000\n\nup 1\n\
+                    a_total{} 3.5\n# EOF\n";
+        assert_eq!(
+            parse(text),
+            Ok(vec![
+                sample("a_total", &[("b", "c"), ("d", "e \"f\" \\ {g}\n")], "12"),
+                sample("up", &[], "1"),
+                sample("a_total", &[], "3.5"),
+            ])
+        );
+        for line in ["a_total{b=\"c\" 1", "a_total{b=c} 1", "a_total", "a_total{b=\"c\"}"] {
+            assert_eq!(parse(line), Err(line.to_owned()));
+        }
+    }
+
+    /// Goal: a counter printed as a float is read exactly, and a fraction is not rounded.
+    #[test]
+    fn whole_values_are_exact() {
+        for (value, expected) in [
+            ("9007199254740993", Some(9_007_199_254_740_993)),
+            ("1.5e+06", Some(1_500_000)),
+            ("7.0", Some(7)),
+            ("3.5", None),
+            ("-1", None),
+            ("NaN", None),
+        ] {
+            assert_eq!(sample("a", &[], value).whole(), expected, "{value}");
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! An honest fake of the cost API: an HTTP/1.1 server in the control namespace that keeps what it is sent.
+//!
+//! Invariant: a request is kept exactly when it was read whole, with the status it was answered with; only those with
+//! 200 count as accepted. Bodies are kept as they came, compression included.
+//!
+//! Bounds: 16 connections, 16 MiB a body (then 413), 256 MiB kept in all (then 507, which is not kept).
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::acceptor::Acceptor;
+use crate::cluster::Cluster;
+use crate::error::Error;
+use crate::namespace::Namespace;
+use crate::topology;
+
+const CONNECTIONS_MAX: usize = 16;
+const HEAD_LINE_BYTES_MAX: u64 = 8 << 10;
+const HEADERS_MAX: usize = 64;
+const BODY_BYTES_MAX: usize = 16 << 20;
+const KEPT_BYTES_MAX: usize = 256 << 20;
+const SILENCE_MAX: Duration = Duration::from_secs(120);
+
+/// One request, as it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// The method.
+    pub method: String,
+    /// The path with its query.
+    pub path: String,
+    /// Header names in lower case, values trimmed, in order.
+    pub headers: Vec<(String, String)>,
+    /// The body as it came.
+    pub body: Vec<u8>,
+    /// What it was answered with.
+    pub status: u16,
+}
+
+impl Request {
+    /// The first header of that name, given in lower case.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
+    }
+}
+
+/// How the sink treats requests from now on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// With this status. 200 accepts.
+    Status(u16),
+    /// Closes the connection after reading the request, without a word: the sender cannot know.
+    Silence,
+}
+
+#[derive(Debug)]
+struct Kept {
+    answer: Answer,
+    bytes: usize,
+    requests: Vec<Request>,
+}
+
+/// The fake cost API.
+#[derive(Debug)]
+pub struct HttpSink {
+    namespace: Namespace,
+    port: u16,
+    kept: Arc<Mutex<Kept>>,
+    /// `None` while away.
+    acceptor: Option<Acceptor>,
+}
+
+impl HttpSink {
+    /// Listens on `port` of every address of the control namespace and accepts all.
+    ///
+    /// # Errors
+    /// [`Error::Os`] when the port is taken.
+    pub fn start(cluster: &Cluster, port: u16) -> Result<Self, Error> {
+        let namespace = cluster.namespace(topology::CONTROL)?.clone();
+        let kept = Kept { answer: Answer::Status(200), bytes: 0, requests: Vec::new() };
+        let mut sink = Self { namespace, port, kept: Arc::new(Mutex::new(kept)), acceptor: None };
+        sink.come_back()?;
+        Ok(sink)
+    }
+
+    /// Where the exporter finds it, without a path.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Treats requests so from now on.
+    pub fn answer(&self, answer: Answer) {
+        locked(&self.kept).answer = answer;
+    }
+
+    /// Closes the port and every connection.
+    pub fn go_away(&mut self) {
+        self.acceptor = None;
+    }
+
+    /// Opens the port again; what was kept stays.
+    ///
+    /// # Errors
+    /// [`Error::Os`] when the port is taken.
+    pub fn come_back(&mut self) -> Result<(), Error> {
+        if self.acceptor.is_some() {
+            return Ok(());
+        }
+        let refused = || Error::os("open the port of", "the HTTP sink");
+        let port = self.port;
+        let listener = self.namespace.enter(|| TcpListener::bind(("0.0.0.0", port)))?.map_err(refused())?;
+        let kept = Arc::clone(&self.kept);
+        // A connection that breaks is the sender's to notice; what was read whole is kept.
+        let serve = move |stream| drop(serve(stream, &kept));
+        self.acceptor = Some(Acceptor::start(listener, CONNECTIONS_MAX, serve).map_err(refused())?);
+        Ok(())
+    }
+
+    /// Every request read whole so far, in order, whatever it was answered with.
+    #[must_use]
+    pub fn requests(&self) -> Vec<Request> {
+        locked(&self.kept).requests.clone()
+    }
+
+    /// The requests answered with 200.
+    #[must_use]
+    pub fn accepted(&self) -> Vec<Request> {
+        self.requests().into_iter().filter(|request| request.status == 200).collect()
+    }
+}
+
+fn serve(stream: TcpStream, kept: &Mutex<Kept>) -> io::Result<()> {
+    stream.set_read_timeout(Some(SILENCE_MAX))?;
+    let mut writer = stream.try_clone()?;
+    let mut reader = BufReader::new(stream);
+    while let Some(read) = read_request(&mut reader)? {
+        let (status, usable) = match read {
+            Ok(request) => (keep(request, kept), true),
+            Err(status) => (Some(status), false),
+        };
+        let Some(status) = status else { return Ok(()) };
+        let connection = if usable { "keep-alive" } else { "close" };
+        write!(writer, "HTTP/1.1 {status} -\r\nContent-Length: 0\r\nConnection: {connection}\r\n\r\n")?;
+        if !usable {
+            return Ok(());
+        }
+    }
+    Ok(())
+}
+
+/// The status to answer with, `None` for silence.
+fn keep(mut request: Request, kept: &Mutex<Kept>) -> Option<u16> {
+    let mut kept = locked(kept);
+    if kept.bytes + request.body.len() > KEPT_BYTES_MAX {
+        return Some(507);
+    }
+    let status = match kept.answer {
+        Answer::Status(status) => Some(status),
+        Answer::Silence => None,
+    };
+    request.status = status.unwrap_or(0);
+    kept.bytes += request.body.len();
+    kept.requests.push(request);
+    status
+}
+
+/// `None` at the end of the connection; `Err` is the status for what this server does not take.
+fn read_request(reader: &mut impl BufRead) -> io::Result<Option<Result<Request, u16>>> {
+    let Some(first) = read_line(reader)? else { return Ok(None) };
+    let mut words = first.split(' ');
+    let (Some(method), Some(path)) = (words.next(), words.next()) else { return Ok(Some(Err(400))) };
+    let mut headers = Vec::new();
+    loop {
+        let Some(line) = read_line(reader)? else { return Ok(None) };
+        if line.is_empty() {
+            break;
+        }
+        match line.split_once(':') {
+            Some((name, value)) if headers.len() < HEADERS_MAX => {
+                headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+            }
+            _ => return Ok(Some(Err(400))),
+        }
+    }
+    let length = headers.iter().find(|(name, _)| name == "content-length");
+    let Some(length) = length.and_then(|(_, value)| value.parse().ok()) else {
+        return Ok(Some(Err(411)));
+    };
+    if length > BODY_BYTES_MAX {
+        return Ok(Some(Err(413)));
+    }
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body)?;
+    let (method, path) = (method.to_owned(), path.to_owned());
+    Ok(Some(Ok(Request { method, path, headers, body, status: 0 })))
+}
+
+/// `None` at the end of the connection.
+fn read_line(reader: &mut impl BufRead) -> io::Result<Option<String>> {
+    let mut line = Vec::new();
+    reader.by_ref().take(HEAD_LINE_BYTES_MAX).read_until(b'\n', &mut line)?;
+    if line.is_empty() {
+        return Ok(None);
+    }
+    let text = String::from_utf8(line).map_err(|_| io::ErrorKind::InvalidData)?;
+    let text = text.strip_suffix("\r\n").ok_or(io::ErrorKind::InvalidData)?;
+    Ok(Some(text.to_owned()))
+}
+
+fn locked(kept: &Mutex<Kept>) -> MutexGuard<'_, Kept> {
+    kept.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(bytes: &[u8]) -> Option<Result<Request, u16>> {
+        read_request(&mut &*bytes).unwrap()
+    }
+
+    /// Goal: a whole request is read as it came, and what this server does not take gets its status.
+    #[test]
+    fn requests_are_read_whole_or_refused() {
+        let request = Request {
+            method: "POST".to_owned(),
+            path: "/v1/x?y=z".to_owned(),
+            headers: vec![
+                ("content-length".to_owned(), "3".to_owned()),
+                ("x-api-key".to_owned(), "k".to_owned()),
+            ],
+            body: vec![0x1f, 0x8b, 0x00],
+            status: 0,
+        };
+        let head = b"POST /v1/x?y=z HTTP/1.1\r\nContent-Length: 3\r\nX-API-Key: k\r\n\r\n";
+        assert_eq!(read(&[head.as_slice(), &[0x1f, 0x8b, 0x00]].concat()), Some(Ok(request)));
+        assert_eq!(read(b""), None);
+        assert_eq!(read(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"), Some(Err(411)));
+        assert_eq!(read(b"POST / HTTP/1.1\r\nContent-Length: 99999999\r\n\r\n"), Some(Err(413)));
+        assert_eq!(read(b"POST\r\n\r\n"), Some(Err(400)));
+        assert!(read_request(&mut &b"POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\nxy"[..]).is_err());
+    }
+}

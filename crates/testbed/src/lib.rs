@@ -1,0 +1,48 @@
+//! A cluster in network namespaces, with byte-exact truth about the traffic in it.
+//!
+//! Two nodes in two zones with three pods each, a service address, an internet host and a namespace for whatever
+//! watches them. Traffic programs run in the pods, nft counters in the nodes' forward hooks say what went over the
+//! wire, and the daemons under test are ordinary child processes.
+//!
+//! Invariant: nothing here knows the code under test, only its command line and its published text; so truth and
+//! claim share no line of code. Nothing reaches outside the namespaces but forwarded loopback ports, and nothing
+//! outlives the process, however it ends: namespaces and files are held by descriptors, children by a death signal.
+//!
+//! Bounds: one process may hold several clusters; a cluster's files live in 512 MiB of memory at most.
+
+mod acceptor;
+mod clock;
+mod cluster;
+mod compare;
+mod daemons;
+mod error;
+mod exec;
+mod exposition;
+mod flows;
+mod forward;
+mod http;
+mod http_sink;
+mod namespace;
+mod network;
+mod process;
+mod prometheus;
+mod scenario;
+mod scratch;
+pub mod topology;
+pub mod traffic;
+mod truth;
+
+pub use clock::{now, wait_for};
+pub use cluster::{Cluster, Truth};
+pub use compare::{Comparison, Row};
+pub use daemons::{COLLECTOR_HTTP_PORT, EXPORTER_HTTP_PORT, GRPC_PORT};
+pub use daemons::{CONFIG_WITHOUT_SINKS, Daemon, Programs, beside_current_exe, flows_in, init_nodes};
+pub use error::Error;
+pub use flows::{FlowKey, Flows, Volume};
+pub use http::Response;
+pub use http_sink::{Answer, HttpSink, Request};
+pub use namespace::Namespace;
+pub use process::{Process, Usage};
+pub use prometheus::Prometheus;
+pub use scenario::{Class, Load, class_of, standard_plans};
+pub use truth::TruthError;

@@ -1,0 +1,102 @@
+//! `egressd-testbed`: the demo, the traffic programs that run inside of pods, and a cluster to look around in.
+
+mod demo;
+
+use std::io::{self, BufReader, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use egressd_testbed::{Cluster, Error, Load, Programs, traffic};
+
+/// A cluster in network namespaces, with byte-exact truth about its traffic.
+#[derive(Parser)]
+#[command(name = "egressd-testbed", version)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Run both daemons on real traffic and compare what they say with what nft counted
+    Demo {
+        /// Seconds of traffic; without it, until Ctrl-C
+        #[arg(long)]
+        seconds: Option<u64>,
+        /// Print one JSON object as the last line instead of a table
+        #[arg(long, requires = "seconds")]
+        json: bool,
+        /// The collector [default: beside this program]
+        #[arg(long)]
+        collector: Option<PathBuf>,
+        /// The exporter [default: beside this program]
+        #[arg(long)]
+        exporter: Option<PathBuf>,
+    },
+    /// Build a cluster with a traffic server in every pod, say how to enter it, and hold it until standard input ends
+    Up,
+    /// Answer traffic inside a namespace
+    Serve {
+        /// The port, TCP and UDP
+        #[arg(long)]
+        port: u16,
+    },
+    /// Send traffic inside a namespace, by the plan on standard input's first line
+    Send,
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().verb) {
+        Ok(code) => code,
+        Err(error) => {
+            // Nothing is left to tell when standard error is gone.
+            drop(writeln!(io::stderr().lock(), "error: {}", error.chain()));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(verb: Verb) -> Result<ExitCode, Error> {
+    let os = |action, subject: &str| {
+        let subject = subject.to_owned();
+        move |source| Error::Os { action, subject, source }
+    };
+    match verb {
+        Verb::Demo { seconds, json, collector, exporter } => {
+            let find = |given: Option<PathBuf>, name| {
+                given.map_or_else(|| egressd_testbed::beside_current_exe(name), Ok)
+            };
+            let programs = Programs {
+                testbed: std::env::current_exe().map_err(os("find", "this program"))?,
+                collector: find(collector, "egressd-collector")?,
+                exporter: find(exporter, "egressd-exporter")?,
+            };
+            demo::run(&programs, seconds, json)
+        }
+        Verb::Up => hold().map(|()| ExitCode::SUCCESS),
+        Verb::Serve { port } => match traffic::serve(port).map_err(os("serve", "traffic"))? {},
+        Verb::Send => traffic::send(BufReader::new(io::stdin()), &mut io::stdout().lock())
+            .map(|()| ExitCode::SUCCESS)
+            .map_err(os("send", "traffic")),
+    }
+}
+
+/// Prints a line `NAME net:[INODE] nsenter …` for each namespace, then an empty one.
+fn hold() -> Result<(), Error> {
+    let printed = |source| Error::Os { action: "write to", subject: "standard output".to_owned(), source };
+    let cluster = Cluster::start()?;
+    let program = std::env::current_exe().map_err(|source| Error::Os {
+        action: "find",
+        subject: "this program".to_owned(),
+        source,
+    })?;
+    let _servers = Load::start(&cluster, &program, &[])?;
+    let mut out = io::stdout().lock();
+    for (place, namespace) in cluster.namespaces() {
+        let (inode, path) = (namespace.inode()?, namespace.path());
+        writeln!(out, "{place} net:[{inode}] nsenter --net={}", path.display()).map_err(printed)?;
+    }
+    writeln!(out).and_then(|()| out.flush()).map_err(printed)?;
+    io::copy(&mut io::stdin().lock(), &mut io::sink()).map(drop).map_err(printed)
+}

@@ -1,0 +1,51 @@
+//! A cluster's files: configuration, logs, Prometheus's data.
+//!
+//! Invariant: they stand in a tmpfs that is mounted nowhere and held by one descriptor, so they vanish with the
+//! process even on SIGKILL. Children reach them as `/proc/PID/fd/N/…`.
+//!
+//! Bound: 512 MiB of memory, then writers get ENOSPC.
+
+use std::fs::{self, File};
+use std::io;
+use std::path::PathBuf;
+
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+
+use crate::error::Error;
+use crate::exec;
+use crate::namespace::on_own_thread;
+
+const OPTIONS: &str = "size=512m,mode=0700";
+/// Only the thread that mounts sees the file system there, and only until it ends.
+const MOUNT_POINT: &str = "/tmp";
+
+#[derive(Debug)]
+pub(crate) struct Scratch {
+    root: File,
+}
+
+impl Scratch {
+    pub(crate) fn create() -> Result<Self, Error> {
+        let root = on_own_thread(|| -> io::Result<File> {
+            unshare(CloneFlags::CLONE_NEWNS)?;
+            let none = None::<&str>;
+            mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+            let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
+            mount(Some("tmpfs"), MOUNT_POINT, Some("tmpfs"), flags, Some(OPTIONS))?;
+            File::open(MOUNT_POINT)
+        })
+        .map_err(Error::os("mount", "the scratch directory"))?;
+        Ok(Self { root })
+    }
+
+    pub(crate) fn path(&self) -> PathBuf {
+        exec::descriptor_path(&self.root)
+    }
+
+    pub(crate) fn write(&self, name: &str, text: &str) -> Result<PathBuf, Error> {
+        let path = self.path().join(name);
+        fs::write(&path, text).map_err(Error::os("write", name))?;
+        Ok(path)
+    }
+}
