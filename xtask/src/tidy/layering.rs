@@ -19,8 +19,9 @@ const ARROWS: [(&str, &[&str]); 12] = [
     ("enrich", &["flow"]),
     ("sink", &["flow", "service"]),
     ("service", &[]),
-    ("collector", &["conntrack", "delivery", "flow", "meter", "service"]),
-    ("exporter", &["delivery", "enrich", "flow", "service", "sink"]),
+    // The binaries name the stream's nouns (Settings, Status, its limits) and never its messages.
+    ("collector", &["conntrack", "delivery", "flow", "meter", "protocol", "service"]),
+    ("exporter", &["delivery", "enrich", "flow", "protocol", "service", "sink"]),
     // The truth is independent of the code under test: the testbed starts the daemons and links nothing of them.
     ("testbed", &[]),
     ("xtask", &[]),

@@ -1,3 +1,5 @@
+//! The codec by table, by capture and by arbitrary bytes; an encoder of the tests' own is the second opinion.
+
 use std::net::IpAddr;
 
 use egressd_flow::View;

@@ -1,3 +1,5 @@
+//! One dump's datagrams, in order, out of order, broken off and hostile.
+
 use std::io;
 
 use egressd_flow::{Completeness, Defects, Entry, Snapshot, UnixNanos};

@@ -1,3 +1,5 @@
+//! The queue between the receiving thread and the one that drains it.
+
 use std::num::NonZeroUsize;
 use std::thread;
 use std::time::Duration;

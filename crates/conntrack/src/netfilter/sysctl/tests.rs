@@ -1,3 +1,5 @@
+//! The switches, in a directory that stands for /proc.
+
 use std::fs;
 use std::path::Path;
 

@@ -1,0 +1,174 @@
+//! One attempt of one request, and what its answer means. The only HTTP client builder of this crate.
+//!
+//! Bound: every attempt has a timeout from connect to answer, and of a refusal's body the first [`EXCERPT_MAX`]
+//! bytes are read.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use egressd_flow::UnixNanos;
+use reqwest::header::{HeaderMap, RETRY_AFTER};
+use reqwest::{Client, Method, Response, StatusCode, Url, redirect};
+
+use crate::driver::Verdict;
+use crate::metrics::Outcome;
+use crate::retry::retry_after;
+use crate::secret::Secret;
+
+/// A connection that is not there by then will not be; the rest of an attempt's timeout is for the answer.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Kept shorter than the 60 s after which common proxies drop an idle connection without a word.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
+
+/// Of a refusal's body, for the log.
+const EXCERPT_MAX: usize = 512;
+
+/// The client could not be made: the machine's certificate store is missing or broken. An operator must act.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot build the HTTP client")]
+pub struct ClientError(#[source] reqwest::Error);
+
+/// A client for pushes.
+///
+/// It follows no redirect: a POST that is redirected turns into a GET without a body on 301 and 302, whose 200 would
+/// be taken for an acceptance, and the configured headers would go to a host that nobody configured.
+/// A proxy of the environment (`HTTPS_PROXY`, `NO_PROXY`) is used.
+fn client() -> Result<Client, ClientError> {
+    Client::builder()
+        .redirect(redirect::Policy::none())
+        .connect_timeout(CONNECT_TIMEOUT)
+        .pool_idle_timeout(IDLE_TIMEOUT)
+        .pool_max_idle_per_host(1)
+        .build()
+        .map_err(ClientError)
+}
+
+/// Where requests go, and all of them that does not change.
+#[derive(Clone, Debug)]
+pub(crate) struct Endpoint {
+    client: Client,
+    method: Method,
+    url: Secret<Url>,
+    headers: HeaderMap,
+    timeout: Duration,
+}
+
+impl Endpoint {
+    pub(crate) fn new(
+        method: Method,
+        url: Secret<Url>,
+        headers: HeaderMap,
+        timeout: Duration,
+    ) -> Result<Self, ClientError> {
+        Ok(Self { client: client()?, method, url, headers, timeout })
+    }
+
+    /// Sends one request. `now` is what a date in `Retry-After` is measured from.
+    pub(crate) fn send(&self, body: Bytes, now: UnixNanos) -> impl Future<Output = Answer> + Send + use<> {
+        let request = self
+            .client
+            .request(self.method.clone(), self.url.expose().clone())
+            .headers(self.headers.clone())
+            .timeout(self.timeout)
+            .body(body);
+        async move {
+            match request.send().await {
+                Ok(response) => answer(response, now).await,
+                Err(error) => Answer::Failed(error.without_url()),
+            }
+        }
+    }
+}
+
+async fn answer(mut response: Response, now: UnixNanos) -> Answer {
+    let status = response.status();
+    if status.is_success() {
+        return Answer::Accepted;
+    }
+    let asked = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+    let asked = asked.filter(|_| is_busy(status)).and_then(|value| retry_after(value, now));
+    Answer::Refused { status, retry_after: asked, excerpt: excerpt(&mut response).await }
+}
+
+/// The two answers that may say when to come again.
+fn is_busy(status: StatusCode) -> bool {
+    matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
+}
+
+/// The beginning of a body; what cannot be read is left out.
+async fn excerpt(response: &mut Response) -> String {
+    let mut bytes = Vec::new();
+    while let Ok(Some(chunk)) = response.chunk().await {
+        bytes.extend(chunk.iter().take(EXCERPT_MAX - bytes.len()));
+        if bytes.len() == EXCERPT_MAX {
+            break;
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+/// What became of one attempt.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// 2xx.
+    Accepted,
+    /// Any other status.
+    Refused {
+        status: StatusCode,
+        /// How long the destination asks to wait; only of 429 and 503.
+        retry_after: Option<Duration>,
+        /// The body's beginning.
+        excerpt: String,
+    },
+    /// No answer; the error does not hold the URL.
+    Failed(reqwest::Error),
+}
+
+impl Answer {
+    /// The class that it is counted under.
+    pub(crate) fn outcome(&self) -> Outcome {
+        match self {
+            Self::Accepted => Outcome::accepted,
+            Self::Refused { status, .. } if *status == StatusCode::TOO_MANY_REQUESTS => Outcome::throttled,
+            Self::Refused { status, .. } if status.is_client_error() => Outcome::client_error,
+            Self::Refused { status, .. } if status.is_server_error() => Outcome::server_error,
+            Self::Refused { .. } => Outcome::unexpected_status,
+            Self::Failed(error) if error.is_connect() => Outcome::not_connected,
+            Self::Failed(error) if error.is_timeout() => Outcome::timed_out,
+            Self::Failed(_) => Outcome::broken_off,
+        }
+    }
+
+    /// What it means for the data. A request that was never sent, or that the destination says it did not take, is
+    /// refused; after silence, and after 500, 502 and 504, it may have been taken.
+    pub(crate) fn verdict(&self) -> Verdict {
+        match self.outcome() {
+            Outcome::accepted => Verdict::Accepted,
+            Outcome::throttled
+            | Outcome::client_error
+            | Outcome::unexpected_status
+            | Outcome::not_connected => Verdict::Refused,
+            Outcome::server_error if self.is_busy() => Verdict::Refused,
+            Outcome::server_error | Outcome::timed_out | Outcome::broken_off => Verdict::Ambiguous,
+        }
+    }
+
+    /// Whether trying again may help without anybody's doing.
+    pub(crate) fn is_transient(&self) -> bool {
+        !matches!(self.outcome(), Outcome::client_error | Outcome::unexpected_status)
+            || matches!(self, Self::Refused { status, .. } if *status == StatusCode::REQUEST_TIMEOUT)
+    }
+
+    /// How long the destination asks to wait.
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Refused { retry_after, .. } => *retry_after,
+            Self::Accepted | Self::Failed(_) => None,
+        }
+    }
+
+    fn is_busy(&self) -> bool {
+        matches!(self, Self::Refused { status, .. } if is_busy(*status))
+    }
+}

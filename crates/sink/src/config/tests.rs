@@ -1,0 +1,134 @@
+//! Settings as operators write them.
+
+use super::*;
+
+fn environment(name: &str) -> Option<String> {
+    let value = match name {
+        "API_KEY" => "k3y",
+        "CLUSTER_ID" => "c-1",
+        "1" => "one",
+        "HEADER" => "a\nb",
+        _ => return None,
+    };
+    Some(value.to_owned())
+}
+
+fn sink(yaml: &str, interval: Option<Duration>) -> Result<SinkConfig, SinkError> {
+    SinkConfig::new("test", serde_saphyr::from_str(yaml).unwrap(), interval, &environment)
+}
+
+/// Goal: the contract's own example gives what the contract says of it.
+#[test]
+fn contract_examples_are_understood() {
+    let http = sink(
+        r#"
+http:
+  url: "https://api.cast.ai/v1/kubernetes/clusters/${CLUSTER_ID}/egressd-metrics"
+  compression: gzip
+  encoding: protobuf
+  timeout: 2m30s
+  headers: { X-API-Key: "${API_KEY}" }
+"#,
+        None,
+    )
+    .unwrap();
+    assert_eq!((http.interval, http.origin()), (Duration::from_secs(60), "https://api.cast.ai".to_owned()));
+    let Kind::Http(settings) = &http.kind else { panic!("{http:?}") };
+    assert_eq!(settings.url.expose().path(), "/v1/kubernetes/clusters/c-1/egressd-metrics");
+    assert_eq!(
+        (&settings.method, settings.gzip, settings.timeout, settings.headers["x-api-key"].as_bytes()),
+        (&Method::POST, true, Duration::from_secs(150), b"k3y".as_slice())
+    );
+
+    let write = sink(
+        r#"
+prom_remote_write:
+  url: "http://user:p4ss@victoria:8428/api/v1/write"
+  headers: { X-Scope-OrgID: tenant }
+  labels: { my_label: value }
+  sendReceivedBytesMetric: true
+"#,
+        None,
+    )
+    .unwrap();
+    assert_eq!(
+        (write.interval, write.origin()),
+        (Duration::from_secs(15), "http://victoria:8428".to_owned())
+    );
+    let Kind::RemoteWrite(settings) = &write.kind else { panic!("{write:?}") };
+    assert_eq!((settings.send_received_bytes_metric, settings.timeout), (true, Duration::from_secs(30)));
+    assert_eq!(settings.labels, BTreeMap::from([("my_label".to_owned(), "value".to_owned())]));
+
+    for (config, secrets) in [(http, ["k3y", "c-1"]), (write, ["p4ss", "tenant"])] {
+        let printed = format!("{config:?}");
+        assert!(!secrets.iter().any(|secret| printed.contains(secret)), "{printed}");
+    }
+}
+
+/// Goal: what is absent has its default, and the interval of the file wins over that of the kind.
+#[test]
+fn absent_keys_have_defaults() {
+    let config = sink("http: { url: 'http://x/' }", Some(Duration::from_secs(5))).unwrap();
+    assert_eq!(config.interval, Duration::from_secs(5));
+    let Kind::Http(settings) = config.kind else { panic!("a kind of http") };
+    assert_eq!(
+        (settings.method, settings.gzip, settings.timeout, settings.headers),
+        (Method::POST, false, Duration::from_secs(30), HeaderMap::new())
+    );
+    for (yaml, method) in [("method: put", Method::PUT), ("method: ''", Method::POST)] {
+        let config = sink(&format!("http: {{ url: 'http://x/', compression: zip, {yaml} }}"), None).unwrap();
+        let Kind::Http(settings) = config.kind else { panic!("a kind of http") };
+        assert_eq!((settings.method, settings.gzip), (method, false));
+    }
+}
+
+/// Goal: everything that is wrong with a sink is said at once, and no value that may be secret is repeated.
+#[test]
+fn problems_are_reported_together() {
+    for (yaml, expected) in [
+        ("{}", "has no kind, write http or prom_remote_write"),
+        (
+            "{ http: { url: 'http://x/' }, prom_remote_write: { url: 'http://x/' } }",
+            "has two kinds, http and prom_remote_write: make two sinks of it",
+        ),
+        (
+            "http: { url: '${UNSET}', method: 'A B', encoding: json, timeout: '15', headers: { 'a b': x, \
+             content-Encoding: br, host: x, x-ok: '${HEADER}' } }",
+            "url is missing or empty; method \"A B\" is not an HTTP method; encoding \"json\" is not known, the \
+             only one is protobuf; timeout: \"15\" has no unit; write for example \"15s\" or \"2m30s\"; header \
+             \"a b\" is not a valid name; header \"content-Encoding\" is set by the protocol and cannot be \
+             configured; header \"host\" is set by the protocol and cannot be configured; the value of header \
+             \"x-ok\" cannot be sent, it holds control characters",
+        ),
+        (
+            "prom_remote_write: { url: 'ftp://k3y@x/', headers: { User-Agent: x, X-Prometheus-Remote-Write-Version: \
+             2.0.0 }, labels: { src_pod: x, __name__: x, __tenant: x, 9to5: x, 'a-b': x } }",
+            "url has the scheme \"ftp\", only http and https can be pushed to; header \"User-Agent\" is set by the \
+             protocol and cannot be configured; header \"X-Prometheus-Remote-Write-Version\" is set by the protocol \
+             and cannot be configured; label \"9to5\" is not a valid name, it must match [a-zA-Z_][a-zA-Z0-9_]*; \
+             label \"__name__\" is one of the built-in names; label \"__tenant\" is one of the built-in names; \
+             label \"a-b\" is not a valid name, it must match [a-zA-Z_][a-zA-Z0-9_]*; label \"src_pod\" is one of \
+             the built-in names",
+        ),
+        ("http: { url: 'http://:k3y', timeout: 0s }", "url is not valid: empty host; timeout is zero"),
+    ] {
+        assert_eq!(sink(yaml, None).unwrap_err().to_string(), format!("sink \"test\": {expected}"));
+    }
+    let zero = sink("http: { url: 'http://x/' }", Some(Duration::ZERO)).unwrap_err();
+    assert_eq!(zero, SinkError { name: "test".to_owned(), problems: vec![Problem::IntervalZero] });
+}
+
+/// Goal: variables expand as Go's `os.Expand` does it.
+#[test]
+fn variables_expand_as_in_go() {
+    for (text, expected) in [
+        ("plain", "plain"),
+        ("$API_KEY/${CLUSTER_ID}x", "k3y/c-1x"),
+        ("$API_KEYx-${UNSET}-$", "--$"),
+        ("$1a $-b", "onea b"),
+        ("cost: 5$ ${} ${API_KEY", "cost: 5$  API_KEY"),
+        ("ü$API_KEYü", "ük3yü"),
+    ] {
+        assert_eq!(expand(text, &environment), expected, "{text}");
+    }
+}

@@ -1,0 +1,355 @@
+//! The loop of a sink that pushes: takes batches at all times, pushes on an interval, tries again, drains at the end.
+//!
+//! Invariant: there is one request under way at most, and the position that is told is that of the machine.
+//! Bound: nothing is queued here; a batch is folded in as soon as it is received, also during a push.
+
+use std::fmt;
+use std::future::pending;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use egressd_flow::{AttributedBatch, Counter, Position, UnixNanos};
+use egressd_service::lifecycle::chain;
+use reqwest::Method;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+use crate::books::{Applied, Reason};
+use crate::client::{Answer, ClientError, Endpoint};
+use crate::config::{Kind, SinkConfig};
+use crate::http::{self, CostApi};
+use crate::metrics::{OneSink, SinkMetrics};
+use crate::remote_write::{self, RemoteWrite};
+use crate::retry::{Complaints, Retry};
+
+/// Reads the wall clock.
+pub type Clock = Arc<dyn Fn() -> UnixNanos + Send + Sync>;
+
+/// The system's real-time clock.
+#[must_use]
+pub fn system_clock() -> Clock {
+    Arc::new(|| UnixNanos(egressd_service::clock::unix_nanos()))
+}
+
+/// What an answer means for the data of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// The destination has it.
+    Accepted,
+    /// The destination does not have it.
+    Refused,
+    /// It may have it.
+    Ambiguous,
+}
+
+/// What an answer did to the books.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Settled {
+    /// Accepted for the first time.
+    pub(crate) emitted: Counter,
+    /// Will be sent again, and may have been taken; not counted twice for one request.
+    pub(crate) ambiguous: Counter,
+}
+
+/// The machine of a destination: pure, told the time.
+pub(crate) trait Destination {
+    /// Folds a batch in.
+    fn apply(&mut self, batch: &AttributedBatch, now: UnixNanos) -> Applied;
+    /// Begins to push what was applied by now, unless that is going on.
+    fn begin(&mut self);
+    /// The body of the next request, or of the same one again until it was accepted; `None` when all that the
+    /// push was begun for is accepted.
+    fn request(&mut self, now: UnixNanos) -> Option<Bytes>;
+    /// Takes note of the answer to that request.
+    fn settle(&mut self, verdict: Verdict) -> Settled;
+    /// The last batch folded in.
+    fn applied(&self) -> Position;
+    /// Every byte up to here was accepted.
+    fn accepted(&self) -> Position;
+    /// Folded in and not known to be accepted.
+    fn held(&self) -> Counter;
+    /// Flows in memory.
+    fn flows(&self) -> usize;
+    /// Flows with something held.
+    fn held_flows(&self) -> u64;
+}
+
+/// What a sink left behind when it ended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// The last batch that it took.
+    pub applied: Position,
+    /// Every byte up to here was accepted.
+    pub accepted: Position,
+    /// Taken and not known to be accepted; lost with the process, unless the collectors still have it.
+    pub held: Counter,
+    /// Flows that these are of.
+    pub held_flows: u64,
+}
+
+/// A destination that is pushed to, ready to run.
+pub struct Sink {
+    config: SinkConfig,
+    endpoint: Endpoint,
+    metrics: OneSink,
+    clock: Clock,
+}
+
+impl fmt::Debug for Sink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sink").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+impl Sink {
+    /// Prepares a sink; nothing is connected yet.
+    ///
+    /// # Errors
+    /// When there is no usable certificate store.
+    ///
+    /// # Panics
+    /// When the process has installed no default TLS provider (`rustls::crypto`).
+    pub fn new(config: SinkConfig, metrics: &SinkMetrics, clock: Clock) -> Result<Self, ClientError> {
+        let endpoint = match &config.kind {
+            Kind::Http(settings) => Endpoint::new(
+                settings.method.clone(),
+                settings.url.clone(),
+                http::headers(&settings.headers, settings.gzip),
+                settings.timeout,
+            ),
+            Kind::RemoteWrite(settings) => Endpoint::new(
+                Method::POST,
+                settings.url.clone(),
+                remote_write::headers(&settings.headers),
+                settings.timeout,
+            ),
+        }?;
+        let metrics = metrics.of(&config.name);
+        Ok(Self { config, endpoint, metrics, clock })
+    }
+}
+
+/// Runs a sink until `batches` is closed and everything is accepted, or `abandon` fires.
+///
+/// `accepted` is told each position that is reached. When `batches` closes, what is held is pushed at once, whatever
+/// the wait was, and then on with the usual retries.
+pub async fn run(
+    sink: Sink,
+    batches: mpsc::Receiver<Arc<AttributedBatch>>,
+    accepted: watch::Sender<Position>,
+    abandon: CancellationToken,
+) -> Report {
+    let Sink { config, endpoint, metrics, clock } = sink;
+    info!(sink = config.name, origin = config.origin(), interval = ?config.interval, "pushing");
+    let send = {
+        let clock = Arc::clone(&clock);
+        move |body| endpoint.send(body, clock())
+    };
+    let pusher = |name, interval| Pusher::new(name, interval, metrics, clock, accepted);
+    match config.kind {
+        Kind::Http(settings) => {
+            let destination = CostApi::new(&settings);
+            pusher(config.name, config.interval).drive(destination, send, batches, abandon).await
+        }
+        Kind::RemoteWrite(settings) => {
+            let destination = RemoteWrite::new(&settings);
+            pusher(config.name, config.interval).drive(destination, send, batches, abandon).await
+        }
+    }
+}
+
+/// The part of the loop that is the same for every destination.
+pub(crate) struct Pusher {
+    name: String,
+    interval: Duration,
+    metrics: OneSink,
+    clock: Clock,
+    accepted: watch::Sender<Position>,
+    retry: Retry,
+    failures: Complaints,
+    losses: Complaints,
+    undirected_told: bool,
+    /// When the next push begins, unless one is going on.
+    next_push: Instant,
+}
+
+/// The request under way.
+type Attempt<F> = (Instant, Pin<Box<F>>);
+
+impl Pusher {
+    pub(crate) fn new(
+        name: String,
+        interval: Duration,
+        metrics: OneSink,
+        clock: Clock,
+        accepted: watch::Sender<Position>,
+    ) -> Self {
+        Self {
+            name,
+            interval,
+            metrics,
+            clock,
+            accepted,
+            retry: Retry::new(),
+            failures: Complaints::default(),
+            losses: Complaints::default(),
+            undirected_told: false,
+            next_push: Instant::now() + interval,
+        }
+    }
+
+    /// The loop. `send` makes one attempt.
+    pub(crate) async fn drive<D, S, F>(
+        mut self,
+        mut destination: D,
+        send: S,
+        mut batches: mpsc::Receiver<Arc<AttributedBatch>>,
+        abandon: CancellationToken,
+    ) -> Report
+    where
+        D: Destination,
+        S: Fn(Bytes) -> F,
+        F: Future<Output = Answer>,
+    {
+        let mut open = true;
+        let mut due = self.next_push;
+        let mut attempt: Option<Attempt<F>> = None;
+        while open || destination.accepted() < destination.applied() {
+            tokio::select! {
+                () = abandon.cancelled() => break,
+                batch = batches.recv(), if open => match batch {
+                    Some(batch) => self.apply(&mut destination, &batch),
+                    None => {
+                        open = false;
+                        due = Instant::now();
+                    }
+                },
+                (begun, answer) = answered(&mut attempt), if attempt.is_some() => {
+                    attempt = None;
+                    due = Instant::now() + self.settle(&mut destination, &answer, begun.elapsed());
+                }
+                () = sleep_until(due), if attempt.is_none() => {
+                    match self.request(&mut destination) {
+                        Some(body) => attempt = Some((Instant::now(), Box::pin(send(body)))),
+                        None => due = if open { self.next_push } else { Instant::now() },
+                    }
+                }
+            }
+        }
+        self.report(&destination)
+    }
+
+    fn apply<D: Destination>(&mut self, destination: &mut D, batch: &AttributedBatch) {
+        let applied = destination.apply(batch, (self.clock)());
+        self.metrics.applied(&applied);
+        self.metrics.levels(destination.held(), destination.flows());
+        if !applied.discarded(Reason::undirected).is_zero() && !self.undirected_told {
+            self.undirected_told = true;
+            warn!(
+                sink = self.name,
+                reason = "undirected",
+                "traffic of unknown direction is kept from this sink, which takes only sent and received"
+            );
+        }
+        let lost = applied.discarded(Reason::flows_full);
+        if !lost.is_zero()
+            && let Some(withheld) = self.losses.speak(Instant::now())
+        {
+            error!(sink = self.name, reason = "flows_full", bytes = lost.bytes, withheld, "bytes discarded");
+        }
+    }
+
+    /// The next body; tells the position when a push is complete.
+    fn request<D: Destination>(&mut self, destination: &mut D) -> Option<Bytes> {
+        let now = Instant::now();
+        destination.begin();
+        let body = destination.request((self.clock)());
+        if body.is_none() {
+            // A push that took longer than the interval is followed by the next at once, not by those it delayed.
+            self.next_push = (self.next_push + self.interval).max(now);
+            self.accepted.send_replace(destination.accepted());
+            self.metrics.levels(destination.held(), destination.flows());
+        }
+        body
+    }
+
+    /// Takes note of an answer; how long to wait before the next request.
+    fn settle<D: Destination>(&mut self, destination: &mut D, answer: &Answer, took: Duration) -> Duration {
+        self.metrics.pushed(answer.outcome(), took);
+        let settled = destination.settle(answer.verdict());
+        self.metrics.emitted(settled.emitted);
+        self.metrics.ambiguous(settled.ambiguous);
+        self.metrics.levels(destination.held(), destination.flows());
+        if answer.verdict() == Verdict::Accepted {
+            let failures = self.retry.succeeded();
+            if failures > 0 {
+                info!(sink = self.name, failures, "accepted again");
+            }
+            debug!(sink = self.name, bytes = settled.emitted.bytes, ?took, "accepted");
+            return Duration::ZERO;
+        }
+        self.complain(answer);
+        self.retry.failed(answer.retry_after(), draw())
+    }
+
+    fn complain(&mut self, answer: &Answer) {
+        let Some(withheld) = self.failures.speak(Instant::now()) else {
+            return;
+        };
+        let (sink, outcome) = (&self.name, answer.outcome());
+        match answer {
+            Answer::Accepted => {}
+            Answer::Failed(error) => {
+                warn!(sink, ?outcome, withheld, error = chain(error), "push failed, trying again");
+            }
+            Answer::Refused { status, excerpt, .. } if answer.is_transient() => {
+                let status = status.as_u16();
+                warn!(sink, ?outcome, withheld, status, ?excerpt, "push refused, trying again");
+            }
+            Answer::Refused { status, excerpt, .. } => {
+                let status = status.as_u16();
+                error!(
+                    sink,
+                    ?outcome,
+                    withheld,
+                    status,
+                    ?excerpt,
+                    "push refused until somebody acts, data kept"
+                );
+            }
+        }
+    }
+
+    fn report<D: Destination>(&self, destination: &D) -> Report {
+        self.metrics.levels(destination.held(), destination.flows());
+        let report = Report {
+            applied: destination.applied(),
+            accepted: destination.accepted(),
+            held: destination.held(),
+            held_flows: destination.held_flows(),
+        };
+        if report.held.is_zero() {
+            info!(sink = self.name, "everything is accepted");
+        } else {
+            error!(sink = self.name, bytes = report.held.bytes, flows = report.held_flows, "left unaccepted");
+        }
+        report
+    }
+}
+
+/// The answer to the request under way; never when there is none.
+async fn answered<F: Future<Output = Answer>>(attempt: &mut Option<Attempt<F>>) -> (Instant, Answer) {
+    match attempt {
+        Some((begun, attempt)) => (*begun, attempt.as_mut().await),
+        None => pending().await,
+    }
+}
+
+/// Uniformly random; the middle where the system has no randomness, which costs only the jitter.
+fn draw() -> u64 {
+    getrandom::u64().unwrap_or(u64::MAX / 2)
+}

@@ -1,0 +1,192 @@
+//! Growth by flow since the last accepted request: the machine behind the cost API.
+//!
+//! A cycle freezes what has come in and cuts it into requests; growth meanwhile folds into the next one.
+//! Invariant: what is frozen does not change until it is accepted, so that a request that is sent again says the
+//! same, byte for byte. The position moves with the last request of the frozen range.
+//! Bound: the flows of one table twice (open and frozen), and [`ITEMS_MAX`] items a request.
+
+use std::ops::Range;
+
+use egressd_flow::{Attributed, AttributedBatch, Counter, Position};
+
+use super::ITEMS_MAX;
+use crate::books::{Applied, Held, Reason};
+use crate::labels::{FlowKey, FlowView};
+use crate::table::{Fold, Table};
+
+/// Sent and received.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Delta {
+    pub(crate) tx: Counter,
+    pub(crate) rx: Counter,
+}
+
+/// The largest figure that the body's signed fields hold.
+const FIGURE_MAX: u64 = i64::MAX.unsigned_abs();
+
+impl Delta {
+    /// Takes off as much as one item holds; `None` when nothing is left.
+    fn split_off(&mut self) -> Option<Self> {
+        let take = |from: &mut u64| {
+            let part = (*from).min(FIGURE_MAX);
+            *from -= part;
+            part
+        };
+        let take =
+            |from: &mut Counter| Counter { bytes: take(&mut from.bytes), packets: take(&mut from.packets) };
+        let part = Self { tx: take(&mut self.tx), rx: take(&mut self.rx) };
+        (part != Self::default()).then_some(part)
+    }
+
+    /// The items that say it: one, or up to three where a figure is beyond 2^63−1; none when all is zero.
+    pub(crate) fn parts(mut self) -> impl Iterator<Item = Self> {
+        std::iter::from_fn(move || self.split_off())
+    }
+
+    fn sum(self) -> Counter {
+        let mut sum = self.tx;
+        sum += self.rx;
+        sum
+    }
+}
+
+#[derive(Debug)]
+struct Frozen {
+    flows: Vec<(FlowKey, Delta)>,
+    /// The flows of the current request; it is empty before the first.
+    request: Range<usize>,
+    /// The position that is accepted with the last request.
+    through: Position,
+}
+
+/// The growth that one destination has not accepted yet.
+#[derive(Debug)]
+pub(crate) struct Deltas {
+    open: Table<Delta>,
+    frozen: Option<Frozen>,
+    applied: Position,
+    accepted: Position,
+    held: Held,
+}
+
+impl Deltas {
+    pub(crate) fn new(flows_max: usize) -> Self {
+        Self {
+            open: Table::new(flows_max),
+            frozen: None,
+            applied: Position::default(),
+            accepted: Position::default(),
+            held: Held::default(),
+        }
+    }
+
+    /// Folds a batch in. One whose position was applied before changes nothing.
+    pub(crate) fn apply(&mut self, batch: &AttributedBatch) -> Applied {
+        let mut applied = Applied::of(batch.records.len());
+        if batch.position <= self.applied {
+            applied.received = batch.sum();
+            applied.discard(Reason::repeated, applied.received);
+            return applied;
+        }
+        self.applied = batch.position;
+        for record in &batch.records {
+            self.apply_record(record, &mut applied);
+        }
+        applied
+    }
+
+    fn apply_record(&mut self, record: &Attributed, applied: &mut Applied) {
+        applied.received += record.traffic.sum();
+        applied.discard(Reason::undirected, record.traffic.undirected);
+        let delta = Delta { tx: record.traffic.tx, rx: record.traffic.rx };
+        if delta == Delta::default() {
+            return;
+        }
+        let Some((fold, sum)) = self.open.admit(FlowView::of(record)) else {
+            applied.discard(Reason::flows_full, delta.sum());
+            return;
+        };
+        if fold == Fold::Rest {
+            applied.folded += delta.sum();
+        }
+        self.held += delta.sum();
+        sum.tx += delta.tx;
+        sum.rx += delta.rx;
+    }
+
+    /// Begins a cycle, unless one is running.
+    pub(crate) fn begin(&mut self) {
+        if self.frozen.is_none() {
+            let flows = self.open.take();
+            self.frozen = Some(Frozen { flows, request: 0..0, through: self.applied });
+        }
+    }
+
+    /// The flows of the current request: the next ones when the last request was accepted, otherwise the same
+    /// again. `None` when the cycle is over, with its position accepted.
+    pub(crate) fn advance(&mut self) -> Option<&[(FlowKey, Delta)]> {
+        let frozen = self.frozen.as_mut()?;
+        if frozen.request.is_empty() {
+            frozen.request.end = request_end(&frozen.flows, frozen.request.start);
+        }
+        if frozen.request.is_empty() {
+            self.accepted = frozen.through;
+            self.frozen = None;
+            return None;
+        }
+        let Frozen { flows, request, .. } = self.frozen.as_ref()?;
+        flows.get(request.clone())
+    }
+
+    /// What the current request says.
+    pub(crate) fn requested(&self) -> Counter {
+        let flows = self.frozen.as_ref().and_then(|frozen| frozen.flows.get(frozen.request.clone()));
+        flows.unwrap_or_default().iter().fold(Counter::default(), |mut sum, (_, delta)| {
+            sum += delta.sum();
+            sum
+        })
+    }
+
+    /// The current request was accepted; what was let out by it.
+    pub(crate) fn settle(&mut self) -> Counter {
+        let emitted = self.requested();
+        self.held.release(emitted);
+        if let Some(frozen) = &mut self.frozen {
+            frozen.request.start = frozen.request.end;
+        }
+        emitted
+    }
+
+    /// The last batch that was folded in.
+    pub(crate) fn applied(&self) -> Position {
+        self.applied
+    }
+
+    /// Every byte up to here was accepted.
+    pub(crate) fn accepted(&self) -> Position {
+        self.accepted
+    }
+
+    /// Folded in and not known to be accepted.
+    pub(crate) fn held(&self) -> Counter {
+        self.held.0
+    }
+
+    /// Flows held, those of the frozen range and of the open one.
+    pub(crate) fn flows(&self) -> usize {
+        self.open.len() + self.frozen.as_ref().map_or(0, |frozen| frozen.flows.len() - frozen.request.start)
+    }
+}
+
+/// The end of a request that starts at `start`: as many flows as make [`ITEMS_MAX`] items.
+fn request_end(flows: &[(FlowKey, Delta)], start: usize) -> usize {
+    let mut items = 0;
+    let fitting = flows.iter().skip(start).take_while(|(_, delta)| {
+        items += delta.parts().count();
+        items <= ITEMS_MAX
+    });
+    start + fitting.count()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,140 @@
+//! The cost API's body, read by a decoder that knows nothing of this crate.
+
+use std::io::{Read, Write};
+use std::process::{Command, Stdio};
+
+use flate2::read::GzDecoder;
+
+use super::*;
+use crate::tests::{batch, seconds};
+
+fn settings(gzip: bool) -> HttpSettings {
+    HttpSettings {
+        url: crate::Secret::new("http://127.0.0.1/".parse().unwrap()),
+        method: reqwest::Method::POST,
+        gzip,
+        timeout: std::time::Duration::from_secs(1),
+        headers: HeaderMap::new(),
+    }
+}
+
+/// `protoc --decode` with the schema of `proto/`.
+fn decode(body: &[u8]) -> String {
+    let schemas = concat!(env!("CARGO_MANIFEST_DIR"), "/../../proto/castai/v1");
+    let mut protoc = Command::new("protoc")
+        .args([
+            &format!("--proto_path={schemas}"),
+            "--decode=PodNetworkMetricBatch",
+            "pod_network_metrics.proto",
+        ])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("protoc is installed (Debian: protobuf-compiler)");
+    protoc.stdin.take().unwrap().write_all(body).unwrap();
+    let output = protoc.wait_with_output().unwrap();
+    assert!(output.status.success(), "protoc: {}", output.status);
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Goal: every field stands where the contract has it, as a second decoder reads it.
+#[test]
+fn body_is_what_protoc_reads() {
+    let mut api = CostApi::new(&settings(false));
+    api.apply(
+        &batch(
+            1,
+            &[
+                "web/app@n1/a 10.0.0.1 > pg/db@n2/b 10.0.1.2 tcp tx=10/1 rx=20/2",
+                "web/app@n1/a 10.0.0.1 > unknown :: 58 tx=300/3",
+                "web/app@n1/a 10.0.0.1 > folded - udp rx=18446744073709551615/4",
+            ],
+        ),
+        seconds(1),
+    );
+    api.begin();
+    let body = api.request(seconds(1)).unwrap();
+    let local = r#"src_ip: "10.0.0.1" src_pod: "app" src_namespace: "web" src_node: "n1" src_zone: "a""#;
+    let expected = [
+        r#"dst_ip: "10.0.1.2" dst_pod: "db" dst_namespace: "pg" dst_node: "n2" dst_zone: "b"
+           tx_bytes: 10 tx_packets: 1 rx_bytes: 20 rx_packets: 2 proto: 6"#,
+        r#"dst_ip: "::" tx_bytes: 300 tx_packets: 3 proto: 58"#,
+        "rx_bytes: 9223372036854775807 rx_packets: 4 proto: 17",
+        "rx_bytes: 9223372036854775807 proto: 17",
+        "rx_bytes: 1 proto: 17",
+    ];
+    let words = |text: &str| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>().join(" ");
+    let expected: Vec<_> =
+        expected.iter().map(|item| format!("items {{ {local} {} }}", words(item))).collect();
+    assert_eq!(words(&decode(&body)), expected.join(" "));
+}
+
+/// Goal: a request that is sent again is the same byte for byte, though more has come in; compressed too.
+#[test]
+fn request_is_the_same_until_accepted() {
+    let batches = [1, 2].map(|position| {
+        batch(position, &["web/app@n1/a 10.0.0.1 > pg/db@n2/b 10.0.1.2 tcp tx=10/1 rx=20/2"])
+    });
+    let mut bodies = Vec::new();
+    for gzip in [false, true] {
+        let mut api = CostApi::new(&settings(gzip));
+        api.apply(&batches[0], seconds(1));
+        api.begin();
+        let first = api.request(seconds(1)).unwrap();
+        api.apply(&batches[1], seconds(2));
+        api.begin();
+        assert_eq!(api.settle(Verdict::Refused), Settled::default());
+        assert_eq!(api.request(seconds(3)), Some(first.clone()));
+        bodies.push(first);
+    }
+    let mut plain = Vec::new();
+    GzDecoder::new(bodies[1].as_ref()).read_to_end(&mut plain).unwrap();
+    assert_eq!(plain, bodies[0]);
+}
+
+/// Goal: bytes that may have been taken are counted once a request, however often it is sent.
+#[test]
+fn ambiguous_bytes_are_counted_once_a_request() {
+    let mut api = CostApi::new(&settings(false));
+    let record = "web/app@n1/a 10.0.0.1 > pg/db@n2/b 10.0.1.2 tcp tx=10/1 rx=20/2";
+    let all = Counter { bytes: 30, packets: 3 };
+    for position in [1, 2] {
+        api.apply(&batch(position, &[record]), seconds(position));
+        api.begin();
+        assert!(api.request(seconds(position)).is_some());
+        for (verdict, expected) in [
+            (Verdict::Refused, Settled::default()),
+            (Verdict::Ambiguous, Settled { ambiguous: all, ..Settled::default() }),
+            (Verdict::Ambiguous, Settled::default()),
+            (Verdict::Accepted, Settled { emitted: all, ..Settled::default() }),
+        ] {
+            assert_eq!(api.settle(verdict), expected, "{verdict:?}");
+        }
+        assert_eq!(api.request(seconds(position)), None);
+    }
+}
+
+/// Goal: the configuration may say everything but the encoding.
+#[test]
+fn headers_have_defaults_that_the_configuration_may_replace() {
+    let configured: HeaderMap = [("x-api-key", "secret"), ("user-agent", "mine")]
+        .map(|(name, value)| pair(name, value))
+        .into_iter()
+        .collect();
+    let both = headers(&configured, true);
+    for (name, value) in [
+        ("content-type", "application/protobuf"),
+        ("content-encoding", "gzip"),
+        ("user-agent", "mine"),
+        ("x-api-key", "secret"),
+    ] {
+        assert_eq!(both[name], value);
+    }
+    let neither = headers(&HeaderMap::new(), false);
+    assert_eq!(neither["user-agent"], concat!("castai-egressd/v", env!("CARGO_PKG_VERSION")));
+    assert_eq!(neither.len(), 2);
+}
+
+fn pair(name: &str, value: &str) -> (reqwest::header::HeaderName, HeaderValue) {
+    (name.parse().unwrap(), value.parse().unwrap())
+}

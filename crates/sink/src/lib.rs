@@ -1,0 +1,44 @@
+//! Destinations: attributed batches in, requests to the world out.
+//!
+//! **Enters**: `Arc<AttributedBatch>`, numbered by [`Position`](egressd_flow::Position) from 1 by 1, through a
+//! bounded channel, one a sink.
+//! **Leaves**: HTTP requests, and through a watch channel the highest position of which every byte was accepted.
+//!
+//! Each sink folds what enters by its final key at once and keeps no batch, so a destination that is away costs
+//! memory by the number of flows ([`FLOWS_MAX`]) and not by the length of the outage. A sink never waits for
+//! another, and takes batches also while it pushes.
+//!
+//! **May be lost**, each counted with its [`Reason`]: a flow beyond the bound, what a destination does not take by
+//! its contract, and, when a stop runs out of time, what [`Report`] states as held.
+//!
+//! The books: received = emitted + discarded + held, in bytes and in packets, for each sink.
+
+mod labels;
+mod table;
+
+mod remote_write;
+mod totals;
+
+mod http;
+
+mod books;
+mod client;
+mod config;
+mod driver;
+mod metrics;
+mod retry;
+mod scrape;
+mod secret;
+
+#[cfg(test)]
+mod tests;
+
+pub use books::Reason;
+pub use client::ClientError;
+pub use config::{HttpSettings, Kind, Problem, RawHttp, RawRemoteWrite, RawSink, RemoteWriteSettings};
+pub use config::{SinkConfig, SinkError, expand};
+pub use driver::{Clock, Report, Sink, run, system_clock};
+pub use metrics::SinkMetrics;
+pub use scrape::{CONTENT_TYPE as SCRAPE_CONTENT_TYPE, Scrape};
+pub use secret::Secret;
+pub use table::{FLOWS_MAX, RESTS_RESERVED};

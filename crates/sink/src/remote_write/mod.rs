@@ -1,0 +1,107 @@
+//! Prometheus remote write 1.0: running totals, one sample a series a request.
+//!
+//! Invariant: every series' labels are sorted by name, without repetition and without an empty value.
+//! Bound: [`SAMPLES_MAX`] samples a request.
+
+mod encode;
+pub(crate) use encode::NAME_LABEL;
+pub(crate) mod proto;
+
+use bytes::Bytes;
+use egressd_flow::{AttributedBatch, Counter, Position, UnixNanos};
+use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+
+use crate::books::Applied;
+use crate::config::RemoteWriteSettings;
+use crate::driver::{Destination, Settled, Verdict};
+use crate::table::FLOWS_MAX;
+use crate::totals::Totals;
+use encode::Encoder;
+
+/// Samples of one request: 2 to 3 MB before compression. Receivers take 32 MB and more (VictoriaMetrics'
+/// `maxInsertRequestSize`), and a refused request costs no more than this again.
+pub(crate) const SAMPLES_MAX: usize = 5_000;
+
+/// The header that tells the version of the protocol.
+pub(crate) const VERSION_HEADER: HeaderName = HeaderName::from_static("x-prometheus-remote-write-version");
+
+/// What the protocol sets; a configuration that sets one of them is refused.
+pub(crate) const OWN_HEADERS: [HeaderName; 4] = [CONTENT_ENCODING, CONTENT_TYPE, VERSION_HEADER, USER_AGENT];
+
+/// The headers of the protocol over those of the configuration.
+pub(crate) fn headers(configured: &HeaderMap) -> HeaderMap {
+    let mut headers = configured.clone();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
+    headers.insert(CONTENT_ENCODING, HeaderValue::from_static("snappy"));
+    headers.insert(VERSION_HEADER, HeaderValue::from_static("0.1.0"));
+    let agent = HeaderValue::from_static(concat!("egressd/v", env!("CARGO_PKG_VERSION")));
+    headers.insert(USER_AGENT, agent);
+    headers
+}
+
+/// A receiver of remote write.
+#[derive(Debug)]
+pub(crate) struct RemoteWrite {
+    totals: Totals,
+    encoder: Encoder,
+}
+
+impl RemoteWrite {
+    pub(crate) fn new(settings: &RemoteWriteSettings) -> Self {
+        Self::bounded(settings, FLOWS_MAX, SAMPLES_MAX)
+    }
+
+    pub(crate) fn bounded(settings: &RemoteWriteSettings, flows_max: usize, samples_max: usize) -> Self {
+        Self {
+            totals: Totals::new(flows_max, samples_max, settings.send_received_bytes_metric),
+            encoder: Encoder::new(&settings.labels),
+        }
+    }
+}
+
+impl Destination for RemoteWrite {
+    fn apply(&mut self, batch: &AttributedBatch, now: UnixNanos) -> Applied {
+        self.totals.apply(batch, now)
+    }
+
+    fn begin(&mut self) {
+        self.totals.begin();
+    }
+
+    fn request(&mut self, now: UnixNanos) -> Option<Bytes> {
+        self.totals.advance(now)?;
+        Some(self.encoder.encode(&self.totals))
+    }
+
+    /// An answer that leaves it open whether the request was taken in costs nothing: a total is idempotent.
+    fn settle(&mut self, verdict: Verdict) -> Settled {
+        let emitted = match verdict {
+            Verdict::Accepted => self.totals.settle(),
+            Verdict::Refused | Verdict::Ambiguous => Counter::default(),
+        };
+        Settled { emitted, ambiguous: Counter::default() }
+    }
+
+    fn applied(&self) -> Position {
+        self.totals.applied()
+    }
+
+    fn accepted(&self) -> Position {
+        self.totals.accepted()
+    }
+
+    fn held(&self) -> Counter {
+        self.totals.held()
+    }
+
+    fn flows(&self) -> usize {
+        self.totals.flows()
+    }
+
+    fn held_flows(&self) -> u64 {
+        self.totals.held_flows()
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,0 +1,107 @@
+//! The body of remote write, decoded again.
+
+use prost::Message;
+
+use super::encode::STALE_NAN;
+use super::proto::WriteRequest;
+use super::*;
+use crate::tests::{batch, seconds};
+
+fn settings(labels: &[(&str, &str)]) -> RemoteWriteSettings {
+    RemoteWriteSettings {
+        url: crate::Secret::new("http://127.0.0.1/".parse().unwrap()),
+        timeout: std::time::Duration::from_secs(1),
+        headers: HeaderMap::new(),
+        labels: labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
+        send_received_bytes_metric: true,
+    }
+}
+
+/// Each series of a body as text, in the order of the wire.
+pub(crate) fn decode(body: &[u8]) -> Vec<String> {
+    let message = snap::raw::Decoder::new().decompress_vec(body).unwrap();
+    let request = WriteRequest::decode(message.as_slice()).unwrap();
+    let series = request.timeseries.into_iter().map(|series| {
+        let labels = series.labels.iter().map(|label| format!("{}={}", label.name, label.value));
+        let samples = series.samples.iter().map(|sample| match sample.value.to_bits() {
+            STALE_NAN => format!("stale@{}", sample.timestamp),
+            _ => format!("{}@{}", sample.value, sample.timestamp),
+        });
+        format!("{} {}", labels.collect::<Vec<_>>().join(","), samples.collect::<Vec<_>>().join(" "))
+    });
+    series.collect()
+}
+
+/// Goal: names are sorted with the custom labels among them, empty values are left out, and the scratch message
+/// leaks nothing of one series into the next.
+#[test]
+fn series_are_sorted_and_complete() {
+    let mut sink = RemoteWrite::bounded(&settings(&[("Team", "a"), ("env", "prod"), ("none", "")]), 64, 100);
+    let lines = [
+        "web/app@n1/a 10.0.0.1 > pg/db@n2/b 10.0.1.2 tcp tx=10/1",
+        "web/app@n1/a 10.0.0.1 > folded - udp rx=20/2 undirected=30/3",
+        "web/app@n1/a 10.0.0.1 > @n2/a 10.0.1.3 tcp tx=1/1",
+    ];
+    sink.apply(&batch(1, &lines), seconds(1));
+    sink.begin();
+    let zeros = decode(&sink.request(seconds(15)).unwrap());
+    sink.settle(Verdict::Accepted);
+    let totals = decode(&sink.request(seconds(15)).unwrap());
+    let (name, local) =
+        ("Team=a,__name__=egressd", "src_ip=10.0.0.1,src_namespace=web,src_node=n1,src_pod=app,src_zone=a");
+    let expected = [
+        format!(
+            "{name}_transmit_bytes_total,cross_zone=true,dst_ip=10.0.1.2,dst_ip_type=private,dst_namespace=pg,\
+             dst_node=n2,dst_pod=db,dst_zone=b,env=prod,proto=TCP,{local} 10@15001"
+        ),
+        format!("{name}_received_bytes_total,env=prod,proto=UDP,{local} 20@15001"),
+        format!("{name}_undirected_bytes_total,env=prod,proto=UDP,{local} 30@15001"),
+        format!(
+            "{name}_transmit_bytes_total,cross_zone=false,dst_ip=10.0.1.3,dst_ip_type=private,dst_node=n2,\
+             dst_zone=a,env=prod,proto=TCP,{local} 1@15001"
+        ),
+    ];
+    assert_eq!(totals, expected);
+    let without_value = |series: &String| series.rsplit_once(' ').unwrap().0.to_owned();
+    assert_eq!(
+        zeros,
+        expected.iter().map(|series| format!("{} 0@15000", without_value(series))).collect::<Vec<_>>()
+    );
+}
+
+/// Goal: the end of a series is the one NaN that means it, bit by bit.
+#[test]
+fn stale_marker_keeps_its_bits() {
+    let mut sink = RemoteWrite::bounded(&settings(&[]), 64, 100);
+    sink.apply(&batch(1, &["web/app@n1/a 10.0.0.1 > folded - udp tx=20/2"]), seconds(1));
+    let mut bodies = Vec::new();
+    for now in [15, 700] {
+        sink.begin();
+        while let Some(body) = sink.request(seconds(now)) {
+            bodies.extend(decode(&body));
+            sink.settle(Verdict::Accepted);
+        }
+    }
+    let samples: Vec<_> = bodies.iter().map(|series| series.rsplit_once(' ').unwrap().1).collect();
+    assert_eq!(samples, ["0@15000", "20@15001", "stale@700000"]);
+}
+
+/// Goal: the protocol's headers are there, whatever the configuration says beside them.
+#[test]
+fn headers_are_the_protocols() {
+    let configured: HeaderMap =
+        [(HeaderName::from_static("x-scope-orgid"), HeaderValue::from_static("tenant"))]
+            .into_iter()
+            .collect();
+    let headers = headers(&configured);
+    for (name, value) in [
+        ("content-type", "application/x-protobuf"),
+        ("content-encoding", "snappy"),
+        ("x-prometheus-remote-write-version", "0.1.0"),
+        ("user-agent", concat!("egressd/v", env!("CARGO_PKG_VERSION"))),
+        ("x-scope-orgid", "tenant"),
+    ] {
+        assert_eq!(headers[name], value);
+    }
+    assert_eq!(headers.len(), 5);
+}

@@ -1,0 +1,200 @@
+//! The loop, in virtual time, with both destinations and a function in place of the network.
+
+use std::sync::Mutex;
+use std::time::Duration;
+
+use bytes::Bytes;
+use prometheus_client::encoding::text;
+use prometheus_client::registry::Registry;
+use reqwest::StatusCode;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use super::*;
+use crate::client::Answer;
+use crate::config::{HttpSettings, Kind, SinkConfig};
+use crate::driver::{Clock, Pusher, Report};
+use crate::http::CostApi;
+use crate::metrics::SinkMetrics;
+
+const RECORD: &str = "web/app@n1/a 10.0.0.1 > pg/db@n2/b 10.0.1.2 tcp tx=10/1 rx=20/2 undirected=5/1";
+
+/// Follows tokio's clock, paused or not, from one second after 1970.
+fn clock() -> Clock {
+    let start = Instant::now();
+    Arc::new(move || seconds(1).saturating_add(start.elapsed()))
+}
+
+fn cost_api() -> CostApi {
+    let raw = serde_saphyr::from_str("http: { url: 'http://127.0.0.1/' }").unwrap();
+    let config = SinkConfig::new("test", raw, None, &|_| None).unwrap();
+    let Kind::Http(settings) = config.kind else { panic!("a kind of http") };
+    CostApi::new(&HttpSettings { gzip: false, ..settings })
+}
+
+fn refused(status: u16, retry_after: Option<u64>) -> Answer {
+    let status = StatusCode::from_u16(status).unwrap();
+    Answer::Refused { status, retry_after: retry_after.map(Duration::from_secs), excerpt: String::new() }
+}
+
+/// One pusher with what it talks to.
+struct Bench {
+    registry: Registry,
+    pusher: Pusher,
+    position: watch::Receiver<Position>,
+    batches: mpsc::Sender<Arc<AttributedBatch>>,
+    received: mpsc::Receiver<Arc<AttributedBatch>>,
+    abandon: CancellationToken,
+    begun: Instant,
+}
+
+fn bench(interval: Duration) -> Bench {
+    let mut registry = Registry::default();
+    let metrics = SinkMetrics::register(&mut registry);
+    let (accepted, position) = watch::channel(Position::default());
+    let (batches, received) = mpsc::channel(1);
+    let pusher = Pusher::new("test".to_owned(), interval, metrics.of("test"), clock(), accepted);
+    let (abandon, begun) = (CancellationToken::new(), Instant::now());
+    Bench { registry, pusher, position, batches, received, abandon, begun }
+}
+
+/// Sums of a family's samples.
+pub(crate) fn metric(registry: &Registry, name: &str) -> u64 {
+    let mut page = String::new();
+    text::encode(&mut page, registry).unwrap();
+    let samples = page.lines().filter_map(|line| line.strip_prefix(name)?.strip_prefix('{'));
+    samples.map(|sample| sample.rsplit_once(' ').unwrap().1.parse::<u64>().unwrap()).sum()
+}
+
+/// The four figures of the books: received, emitted, discarded, held.
+pub(crate) fn books(registry: &Registry, unit: &str) -> [u64; 4] {
+    [("received", "_total"), ("emitted", "_total"), ("discarded", "_total"), ("held", "")]
+        .map(|(what, suffix)| metric(registry, &format!("egressd_exporter_sink_{what}_{unit}{suffix}")))
+}
+
+/// Goal: a refused push waits its backoff or what the answer asks for, says the same again, and is accepted once; the
+/// position moves then and the books balance.
+#[tokio::test(start_paused = true)]
+async fn refused_pushes_are_repeated_until_accepted() {
+    let Bench { registry, pusher, mut position, batches, received, abandon, begun } =
+        bench(Duration::from_secs(60));
+    let script = Mutex::new(vec![Answer::Accepted, refused(429, Some(7)), refused(503, None)]);
+    let sent: Mutex<Vec<(Duration, Bytes)>> = Mutex::new(Vec::new());
+    let send = |body: Bytes| {
+        sent.lock().unwrap().push((begun.elapsed(), body));
+        let answer = script.lock().unwrap().pop().unwrap();
+        async move { answer }
+    };
+    batches.send(Arc::new(batch(1, &[RECORD]))).await.unwrap();
+    let drive = pusher.drive(cost_api(), send, received, abandon);
+    let feed = async {
+        position.wait_for(|position| *position == Position(1)).await.unwrap();
+        drop(batches);
+    };
+    let (report, ()) = tokio::join!(drive, feed);
+    let done = Report { applied: Position(1), accepted: Position(1), ..Report::default() };
+    assert_eq!(report, done);
+
+    let sent = sent.into_inner().unwrap();
+    let waits: Vec<Duration> = sent.windows(2).map(|pair| pair[1].0 - pair[0].0).collect();
+    assert_eq!((sent.len(), sent[0].0), (3, Duration::from_secs(60)));
+    assert!(waits[0] <= Duration::from_millis(501) && waits[1].as_secs() == 7, "{waits:?}");
+    assert!(sent.iter().all(|(_, body)| *body == sent[0].1));
+    assert_eq!(books(&registry, "bytes"), [35, 30, 5, 0]);
+    assert_eq!(books(&registry, "packets"), [4, 3, 1, 0]);
+    assert_eq!(metric(&registry, "egressd_exporter_sink_pushes_total"), 3);
+    assert_eq!(metric(&registry, "egressd_exporter_sink_ambiguous_bytes_total"), 0);
+}
+
+/// Goal: a push under way holds up no batch, and what came meanwhile goes with the next one.
+#[tokio::test(start_paused = true)]
+async fn batches_are_taken_while_a_push_is_under_way() {
+    let Bench { registry, pusher, mut position, batches, received, abandon, .. } =
+        bench(Duration::from_secs(60));
+    let (begun, answer) = (Notify::new(), Notify::new());
+    let send = |_| async {
+        begun.notify_one();
+        answer.notified().await;
+        Answer::Accepted
+    };
+    let feed = async {
+        batches.send(Arc::new(batch(1, &[RECORD]))).await.unwrap();
+        begun.notified().await;
+        // The channel holds one: the fourth is sent only once the second was taken.
+        for at in 2..=4 {
+            batches.send(Arc::new(batch(at, &[RECORD]))).await.unwrap();
+        }
+        assert_eq!(*position.borrow(), Position(0));
+        answer.notify_one();
+        position.wait_for(|position| *position == Position(1)).await.unwrap();
+        drop(batches);
+        begun.notified().await;
+        answer.notify_one();
+    };
+    let (report, ()) = tokio::join!(pusher.drive(cost_api(), send, received, abandon), feed);
+    assert_eq!(report, Report { applied: Position(4), accepted: Position(4), ..Report::default() });
+    assert_eq!(books(&registry, "bytes"), [140, 120, 20, 0]);
+}
+
+/// Goal: a closed channel pushes what is held at once, whatever the interval, and ends.
+#[tokio::test(start_paused = true)]
+async fn closed_channel_is_drained_at_once() {
+    let Bench { pusher, batches, received, abandon, begun, .. } = bench(Duration::from_secs(3600));
+    let feed = async {
+        batches.send(Arc::new(batch(1, &[RECORD]))).await.unwrap();
+        drop(batches);
+    };
+    let send = |_| async { Answer::Accepted };
+    let (report, ()) = tokio::join!(pusher.drive(cost_api(), send, received, abandon), feed);
+    assert_eq!(report, Report { applied: Position(1), accepted: Position(1), ..Report::default() });
+    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+}
+
+/// Goal: what came during the push that was under way at the close goes at once after it.
+#[tokio::test(start_paused = true)]
+async fn close_during_a_push_is_followed_by_another_at_once() {
+    let Bench { pusher, batches, received, abandon, begun, .. } = bench(Duration::from_secs(3600));
+    let (sent, answer) = (Notify::new(), Notify::new());
+    let send = |_| async {
+        sent.notify_one();
+        answer.notified().await;
+        Answer::Accepted
+    };
+    let feed = async {
+        batches.send(Arc::new(batch(1, &[RECORD]))).await.unwrap();
+        sent.notified().await;
+        batches.send(Arc::new(batch(2, &[RECORD]))).await.unwrap();
+        drop(batches);
+        answer.notify_one();
+        sent.notified().await;
+        answer.notify_one();
+    };
+    let (report, ()) = tokio::join!(pusher.drive(cost_api(), send, received, abandon), feed);
+    assert_eq!(report, Report { applied: Position(2), accepted: Position(2), ..Report::default() });
+    assert_eq!(begun.elapsed().as_secs(), 3600);
+}
+
+/// Goal: a destination that never accepts is tried until the stop runs out of time, and what is held is reported.
+#[tokio::test(start_paused = true)]
+async fn abandoned_sink_reports_what_it_holds() {
+    let Bench { registry, pusher, batches, received, abandon, position, .. } = bench(Duration::from_secs(1));
+    let attempts = Mutex::new(0_u64);
+    let send = |_| {
+        *attempts.lock().unwrap() += 1;
+        async { refused(400, None) }
+    };
+    let feed = async {
+        batches.send(Arc::new(batch(1, &[RECORD]))).await.unwrap();
+        drop(batches);
+        tokio::time::sleep(Duration::from_secs(600)).await;
+        abandon.cancel();
+    };
+    let (report, ()) = tokio::join!(pusher.drive(cost_api(), send, received, abandon.clone()), feed);
+    let held = Counter { bytes: 30, packets: 3 };
+    assert_eq!(report, Report { applied: Position(1), accepted: Position(0), held, held_flows: 1 });
+    assert_eq!((*position.borrow(), books(&registry, "bytes")), (Position(0), [35, 0, 5, 30]));
+    // Ten minutes of waits of up to thirty seconds.
+    let attempts = attempts.into_inner().unwrap();
+    assert!((20..200).contains(&attempts), "{attempts}");
+}

@@ -1,0 +1,386 @@
+//! Running totals by flow, and when which of them is said: the machine behind remote write.
+//!
+//! A cycle accounts for everything that was applied when it began. It sweeps the table twice: first a zero for each
+//! series that the destination has none of, then the total of each series. Zero and first total thus never share a
+//! request, and `increase()` sees the growth from zero.
+//!
+//! Invariants:
+//! - Timestamps rise from request to request, also where the clock does not, and a request holds a series once; so
+//!   samples of a series rise strictly, over its end and return too.
+//! - State changes only when a request was accepted. After any other answer the same part of the sweep is built
+//!   again, from the totals of then and at a new time: a total is idempotent.
+//! - A series whose total is unchanged for [`IDLE_MAX`] and known to be accepted ends with one stale marker and is
+//!   forgotten; a return begins with a new zero.
+//!
+//! Bound: the table's flows, and one request of `samples_max` samples.
+//!
+//! Prometheus adds up `increase()` over a series' end and its new zero as over a counter reset
+//! (`promql/functions.go`, `extrapolatedRate`), and leaves stale markers out of ranges.
+
+use std::time::Duration;
+
+use egressd_flow::{Attributed, AttributedBatch, Counter, Position, UnixNanos};
+
+use crate::books::{Applied, Held, Reason};
+use crate::labels::FlowView;
+use crate::table::{Fold, Table};
+
+/// How long an unchanged total is repeated. Twice Prometheus' look-back of 5 minutes, so that a pause of a few
+/// pushes does not end a series.
+pub(crate) const IDLE_MAX: Duration = Duration::from_mins(10);
+
+/// Which of a flow's series.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Metric {
+    Transmit,
+    Received,
+    Undirected,
+}
+
+impl Metric {
+    pub(crate) const ALL: [Self; 3] = [Self::Transmit, Self::Received, Self::Undirected];
+
+    /// Without `_total`, as the descriptor of a counter has it.
+    pub(crate) const fn family(self) -> &'static str {
+        match self {
+            Self::Transmit => "egressd_transmit_bytes",
+            Self::Received => "egressd_received_bytes",
+            Self::Undirected => "egressd_undirected_bytes",
+        }
+    }
+
+    /// The name of the series.
+    pub(crate) const fn series(self) -> &'static str {
+        match self {
+            Self::Transmit => "egressd_transmit_bytes_total",
+            Self::Received => "egressd_received_bytes_total",
+            Self::Undirected => "egressd_undirected_bytes_total",
+        }
+    }
+
+    /// What the metric says, for its descriptor.
+    pub(crate) const fn help(self) -> &'static str {
+        match self {
+            Self::Transmit => "Bytes sent by the source pod to the destination.",
+            Self::Received => "Bytes received by the source pod from the destination.",
+            Self::Undirected => {
+                "Bytes between the source pod and the destination whose direction is unknown."
+            }
+        }
+    }
+
+    /// This direction's part of a record.
+    pub(crate) fn of(self, record: &Attributed) -> Counter {
+        match self {
+            Self::Transmit => record.traffic.tx,
+            Self::Received => record.traffic.rx,
+            Self::Undirected => record.traffic.undirected,
+        }
+    }
+}
+
+/// How far a series is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Stage {
+    /// There was no growth, or it has ended.
+    #[default]
+    Absent,
+    /// There is growth, and no zero is known to be accepted.
+    New,
+    /// Its zero was accepted.
+    Open,
+}
+
+/// One direction of a flow. Packets are not exported and ride along for the books.
+#[derive(Clone, Copy, Debug, Default)]
+struct Total {
+    sum: Counter,
+    /// What the destination is known to have.
+    accepted: Counter,
+    /// When it last grew.
+    grown: UnixNanos,
+    stage: Stage,
+}
+
+impl Total {
+    fn grow(&mut self, growth: Counter, now: UnixNanos) {
+        self.sum += growth;
+        self.grown = now;
+        if self.stage == Stage::Absent {
+            self.stage = Stage::New;
+        }
+    }
+
+    fn unaccepted(&self) -> Counter {
+        self.sum.growth(self.accepted).expect("an accepted total is an earlier value of the same sum")
+    }
+
+    fn sample(&self, phase: Phase, now: UnixNanos) -> Option<Figure> {
+        match (phase, self.stage) {
+            (Phase::Zeros, Stage::New) => Some(Figure::Zero),
+            (Phase::Totals, Stage::Open) if self.is_over(now) => Some(Figure::Stale(self.sum)),
+            (Phase::Totals, Stage::Open) => Some(Figure::Total(self.sum)),
+            _ => None,
+        }
+    }
+
+    fn is_over(&self, now: UnixNanos) -> bool {
+        self.sum == self.accepted && now.since(self.grown) >= IDLE_MAX
+    }
+
+    /// Takes note of an accepted sample; what is let out by it.
+    fn settle(&mut self, figure: Figure) -> Counter {
+        match figure {
+            Figure::Zero => {
+                self.stage = Stage::Open;
+                Counter::default()
+            }
+            Figure::Total(sum) => {
+                let emitted = sum.growth(self.accepted).expect("a total never goes backwards");
+                self.accepted = sum;
+                emitted
+            }
+            Figure::Stale(_) => {
+                // Growth that came while the marker was under way begins the series anew.
+                let returned = self.unaccepted();
+                let stage = if returned.is_zero() { Stage::Absent } else { Stage::New };
+                *self = Self { sum: returned, accepted: Counter::default(), grown: self.grown, stage };
+                Counter::default()
+            }
+        }
+    }
+}
+
+/// A flow's three totals.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct FlowTotals([Total; Metric::ALL.len()]);
+
+const _: () =
+    assert!(size_of::<(crate::labels::FlowKey, FlowTotals)>() <= 208, "table.rs states the memory of it");
+
+/// What is said of a series.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Figure {
+    Zero,
+    Total(Counter),
+    Stale(Counter),
+}
+
+/// One sample of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sample {
+    slot: u32,
+    pub(crate) metric: Metric,
+    pub(crate) figure: Figure,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    Zeros,
+    Totals,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Cycle {
+    /// What had been applied when it began.
+    through: Position,
+    phase: Phase,
+    /// The first slot that the sweep has not passed.
+    next: u32,
+}
+
+/// A request's samples, all at one time.
+#[derive(Debug, Default)]
+pub(crate) struct Chunk {
+    /// Milliseconds since 1970.
+    pub(crate) timestamp_ms: i64,
+    pub(crate) samples: Vec<Sample>,
+    /// Where the sweep goes on once it is accepted.
+    end: u32,
+}
+
+/// The running totals of one destination.
+#[derive(Debug)]
+pub(crate) struct Totals {
+    table: Table<FlowTotals>,
+    received_asked: bool,
+    samples_max: usize,
+    applied: Position,
+    accepted: Position,
+    cycle: Option<Cycle>,
+    chunk: Chunk,
+    last_timestamp_ms: i64,
+    held: Held,
+}
+
+impl Totals {
+    /// `received_asked`: whether received bytes are exported. `samples_max`: of a request, at least one flow's
+    /// three.
+    pub(crate) fn new(flows_max: usize, samples_max: usize, received_asked: bool) -> Self {
+        Self {
+            table: Table::new(flows_max),
+            received_asked,
+            samples_max: samples_max.max(Metric::ALL.len()),
+            applied: Position::default(),
+            accepted: Position::default(),
+            cycle: None,
+            chunk: Chunk::default(),
+            last_timestamp_ms: 0,
+            held: Held::default(),
+        }
+    }
+
+    /// Folds a batch in. One whose position was applied before changes nothing.
+    pub(crate) fn apply(&mut self, batch: &AttributedBatch, now: UnixNanos) -> Applied {
+        let mut applied = Applied::of(batch.records.len());
+        if batch.position <= self.applied {
+            applied.received = batch.sum();
+            applied.discard(Reason::repeated, applied.received);
+            return applied;
+        }
+        self.applied = batch.position;
+        for record in &batch.records {
+            self.apply_record(record, now, &mut applied);
+        }
+        applied
+    }
+
+    fn apply_record(&mut self, record: &Attributed, now: UnixNanos, applied: &mut Applied) {
+        let mut traffic = record.traffic;
+        applied.received += traffic.sum();
+        if !self.received_asked {
+            applied.discard(Reason::not_asked, std::mem::take(&mut traffic.rx));
+        }
+        if traffic.is_zero() {
+            return;
+        }
+        let Some((fold, FlowTotals(totals))) = self.table.admit(FlowView::of(record)) else {
+            applied.discard(Reason::flows_full, traffic.sum());
+            return;
+        };
+        if fold == Fold::Rest {
+            applied.folded += traffic.sum();
+        }
+        self.held += traffic.sum();
+        for (total, growth) in totals.iter_mut().zip([traffic.tx, traffic.rx, traffic.undirected]) {
+            if !growth.is_zero() {
+                total.grow(growth, now);
+            }
+        }
+    }
+
+    /// Begins a cycle, unless one is running.
+    pub(crate) fn begin(&mut self) {
+        let cycle = Cycle { through: self.applied, phase: Phase::Zeros, next: 0 };
+        self.cycle.get_or_insert(cycle);
+    }
+
+    /// The next request of the cycle: new when the last one was accepted, otherwise the same part of the sweep
+    /// again. `None` when the cycle is over, with its position accepted.
+    pub(crate) fn advance(&mut self, now: UnixNanos) -> Option<&Chunk> {
+        while let Some(cycle) = self.cycle {
+            self.fill(cycle, now);
+            if !self.chunk.samples.is_empty() {
+                let now_ms = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
+                self.last_timestamp_ms = now_ms.max(self.last_timestamp_ms.saturating_add(1));
+                self.chunk.timestamp_ms = self.last_timestamp_ms;
+                return Some(&self.chunk);
+            }
+            self.cycle = match cycle.phase {
+                Phase::Zeros => Some(Cycle { phase: Phase::Totals, next: 0, ..cycle }),
+                Phase::Totals => {
+                    self.accepted = cycle.through;
+                    None
+                }
+            };
+        }
+        None
+    }
+
+    fn fill(&mut self, cycle: Cycle, now: UnixNanos) {
+        self.chunk.samples.clear();
+        self.chunk.end = self.table.end();
+        for (slot, _, FlowTotals(totals)) in self.table.iter_from(cycle.next) {
+            if self.chunk.samples.len() + Metric::ALL.len() > self.samples_max {
+                self.chunk.end = slot;
+                return;
+            }
+            let samples = Metric::ALL.into_iter().zip(totals).filter_map(|(metric, total)| {
+                Some(Sample { slot, metric, figure: total.sample(cycle.phase, now)? })
+            });
+            self.chunk.samples.extend(samples);
+        }
+    }
+
+    /// The current request; empty when there is none.
+    pub(crate) fn chunk(&self) -> &Chunk {
+        &self.chunk
+    }
+
+    /// The flow that a sample of the current request speaks of.
+    pub(crate) fn flow(&self, sample: &Sample) -> Option<FlowView<'_>> {
+        self.table.get(sample.slot).map(|(flow, _)| flow)
+    }
+
+    /// The current request was accepted; what was let out by it.
+    pub(crate) fn settle(&mut self) -> Counter {
+        let samples = std::mem::take(&mut self.chunk.samples);
+        let mut emitted = Counter::default();
+        for sample in &samples {
+            let Some(FlowTotals(totals)) = self.table.value_mut(sample.slot) else {
+                continue;
+            };
+            if let Some(total) = totals.get_mut(sample.metric as usize) {
+                emitted += total.settle(sample.figure);
+            }
+            if totals.iter().all(|total| total.stage == Stage::Absent) {
+                self.table.remove(sample.slot);
+            }
+        }
+        self.held.release(emitted);
+        if let Some(cycle) = &mut self.cycle {
+            cycle.next = self.chunk.end;
+        }
+        // The buffer is kept for the next request.
+        self.chunk.samples = samples;
+        self.chunk.samples.clear();
+        emitted
+    }
+
+    /// The last batch that was folded in.
+    pub(crate) fn applied(&self) -> Position {
+        self.applied
+    }
+
+    /// Every byte up to here was accepted.
+    pub(crate) fn accepted(&self) -> Position {
+        self.accepted
+    }
+
+    /// Folded in and not known to be accepted.
+    pub(crate) fn held(&self) -> Counter {
+        self.held.0
+    }
+
+    /// Flows in the table.
+    pub(crate) fn flows(&self) -> usize {
+        self.table.len()
+    }
+
+    /// Flows with growth that is not known to be accepted. Goes through the whole table.
+    pub(crate) fn held_flows(&self) -> u64 {
+        self.table.iter_from(0).map(|(_, _, flow)| u64::from(!flow.unaccepted().is_zero())).sum()
+    }
+}
+
+impl FlowTotals {
+    fn unaccepted(&self) -> Counter {
+        self.0.iter().fold(Counter::default(), |mut sum, total| {
+            sum += total.unaccepted();
+            sum
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,310 @@
+//! The machine of running totals, in virtual time, against a store that checks what a receiver would.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::tests::{batch, seconds};
+
+const INTERNET: &str = "web/app@n1/a 10.0.0.1 > unknown 8.8.8.8 tcp";
+
+fn totals(samples_max: usize) -> Totals {
+    Totals::new(64, samples_max, true)
+}
+
+/// Applies one batch of a record that sends `bytes` in one packet.
+fn send(totals: &mut Totals, bytes: u64, now: UnixNanos) {
+    let position = totals.applied().0 + 1;
+    totals.apply(&batch(position, &[&format!("{INTERNET} tx={bytes}/1")]), now);
+}
+
+/// The next request as text: its time in milliseconds, and of each sample its metric, remote address and figure.
+fn request(totals: &mut Totals, now: UnixNanos) -> Option<String> {
+    totals.advance(now)?;
+    let chunk = totals.chunk();
+    let samples = chunk.samples.iter().map(|sample| {
+        let flow = totals.flow(sample).unwrap();
+        let remote = flow.destination_address().map_or_else(|| "-".to_owned(), |address| address.to_string());
+        let figure = match sample.figure {
+            Figure::Zero => "zero".to_owned(),
+            Figure::Total(sum) => sum.bytes.to_string(),
+            Figure::Stale(_) => "stale".to_owned(),
+        };
+        format!(" {:?} {remote} {figure}", sample.metric)
+    });
+    Some(format!("{}{}", chunk.timestamp_ms, samples.collect::<Vec<_>>().join(",")))
+}
+
+/// A whole push, every request accepted.
+fn push(totals: &mut Totals, now: UnixNanos) -> Vec<String> {
+    totals.begin();
+    let mut requests = Vec::new();
+    while let Some(text) = request(totals, now) {
+        requests.push(text);
+        totals.settle();
+    }
+    requests
+}
+
+/// Goal: a series begins with a zero in a request of its own, and the total follows at a later time.
+#[test]
+fn zero_goes_before_the_first_total() {
+    let mut totals = totals(100);
+    send(&mut totals, 4000, seconds(1));
+    assert_eq!(
+        push(&mut totals, seconds(15)),
+        ["15000 Transmit 8.8.8.8 zero", "15001 Transmit 8.8.8.8 4000"]
+    );
+    send(&mut totals, 5, seconds(16));
+    assert_eq!(push(&mut totals, seconds(30)), ["30000 Transmit 8.8.8.8 4005"]);
+    assert_eq!((totals.accepted(), totals.held()), (Position(2), Counter::default()));
+}
+
+/// Goal: each direction is a series; none is made of what did not grow; received only where it is asked for.
+#[test]
+fn each_direction_is_a_series() {
+    let line = format!("{INTERNET} tx=1/1 rx=2/1 undirected=4/1");
+    for (asked, expected) in [
+        (true, "1001 Transmit 8.8.8.8 1, Received 8.8.8.8 2, Undirected 8.8.8.8 4"),
+        (false, "1001 Transmit 8.8.8.8 1, Undirected 8.8.8.8 4"),
+    ] {
+        let mut totals = Totals::new(64, 100, asked);
+        let applied = totals.apply(&batch(1, &[&line, &format!("{INTERNET} tx=0/0")]), seconds(1));
+        assert_eq!(push(&mut totals, seconds(1)).last().map(String::as_str), Some(expected));
+        let not_asked = if asked { Counter::default() } else { Counter { bytes: 2, packets: 1 } };
+        assert_eq!(applied.discarded(Reason::not_asked), not_asked);
+    }
+}
+
+/// Goal: after a failure the same part is said again, with the total of then, at a later time, also where the clock
+/// went back; a zero is repeated until accepted.
+#[test]
+fn failed_requests_are_built_again_from_the_state_of_then() {
+    let mut totals = totals(100);
+    send(&mut totals, 10, seconds(1));
+    totals.begin();
+    assert_eq!(request(&mut totals, seconds(15)).as_deref(), Some("15000 Transmit 8.8.8.8 zero"));
+    assert_eq!(request(&mut totals, seconds(16)).as_deref(), Some("16000 Transmit 8.8.8.8 zero"));
+    totals.settle();
+    assert_eq!(request(&mut totals, seconds(16)).as_deref(), Some("16001 Transmit 8.8.8.8 10"));
+    send(&mut totals, 7, seconds(17));
+    assert_eq!(request(&mut totals, seconds(3)).as_deref(), Some("16002 Transmit 8.8.8.8 17"));
+    send(&mut totals, 2, seconds(17));
+    assert_eq!(totals.settle(), Counter { bytes: 17, packets: 2 });
+    assert_eq!((totals.accepted(), totals.held()), (Position(0), Counter { bytes: 2, packets: 1 }));
+    assert_eq!(request(&mut totals, seconds(17)), None);
+    assert_eq!((totals.accepted(), totals.applied()), (Position(1), Position(3)));
+}
+
+/// Goal: the position of the beginning is accepted when every request of the push is, and not before.
+#[test]
+fn position_moves_with_the_last_request_of_a_push() {
+    let mut totals = totals(3);
+    let lines = [1, 2].map(|host| format!("web/app@n1/a 10.0.0.1 > unknown 8.8.8.{host} tcp tx={host}/1"));
+    totals.apply(&batch(1, &[&lines[0], &lines[1]]), seconds(1));
+    totals.begin();
+    let mut seen = Vec::new();
+    while let Some(text) = request(&mut totals, seconds(15)) {
+        assert_eq!(totals.accepted(), Position(0));
+        seen.push(text);
+        totals.settle();
+        // It arrives after the beginning, on a new flow that the sweep of zeros has partly passed.
+        if seen.len() == 2 {
+            totals.apply(&batch(2, &["web/app@n1/a 10.0.0.1 > unknown 9.9.9.9 tcp tx=9/1"]), seconds(15));
+        }
+    }
+    assert_eq!(
+        seen,
+        [
+            "15000 Transmit 8.8.8.1 zero",
+            "15001 Transmit 8.8.8.2 zero",
+            "15002 Transmit 9.9.9.9 zero",
+            "15003 Transmit 8.8.8.1 1",
+            "15004 Transmit 8.8.8.2 2",
+            "15005 Transmit 9.9.9.9 9",
+        ]
+    );
+    assert_eq!((totals.accepted(), totals.applied()), (Position(1), Position(2)));
+    push(&mut totals, seconds(30));
+    assert_eq!(totals.accepted(), Position(2));
+}
+
+/// Goal: an unchanged total repeats for ten minutes, ends with one marker, is forgotten; its return begins at zero,
+/// later than the marker.
+#[test]
+fn idle_series_ends_with_one_marker_and_returns_from_zero() {
+    let mut totals = totals(100);
+    send(&mut totals, 10, seconds(1));
+    push(&mut totals, seconds(15));
+    for (now, expected) in [
+        (30, vec!["30000 Transmit 8.8.8.8 10"]),
+        (600, vec!["600000 Transmit 8.8.8.8 10"]),
+        (601, vec!["601000 Transmit 8.8.8.8 stale"]),
+        (602, vec![]),
+    ] {
+        assert_eq!(push(&mut totals, seconds(now)), expected, "{now}");
+    }
+    assert_eq!(totals.flows(), 0);
+    send(&mut totals, 3, seconds(602));
+    assert_eq!(
+        push(&mut totals, seconds(601)),
+        ["601001 Transmit 8.8.8.8 zero", "601002 Transmit 8.8.8.8 3"]
+    );
+}
+
+/// Goal: growth while the marker is under way is neither lost nor counted twice, whatever becomes of the marker.
+#[test]
+fn growth_during_the_marker_is_kept() {
+    for (accepted, expected) in [
+        (true, vec!["603000 Transmit 8.8.8.8 zero", "603001 Transmit 8.8.8.8 3"]),
+        (false, vec!["603000 Transmit 8.8.8.8 13"]),
+    ] {
+        let mut totals = totals(100);
+        send(&mut totals, 10, seconds(1));
+        push(&mut totals, seconds(15));
+        totals.begin();
+        assert_eq!(request(&mut totals, seconds(602)).as_deref(), Some("602000 Transmit 8.8.8.8 stale"));
+        send(&mut totals, 3, seconds(602));
+        if accepted {
+            totals.settle();
+            assert_eq!(request(&mut totals, seconds(602)), None);
+        }
+        assert_eq!(totals.held(), Counter { bytes: 3, packets: 1 });
+        assert_eq!(push(&mut totals, seconds(603)), expected);
+        assert_eq!(totals.held(), Counter::default());
+    }
+}
+
+/// Goal: a destination that is away for longer than a series may idle gets the total before the marker.
+#[test]
+fn series_does_not_end_before_its_total_is_accepted() {
+    let mut totals = totals(100);
+    send(&mut totals, 10, seconds(1));
+    assert_eq!(
+        push(&mut totals, seconds(3600)),
+        ["3600000 Transmit 8.8.8.8 zero", "3600001 Transmit 8.8.8.8 10"]
+    );
+    assert_eq!(push(&mut totals, seconds(3615)), ["3615000 Transmit 8.8.8.8 stale"]);
+}
+
+/// Goal: a push of nothing accepts its position at once, and a batch that comes twice counts once.
+#[test]
+fn empty_and_repeated_batches_move_no_bytes() {
+    let mut totals = totals(100);
+    totals.apply(&batch(1, &[]), seconds(1));
+    assert_eq!((push(&mut totals, seconds(15)), totals.accepted()), (vec![], Position(1)));
+    send(&mut totals, 10, seconds(16));
+    let again = totals.apply(&batch(2, &[&format!("{INTERNET} tx=10/1")]), seconds(17));
+    let counted = Counter { bytes: 10, packets: 1 };
+    assert_eq!(
+        (again.received, again.discarded(Reason::repeated), totals.held()),
+        (counted, counted, counted)
+    );
+}
+
+/// What a receiver keeps of a series, checked as a receiver checks it.
+#[derive(Default)]
+struct Store(BTreeMap<String, Vec<(i64, Option<u64>)>>);
+
+impl Store {
+    fn take(&mut self, totals: &Totals) {
+        let chunk = totals.chunk();
+        for sample in &chunk.samples {
+            let flow = totals.flow(sample).unwrap();
+            let labels: Vec<_> = flow.labels().map(|(name, value)| format!("{name}={value}")).collect();
+            let series = self.0.entry(format!("{:?} {labels:?}", sample.metric)).or_default();
+            let value = match sample.figure {
+                Figure::Zero => Some(0),
+                Figure::Total(sum) => Some(sum.bytes),
+                Figure::Stale(_) => None,
+            };
+            let last = series.last().map_or(0, |(timestamp, _)| *timestamp);
+            assert!(chunk.timestamp_ms > last, "{} after {last}", chunk.timestamp_ms);
+            assert!(!series.is_empty() || value == Some(0), "a series begins with a zero");
+            series.push((chunk.timestamp_ms, value));
+        }
+    }
+
+    /// `increase()` over everything, as Prometheus adds it up: stale markers left out, a lower value is a reset.
+    fn increase(&self) -> u64 {
+        let growth = |series: &Vec<(i64, Option<u64>)>| {
+            let values: Vec<u64> = series.iter().filter_map(|(_, value)| *value).collect();
+            values.windows(2).map(|pair| pair[1].checked_sub(pair[0]).unwrap_or(pair[1])).sum::<u64>()
+        };
+        self.0.values().map(growth).sum()
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// Traffic of one of a few flows.
+    Apply { host: u8, bytes: u64 },
+    /// Time passes, in seconds.
+    Wait(u64),
+    /// One request: stored or not, whether we learn of it, and the traffic of one flow while it is under way.
+    Request { stored: bool, told: bool, host: u8, bytes: u64 },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        (0..5u8, 1..1000u64).prop_map(|(host, bytes)| Step::Apply { host, bytes }),
+        prop_oneof![0..20u64, 590..700u64].prop_map(Step::Wait),
+        (any::<bool>(), any::<bool>(), 0..5u8, 0..2u64)
+            .prop_map(|(stored, told, host, bytes)| Step::Request { stored, told, host, bytes }),
+    ]
+}
+
+/// Traffic in both directions with one of a few flows; what was received of it.
+fn talk(totals: &mut Totals, host: u8, bytes: u64, now: UnixNanos) -> Counter {
+    let rx = bytes / 2;
+    let line = format!("web/app@n1/a 10.0.0.1 > unknown 8.8.8.{host} tcp tx={bytes}/1 rx={rx}/2");
+    totals.apply(&batch(totals.applied().0 + 1, &[&line]), now).received
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Goal: whatever is refused, lost on the way or answered in vain, the store ends up with every byte once, and
+    /// the books balance at each step.
+    #[test]
+    fn every_byte_arrives_once(steps in proptest::collection::vec(step(), 0..120), samples_max in 3..8usize) {
+        let (mut totals, mut store) = (totals(samples_max), Store::default());
+        let (mut now, mut received, mut emitted) = (seconds(1), Counter::default(), Counter::default());
+        for step in steps {
+            match step {
+                Step::Apply { host, bytes } => received += talk(&mut totals, host, bytes, now),
+                Step::Wait(more) => now = now.saturating_add(Duration::from_secs(more)),
+                Step::Request { stored, told, host, bytes } => {
+                    totals.begin();
+                    if totals.advance(now).is_some() {
+                        if stored {
+                            store.take(&totals);
+                        }
+                        received += talk(&mut totals, host, bytes, now);
+                        if stored && told {
+                            emitted += totals.settle();
+                        }
+                    }
+                }
+            }
+            let held = totals.table.iter_from(0).fold(Counter::default(), |mut held, (_, _, flow)| {
+                held += flow.unaccepted();
+                held
+            });
+            prop_assert_eq!(totals.held(), held);
+            emitted += held;
+            prop_assert_eq!(received, emitted);
+            emitted = emitted.growth(held).unwrap();
+        }
+        while totals.accepted() < totals.applied() {
+            totals.begin();
+            while totals.advance(now).is_some() {
+                store.take(&totals);
+                totals.settle();
+            }
+        }
+        prop_assert_eq!(store.increase(), received.bytes);
+        prop_assert_eq!(totals.held(), Counter::default());
+    }
+}
