@@ -65,7 +65,7 @@ pub(crate) async fn wire(options: Box<RunOptions>, mut tasks: Tasks) -> anyhow::
     tasks.spawn("stream", stream);
     let stop = tasks.stop.clone();
     tasks.spawn("reader", reader.join(stop.clone().cancelled_owned()));
-    tasks.spawn("admin", admin::serve(listener, admin.router(registry, Router::new()), stop));
+    tasks.spawn_aside("admin", admin::serve(listener, admin.router(registry, Router::new(), stop)));
     Ok(tasks)
 }
 

@@ -48,10 +48,20 @@ pub struct WindowBooks {
     pub held_batches: u64,
 }
 
+impl WindowBooks {
+    fn let_go(&mut self, traffic: Counter) {
+        self.emitted += traffic;
+        // Sums saturate, so absurd counters may leave less here than is let go.
+        self.held = self.held.growth(traffic).unwrap_or_default();
+        self.held_batches -= 1;
+    }
+}
+
 #[derive(Debug)]
 struct Held {
     batch: Arc<Batch>,
     bytes: usize,
+    traffic: Counter,
     /// Sent to the spool that is, or was, on the other side.
     sent: bool,
 }
@@ -139,9 +149,12 @@ impl Window {
         assert_eq!((batch.epoch, batch.sequence), (running.epoch, running.next), "batches come in order");
         let bytes = memory_of(&batch);
         running.next = batch.sequence.next();
+        let traffic = batch.sum();
         self.bytes += bytes;
-        self.books.received += batch.sum();
-        running.batches.push_back(Held { batch: Arc::new(batch), bytes, sent: false });
+        self.books.received += traffic;
+        self.books.held += traffic;
+        self.books.held_batches += 1;
+        running.batches.push_back(Held { batch: Arc::new(batch), bytes, traffic, sent: false });
     }
 
     /// The spool that the last Welcome came from.
@@ -168,7 +181,7 @@ impl Window {
                 window.sent_to_spool = window.taken;
                 for held in window.batches.iter_mut().filter(|held| held.sent) {
                     held.sent = false;
-                    self.books.maybe_twice += held.batch.sum();
+                    self.books.maybe_twice += held.traffic;
                 }
             }
         }
@@ -212,7 +225,7 @@ impl Window {
         while window.batches.front().is_some_and(|held| held.batch.sequence <= settled) {
             let Some(held) = window.batches.pop_front() else { break };
             self.bytes -= held.bytes;
-            self.books.emitted += held.batch.sum();
+            self.books.let_go(held.traffic);
         }
         let running = self.epochs.back().map(|window| window.epoch);
         self.epochs.retain(|window| !window.batches.is_empty() || Some(window.epoch) == running);
@@ -238,13 +251,7 @@ impl Window {
     /// The account so far.
     #[must_use]
     pub fn books(&self) -> WindowBooks {
-        let held = self.epochs.iter().flat_map(|window| &window.batches);
-        let mut books = self.books;
-        for held in held {
-            books.held += held.batch.sum();
-            books.held_batches += 1;
-        }
-        books
+        self.books
     }
 }
 

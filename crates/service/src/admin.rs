@@ -1,6 +1,7 @@
 //! Health, readiness and the daemon's own metrics over HTTP. No endpoint changes anything.
 //!
-//! `/healthz`: the process answers. `/readyz`: every named part is ready, else 503 and the parts that are not.
+//! `/healthz`: the process answers. `/readyz`: every named part is ready and no stop is under way, else 503 and what
+//! is not.
 //! `/metrics`: OpenMetrics text.
 
 use std::fmt::Write as _;
@@ -49,24 +50,29 @@ impl Admin {
         part
     }
 
-    /// The routes. `extra` are the daemon's own.
-    pub fn router(self, registry: Registry, extra: Router) -> Router {
-        let parts: Arc<[Part]> = self.parts.into();
+    /// The routes. `extra` are the daemon's own; nothing is ready once `stop` has fired.
+    pub fn router(self, registry: Registry, extra: Router, stop: CancellationToken) -> Router {
+        let readiness = Arc::new(Readiness { parts: self.parts, stop });
         Router::new()
             .route("/healthz", get(async || "ok\n"))
-            .route("/readyz", get(ready).with_state(parts))
+            .route("/readyz", get(ready).with_state(readiness))
             .route("/metrics", get(metrics).with_state(Arc::new(registry)))
             .merge(extra)
     }
 }
 
-async fn ready(State(parts): State<Arc<[Part]>>) -> Response {
+struct Readiness {
+    parts: Vec<Part>,
+    stop: CancellationToken,
+}
+
+async fn ready(State(readiness): State<Arc<Readiness>>) -> Response {
     let mut text = String::new();
     let mut all = true;
-    for part in parts.iter() {
-        let ready = part.ready.load(Ordering::Acquire);
+    let parts = readiness.parts.iter().map(|part| (part.name, part.ready.load(Ordering::Acquire)));
+    for (name, ready) in parts.chain([("running", !readiness.stop.is_cancelled())]) {
         all &= ready;
-        let _infallible = writeln!(text, "{}: {}", part.name, if ready { "ready" } else { "not ready" });
+        let _infallible = writeln!(text, "{name}: {}", if ready { "ready" } else { "not ready" });
     }
     let status = if all { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, text).into_response()
@@ -90,10 +96,10 @@ pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
         .map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")))
 }
 
-/// Serves until `stop` fires and the requests under way are answered.
+/// Serves for as long as it is polled.
 ///
 /// # Errors
 /// The listener broke.
-pub async fn serve(listener: TcpListener, router: Router, stop: CancellationToken) -> io::Result<()> {
-    axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await
+pub async fn serve(listener: TcpListener, router: Router) -> io::Result<()> {
+    axum::serve(listener, router).await
 }

@@ -15,34 +15,53 @@ use tracing::{error, info, warn};
 /// The tasks of a daemon and the tokens that they obey.
 #[derive(Debug)]
 pub struct Tasks {
-    set: JoinSet<(&'static str, Result<(), BoxError>)>,
+    stages: JoinSet<Named>,
+    aside: JoinSet<Named>,
     /// Fires when the daemon should stop: finish what is held, take nothing new.
     pub stop: CancellationToken,
     /// Fires when the grace is over: say what is still held, and return.
     pub abandon: CancellationToken,
 }
 
+type Named = (&'static str, Result<(), BoxError>);
+
 /// Why a task ended; printed with its chain.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 impl Tasks {
     fn new() -> Self {
-        Self { set: JoinSet::new(), stop: CancellationToken::new(), abandon: CancellationToken::new() }
+        Self {
+            stages: JoinSet::new(),
+            aside: JoinSet::new(),
+            stop: CancellationToken::new(),
+            abandon: CancellationToken::new(),
+        }
     }
 
-    /// Adds a task. It may end only after `stop` fired; its error ends the daemon at any time.
+    /// Adds a stage. It may end only after `stop` fired; its error ends the daemon at any time.
     pub fn spawn<F, E>(&mut self, name: &'static str, task: F)
     where
         F: Future<Output = Result<(), E>> + Send + 'static,
         E: Into<BoxError>,
     {
-        self.set.spawn(async move { (name, task.await.map_err(Into::into)) });
+        self.stages.spawn(async move { (name, task.await.map_err(Into::into)) });
     }
 
-    /// Waits for the next task to end; true when it went well.
+    /// Adds a task that stands beside the data: it runs until every stage has ended, and is dropped then.
+    pub fn spawn_aside<F, E>(&mut self, name: &'static str, task: F)
+    where
+        F: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<BoxError>,
+    {
+        self.aside.spawn(async move { (name, task.await.map_err(Into::into)) });
+    }
+
+    /// Waits for the next task to end, true when it went well; `None` when no stage is left.
     async fn join_next(&mut self) -> Option<bool> {
-        let ended = self.set.join_next().await?;
-        Some(settle(ended, self.stop.is_cancelled()))
+        tokio::select! {
+            ended = self.stages.join_next() => Some(settle(ended?, self.stop.is_cancelled())),
+            Some(ended) = self.aside.join_next() => Some(settle(ended, false)),
+        }
     }
 }
 

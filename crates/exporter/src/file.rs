@@ -1,0 +1,167 @@
+//! The configuration file: the original's keys, environment over file.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use egressd_service::duration::{DurationError, parse_go_duration};
+use egressd_sink::{RawSink, SinkConfig, SinkError};
+use serde::Deserialize;
+use tracing::warn;
+
+/// Where the original's chart mounts it.
+const DEFAULT_PATH: &str = "/etc/egressd/config/config.yaml";
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct File {
+    export_interval: Option<String>,
+    /// Pull model only.
+    collectors_concurrent_fetch_count: Option<u32>,
+    /// Pull model only.
+    collector_fetch_timeout: Option<String>,
+    /// An empty `sinks:` is a null.
+    sinks: Option<BTreeMap<String, RawSink>>,
+}
+
+/// What the file says, validated.
+#[derive(Debug, Default)]
+pub(crate) struct Settings {
+    pub(crate) sinks: Vec<SinkConfig>,
+}
+
+/// Why the configuration cannot be used. The operator must correct it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FileError {
+    #[error("cannot read the configuration {path}")]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("the configuration {path} is not understood")]
+    Shape {
+        path: PathBuf,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    #[error("the configuration is wrong: {}", list(.0))]
+    Wrong(Vec<Problem>),
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Problem {
+    #[error("exportInterval: {0}")]
+    ExportInterval(DurationError),
+    #[error(transparent)]
+    Sink(SinkError),
+}
+
+fn list(problems: &[Problem]) -> String {
+    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+/// Reads and validates. Without a path the default one is read when it is there.
+pub(crate) fn load(
+    path: Option<&Path>,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Result<Settings, FileError> {
+    let text = match path {
+        Some(path) => read(path)?,
+        None => match fs::read_to_string(DEFAULT_PATH) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            Err(source) => return Err(FileError::Read { path: DEFAULT_PATH.into(), source }),
+        },
+    };
+    let path = path.unwrap_or(Path::new(DEFAULT_PATH));
+    let file = if text.trim().is_empty() {
+        File::default()
+    } else {
+        serde_saphyr::from_str(&text)
+            .map_err(|error| FileError::Shape { path: path.to_owned(), source: Box::new(error) })?
+    };
+    validate(file, environment)
+}
+
+fn read(path: &Path) -> Result<String, FileError> {
+    fs::read_to_string(path).map_err(|source| FileError::Read { path: path.to_owned(), source })
+}
+
+fn validate(file: File, environment: &dyn Fn(&str) -> Option<String>) -> Result<Settings, FileError> {
+    if file.collectors_concurrent_fetch_count.is_some() || file.collector_fetch_timeout.is_some() {
+        warn!("collectorsConcurrentFetchCount and collectorFetchTimeout mean nothing: collectors push");
+    }
+    let mut problems = Vec::new();
+    let export_interval = environment("EXPORT_INTERVAL").or(file.export_interval).and_then(|text| {
+        parse_go_duration(&text).map_err(|error| problems.push(Problem::ExportInterval(error))).ok()
+    });
+    let sinks = sinks(file.sinks.unwrap_or_default(), export_interval, environment, &mut problems);
+    if problems.is_empty() { Ok(Settings { sinks }) } else { Err(FileError::Wrong(problems)) }
+}
+
+fn sinks(
+    raw: BTreeMap<String, RawSink>,
+    export_interval: Option<Duration>,
+    environment: &dyn Fn(&str) -> Option<String>,
+    problems: &mut Vec<Problem>,
+) -> Vec<SinkConfig> {
+    let mut sinks = Vec::new();
+    for (name, raw) in raw {
+        match SinkConfig::new(&name, raw, export_interval, environment) {
+            Ok(sink) => sinks.push(sink),
+            Err(error) => problems.push(Problem::Sink(error)),
+        }
+    }
+    sinks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(text: &str) -> Result<Settings, FileError> {
+        let environment = |name: &str| (name == "API_KEY").then(|| "key".to_owned());
+        validate(serde_saphyr::from_str(text).unwrap(), &environment)
+    }
+
+    /// Goal: the file that the original's chart renders is understood.
+    #[test]
+    fn the_file_of_the_originals_chart_is_understood() {
+        let text = "
+exportInterval: 2m
+collectorsConcurrentFetchCount: 20
+sinks:
+  castai:
+    http:
+      url: https://api.example.org/v1/kubernetes/clusters/${CLUSTER_ID}/egressd-metrics
+      compression: gzip
+      encoding: protobuf
+      headers: { X-API-Key: '${API_KEY}' }
+  prom:
+    prom_remote_write:
+      url: http://vm.example.org:8428/api/v1/write
+      labels: { team: core }
+      sendReceivedBytesMetric: true
+";
+        let settings = parse(text).unwrap();
+        let sinks: Vec<_> = settings.sinks.iter().map(|sink| (&*sink.name, sink.interval)).collect();
+        assert_eq!(sinks, [("castai", Duration::from_mins(2)), ("prom", Duration::from_mins(2))]);
+    }
+
+    /// Goal: everything that is wrong is told at once, and no sink at all is none too few.
+    #[test]
+    fn everything_that_is_wrong_is_told_at_once() {
+        let text = "{ exportInterval: '15', sinks: { a: {}, b: { http: { url: 'ftp://x' } } } }";
+        assert_eq!(
+            parse(text).unwrap_err().to_string(),
+            "the configuration is wrong: exportInterval: \"15\" has no unit; write for example \"15s\" or \"2m30s\"; \
+             sink \"a\": has no kind, write http or prom_remote_write; \
+             sink \"b\": url has the scheme \"ftp\", only http and https can be pushed to"
+        );
+        assert!(parse("sinks: {}").unwrap().sinks.is_empty());
+        assert!(parse("sinks:").unwrap().sinks.is_empty());
+    }
+}
