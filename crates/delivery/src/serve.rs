@@ -205,7 +205,9 @@ impl Hangup {
     fn status(&self) -> Option<Status> {
         let text = egressd_service::lifecycle::chain(self);
         match self {
-            Self::Closed | Self::Broken(_) | Self::Unread => None,
+            Self::Closed | Self::Unread => None,
+            // A message that is too large, for one; of a connection that is gone nobody hears.
+            Self::Broken(status) => Some(status.clone()),
             Self::Wire(_) | Self::UnknownEpoch => Some(Status::invalid_argument(text)),
             Self::Gap { .. } => Some(Status::out_of_range(text)),
             Self::NoHello | Self::Silent => Some(Status::deadline_exceeded(text)),
