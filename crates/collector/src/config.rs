@@ -9,6 +9,7 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
 use egressd_conntrack::netfilter::EndsConfig;
+use egressd_delivery::dial::ExporterAddress;
 use egressd_meter::MeterConfig;
 use egressd_protocol::limits::{BATCH_RECORDS_MAX, OWNERS_MAX};
 use egressd_service::args::{VerbFlag, normalise, parse_go_bool};
@@ -45,7 +46,7 @@ pub(crate) enum Command {
 pub(crate) struct RunOptions {
     /// The exporter's gRPC address.
     #[arg(long, env = "EXPORTER_ADDRESS", default_value = "egressd-exporter:6062")]
-    pub(crate) exporter_address: String,
+    pub(crate) exporter_address: ExporterAddress,
 
     /// This node's name in Kubernetes.
     #[arg(long, env = "NODE_NAME")]

@@ -62,7 +62,10 @@ pub(crate) async fn wire(options: Box<RunOptions>, mut tasks: Tasks) -> anyhow::
     }
     .start(options.namespace.host_pid)?;
 
-    tasks.spawn("stream", stream);
+    tasks.spawn("stream", async move {
+        stream.await;
+        anyhow::Ok(())
+    });
     let stop = tasks.stop.clone();
     tasks.spawn("reader", reader.join(stop.clone().cancelled_owned()));
     tasks.spawn_aside("admin", admin::serve(listener, admin.router(registry, Router::new(), stop)));

@@ -3,8 +3,10 @@
 //! One loop with a closed set of events. While no stream is open it goes on taking cuts as long as the window has
 //! room; whoever cuts sees the channel full otherwise and lets its flows merge.
 
+use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
+use std::str::FromStr;
 use std::time::Duration;
 
 use egressd_flow::{Batch, NodeName, Scope, UnixNanos};
@@ -19,7 +21,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Interval, Sleep};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Status, Streaming};
 use tracing::{debug, info, warn};
 
@@ -43,8 +45,8 @@ const UP_QUEUE: usize = 4;
 /// Whom to dial, and who we are.
 #[derive(Clone, Debug)]
 pub struct DialConfig {
-    /// host:port of the exporter.
-    pub exporter: String,
+    /// Whom to dial.
+    pub exporter: ExporterAddress,
     /// Our node.
     pub node: NodeName,
     /// Our version.
@@ -68,13 +70,45 @@ pub struct Lines {
     pub status: watch::Receiver<CollectorStatus>,
 }
 
-/// The exporter's address is not one. The operator must correct it.
-#[derive(Debug, thiserror::Error)]
-#[error("{address:?} is not host:port")]
+/// host:port of an exporter.
+#[derive(Clone, Debug)]
+pub struct ExporterAddress {
+    text: String,
+    endpoint: Endpoint,
+}
+
+/// Text that is no exporter's address. Whoever wrote it must correct it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{text:?} is not host:port")]
 pub struct AddressError {
-    address: String,
-    #[source]
-    source: tonic::transport::Error,
+    /// What was given.
+    pub text: String,
+}
+
+impl FromStr for ExporterAddress {
+    type Err = AddressError;
+
+    fn from_str(text: &str) -> Result<Self, AddressError> {
+        let error = || AddressError { text: text.to_owned() };
+        let uri: Uri = format!("http://{text}").parse().map_err(|_| error())?;
+        let is_authority_alone = uri.authority().is_some_and(|authority| authority.as_str() == text);
+        if !is_authority_alone || uri.port().is_none() || text.starts_with(':') {
+            return Err(error());
+        }
+        let endpoint = Endpoint::from(uri)
+            .connect_timeout(DIAL_WITHIN)
+            .tcp_nodelay(true)
+            .http2_keep_alive_interval(Duration::from_secs(10))
+            .keep_alive_timeout(Duration::from_secs(10))
+            .keep_alive_while_idle(true);
+        Ok(Self { text: text.to_owned(), endpoint })
+    }
+}
+
+impl fmt::Display for ExporterAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
 }
 
 /// Why a stream could not be opened or went. It is dialled again.
@@ -102,17 +136,13 @@ enum Hangup {
 
 /// Sends what is cut until the channel of cuts is closed and everything is in the exporter's hands, or `abandon`
 /// fires.
-///
-/// # Errors
-/// The exporter's address is not one.
 pub async fn dial(
     config: DialConfig,
     window: Window,
     lines: Lines,
     metrics: WindowMetrics,
     abandon: CancellationToken,
-) -> Result<(), AddressError> {
-    endpoint(&config.exporter)?;
+) {
     let mut dialler = Dialler {
         exporter: config.exporter.clone(),
         config,
@@ -132,18 +162,6 @@ pub async fn dial(
             warn!(bytes = held.bytes, packets = held.packets, "left with batches that the exporter does not have");
         }
     }
-    Ok(())
-}
-
-fn endpoint(address: &str) -> Result<Endpoint, AddressError> {
-    let endpoint = Endpoint::from_shared(format!("http://{address}"))
-        .map_err(|source| AddressError { address: address.to_owned(), source })?;
-    Ok(endpoint
-        .connect_timeout(DIAL_WITHIN)
-        .tcp_nodelay(true)
-        .http2_keep_alive_interval(Duration::from_secs(10))
-        .keep_alive_timeout(Duration::from_secs(10))
-        .keep_alive_while_idle(true))
 }
 
 /// Where the stream is.
@@ -199,7 +217,7 @@ impl Link {
 
 struct Dialler {
     /// The address to dial next: the configured one, or where the last exporter sent us.
-    exporter: String,
+    exporter: ExporterAddress,
     config: DialConfig,
     window: Window,
     lines: Lines,
@@ -316,7 +334,9 @@ impl Dialler {
             }
             Down::Redirect(address) => {
                 self.window.redirected();
-                self.exporter = address.unwrap_or_else(|| self.config.exporter.clone());
+                // An address that is none is as good as no address: the configured one leads to an exporter again.
+                let elsewhere = address.and_then(|address| address.parse().ok());
+                self.exporter = elsewhere.unwrap_or_else(|| self.config.exporter.clone());
                 return Err(Hangup::Redirected);
             }
         }
@@ -345,10 +365,9 @@ impl Dialler {
 }
 
 /// Opens a stream and says Hello.
-async fn open(address: String, hello: Hello) -> Result<Box<Session>, Hangup> {
-    let endpoint = endpoint(&address).map_err(|error| Hangup::Unreachable(error.source))?;
+async fn open(exporter: ExporterAddress, hello: Hello) -> Result<Box<Session>, Hangup> {
     let dialled = async {
-        let channel: Channel = endpoint.connect().await.map_err(Hangup::Unreachable)?;
+        let channel: Channel = exporter.endpoint.connect().await.map_err(Hangup::Unreachable)?;
         let mut client = CollectionClient::new(channel)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);

@@ -139,7 +139,7 @@ struct Collector {
     cuts: mpsc::Sender<Vec<Batch>>,
     scopes: mpsc::Receiver<Scope>,
     registry: Registry,
-    dialling: JoinHandle<Result<(), egressd_delivery::dial::AddressError>>,
+    dialling: JoinHandle<()>,
     _status: watch::Sender<Status>,
 }
 
@@ -152,7 +152,7 @@ impl Collector {
         let status = Status { source: Source::Netfilter, diagnosis: String::new(), losses: vec![] };
         let (status, status_out) = watch::channel(status);
         let config = DialConfig {
-            exporter: exporter.to_string(),
+            exporter: exporter.to_string().parse().unwrap(),
             node: NodeName("node-a".into()),
             version: "1",
             source: Source::Netfilter,
@@ -194,7 +194,7 @@ impl Collector {
     /// The last cut is made: ends when everything is taken.
     async fn finish(self) {
         drop(self.cuts);
-        timeout(PATIENCE, self.dialling).await.expect("everything is taken").unwrap().unwrap();
+        timeout(PATIENCE, self.dialling).await.expect("everything is taken").unwrap();
     }
 }
 
@@ -390,4 +390,18 @@ async fn a_peer_that_breaks_the_contract_is_told_how() {
     silent.say(&Up::Batch(batch(1))).await;
     assert_eq!(silent.hear_end().await.0, Code::DeadlineExceeded, "Hello comes first");
     assert!(exporter.takings.try_recv().is_err());
+}
+
+/// Goal: an exporter's address is a host and a port, and nothing else.
+#[test]
+fn an_address_is_a_host_and_a_port() {
+    use egressd_delivery::dial::ExporterAddress;
+    for address in ["egressd-exporter:6062", "10.0.0.1:6062", "[fd00::1]:6062"] {
+        assert_eq!(address.parse::<ExporterAddress>().unwrap().to_string(), address);
+    }
+    for address in
+        ["", "exporter", ":6062", "exporter:port", "not an address", "http://exporter:6062", "exporter:1/x"]
+    {
+        assert!(address.parse::<ExporterAddress>().is_err(), "{address}");
+    }
 }

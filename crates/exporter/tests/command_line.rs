@@ -1,0 +1,101 @@
+//! The binary as a user starts it: what it says before it starts, how it answers, how it stops.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests, outside of test functions")]
+
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
+use std::{fs, thread};
+
+const POLL: Duration = Duration::from_millis(10);
+const POLLS_MAX: usize = 2_000;
+const INVENTORY: &str = "nodes: [{ name: node-a, addresses: [172.18.0.2] }]\npods: []\n";
+
+fn exporter(directory: &tempfile::TempDir, verb: &str, config: &str, inventory: &str) -> Command {
+    let (config_path, inventory_path) = (directory.path().join("config"), directory.path().join("inventory"));
+    fs::write(&config_path, config).unwrap();
+    fs::write(&inventory_path, inventory).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_egressd-exporter"));
+    command.arg(verb).arg("--config-path").arg(config_path).arg("--inventory").arg(inventory_path);
+    command
+}
+
+fn said(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("[::]:0").unwrap().local_addr().unwrap().port()
+}
+
+fn get(port: u16, path: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    Some(answer)
+}
+
+#[track_caller]
+fn until_ready(port: u16, child: &mut Child) {
+    for _ in 0..POLLS_MAX {
+        if get(port, "/readyz").is_some_and(|answer| answer.starts_with("HTTP/1.1 200")) {
+            return;
+        }
+        assert!(child.try_wait().unwrap().is_none(), "it ended");
+        thread::sleep(POLL);
+    }
+    panic!("not ready after {POLLS_MAX} polls");
+}
+
+/// Goal: `check` accepts what can be used, and names everything that cannot, with the exit code of a usage error.
+#[test]
+fn check_says_what_is_wrong() {
+    let directory = tempfile::tempdir().unwrap();
+    let good = exporter(&directory, "check", "sinks: {}", INVENTORY).output().unwrap();
+    assert!(good.status.success(), "{}", said(&good));
+    for (config, inventory, words) in [
+        ("sinks: { a: {} }", INVENTORY, "sink \"a\": has no kind, write http or prom_remote_write"),
+        ("exportInterval: 15", INVENTORY, "\"15\" has no unit"),
+        ("sinks: [", INVENTORY, "is not understood"),
+        ("", "nodes: [{}]", "missing field `name`"),
+    ] {
+        let bad = exporter(&directory, "check", config, inventory).output().unwrap();
+        assert_eq!(bad.status.code(), Some(64), "{config}: {}", said(&bad));
+        assert!(said(&bad).contains(words), "{config}: {}", said(&bad));
+    }
+}
+
+/// Goal: a secret in the configuration is not printed when the configuration is wrong.
+#[test]
+fn a_wrong_configuration_prints_no_secret() {
+    let directory = tempfile::tempdir().unwrap();
+    let config =
+        "sinks: { a: { http: { url: 'ftp://user:hunter2@x', headers: { X-API-Key: \"hunter2\\n\" } } } }";
+    let bad = exporter(&directory, "check", config, INVENTORY).output().unwrap();
+    assert_eq!(bad.status.code(), Some(64));
+    assert!(!said(&bad).contains("hunter2"), "{}", said(&bad));
+}
+
+/// Goal: it is ready without any sink, tells its totals, and a stop is a success; a port in use is an error.
+#[test]
+fn it_starts_answers_and_stops() {
+    let directory = tempfile::tempdir().unwrap();
+    let (grpc, http) = (free_port(), free_port());
+    let mut start = exporter(&directory, "run", "", INVENTORY);
+    start.args(["--grpc-listen-port", &grpc.to_string(), "--http-listen-port", &http.to_string()]);
+    let mut child = start.stderr(Stdio::null()).spawn().unwrap();
+    until_ready(http, &mut child);
+    assert!(get(http, "/metrics/flows").unwrap().starts_with("HTTP/1.1 200"));
+    assert!(get(http, "/metrics").unwrap().contains("egressd_exporter_ledger_streams 0"));
+    assert!(get(http, "/healthz").unwrap().ends_with("ok\n"));
+
+    let second = start.stderr(Stdio::piped()).output().unwrap();
+    assert_eq!(second.status.code(), Some(1));
+    assert!(said(&second).contains("cannot listen on"), "{}", said(&second));
+
+    let pid = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    assert!(child.wait().unwrap().success());
+}
