@@ -86,13 +86,13 @@ impl Cluster {
     fn ip(&self, place: &str, script: &str) -> Result<(), Error> {
         let mut command = Command::new("ip");
         command.args(["-batch", "-"]);
-        self.namespace(place)?.run(command, script).map(drop)
+        self.namespace(place)?.run(command, script.as_bytes()).map(drop)
     }
 
     fn nft(&self, place: &str, script: &str) -> Result<(), Error> {
         let mut command = Command::new("nft");
         command.args(["-f", "-"]);
-        self.namespace(place)?.run(command, script).map(drop)
+        self.namespace(place)?.run(command, script.as_bytes()).map(drop)
     }
 
     /// The namespace of a node, a pod, [`CONTROL`] or [`INTERNET`], by its name.
@@ -146,7 +146,7 @@ impl Cluster {
     /// # Errors
     /// As [`Namespace::run`].
     pub fn run(&self, place: &str, command: Command) -> Result<Vec<u8>, Error> {
-        self.namespace(place)?.run(command, "")
+        self.namespace(place)?.run(command, &[])
     }
 
     /// A free port of the machine's 127.0.0.1 that leads to `port` of 127.0.0.1 in `place`, while this cluster lives.

@@ -23,6 +23,12 @@ impl Row {
     pub fn difference_bytes(&self) -> u64 {
         self.truth.difference_bytes(self.exported)
     }
+
+    /// |truth − exported| of sent plus of received packets.
+    #[must_use]
+    pub fn difference_packets(&self) -> u64 {
+        self.truth.difference_packets(self.exported)
+    }
 }
 
 /// Every flow of either side, in the order of keys.
@@ -49,6 +55,12 @@ impl Comparison {
     #[must_use]
     pub fn difference_bytes(&self) -> u64 {
         self.rows.iter().map(Row::difference_bytes).sum()
+    }
+
+    /// The sum over all rows; for claims that say packets.
+    #[must_use]
+    pub fn difference_packets(&self) -> u64 {
+        self.rows.iter().map(Row::difference_packets).sum()
     }
 }
 

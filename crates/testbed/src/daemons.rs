@@ -3,20 +3,22 @@
 //! The exporter runs in the control namespace, a collector in each node's. Both serve health and metrics on every
 //! address of their namespace.
 
+use std::collections::BTreeMap;
 use std::env;
 use std::ffi::OsStr;
-use std::net::IpAddr;
 use std::path::PathBuf;
-use std::process::{Command, ExitStatus};
+use std::process::Command;
 use std::time::Duration;
 
+use crate::books::{Books, books_in};
+use crate::claims::flows_in;
 use crate::clock::wait_for;
 use crate::cluster::Cluster;
 use crate::error::Error;
-use crate::exposition::{self, Sample};
-use crate::flows::{FlowKey, Flows, Volume};
+use crate::exposition;
+use crate::flows::Flows;
 use crate::process::{Process, Usage};
-use crate::topology::{CONTROL, CONTROL_ADDRESSES, NODES};
+use crate::topology::{CONTROL, CONTROL_ADDRESSES, NODES, Node};
 
 /// Where the exporter takes streams.
 pub const GRPC_PORT: u16 = 6062;
@@ -26,9 +28,9 @@ pub const EXPORTER_HTTP_PORT: u16 = 6060;
 pub const COLLECTOR_HTTP_PORT: u16 = 6061;
 /// The exporter's configuration without any sink.
 pub const CONFIG_WITHOUT_SINKS: &str = "exportInterval: 2s\nsinks: {}\n";
-
-const TRANSMITTED: &str = "egressd_transmit_bytes_total";
-const RECEIVED: &str = "egressd_received_bytes_total";
+const READY_WITHIN: Duration = Duration::from_secs(30);
+/// Above the 25 s that a stop may take by default.
+const END_WITHIN: Duration = Duration::from_secs(30);
 
 /// The three programs.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -91,11 +93,12 @@ pub struct Daemon<'c> {
     place: &'static str,
     http_port: u16,
     process: Process,
+    told_to_end: bool,
 }
 
 impl<'c> Daemon<'c> {
-    /// Starts an exporter with the cluster's inventory and a configuration. A second one after the first has ended
-    /// goes on in the same log.
+    /// Starts an exporter with the cluster's inventory, a configuration and what to add to the environment. A second
+    /// one after the first has ended goes on in the same log.
     ///
     /// # Errors
     /// [`Error::Os`] when it does not start.
@@ -103,16 +106,17 @@ impl<'c> Daemon<'c> {
         cluster: &'c Cluster,
         program: impl AsRef<OsStr>,
         config: &str,
-        more: &[&str],
+        environment: &[(&str, &str)],
     ) -> Result<Self, Error> {
         let inventory = cluster.write_file("inventory.yaml", &cluster.inventory())?;
         let config = cluster.write_file("config.yaml", config)?;
         let mut command = Command::new(program);
         command.arg("run").arg("--inventory").arg(inventory).arg("--config-path").arg(config);
         command.args(["--grpc-listen-port", &GRPC_PORT.to_string()]);
-        command.args(["--http-listen-port", &EXPORTER_HTTP_PORT.to_string()]).args(more);
+        command.args(["--http-listen-port", &EXPORTER_HTTP_PORT.to_string()]);
+        command.envs(environment.iter().copied());
         let process = cluster.spawn(CONTROL, "exporter", command)?;
-        Ok(Self { cluster, place: CONTROL, http_port: EXPORTER_HTTP_PORT, process })
+        Ok(Self { cluster, place: CONTROL, http_port: EXPORTER_HTTP_PORT, process, told_to_end: false })
     }
 
     /// Starts a collector on a node.
@@ -131,7 +135,7 @@ impl<'c> Daemon<'c> {
         command.args(["--read-interval", "1s", "--http-listen-port", &COLLECTOR_HTTP_PORT.to_string()]);
         command.args(["--ct-mode", "netfilter", "--log-level", "info"]).args(more);
         let process = cluster.spawn(node, &format!("collector-{node}"), command)?;
-        Ok(Self { cluster, place: node, http_port: COLLECTOR_HTTP_PORT, process })
+        Ok(Self { cluster, place: node, http_port: COLLECTOR_HTTP_PORT, process, told_to_end: false })
     }
 
     /// Waits until `/readyz` answers 200.
@@ -139,7 +143,7 @@ impl<'c> Daemon<'c> {
     /// # Errors
     /// [`Error::Ended`] with its log when it gives up, [`Error::Timeout`] with its last answer.
     pub fn wait_ready(&mut self, within: Duration) -> Result<(), Error> {
-        let Self { cluster, place, http_port, process } = self;
+        let Self { cluster, place, http_port, process, .. } = self;
         wait_for(&format!("readiness of {}", process.name()), within, || {
             process.check_running()?;
             Ok(match cluster.http_get(place, *http_port, "/readyz") {
@@ -167,6 +171,30 @@ impl<'c> Daemon<'c> {
         flows_in(&self.get("/metrics/flows")?)
     }
 
+    /// The sum of a metric's samples that carry all of `labels`; `None` when there is none.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] for a page that is not understood, or a value that is not whole.
+    pub fn metric(&self, name: &str, labels: &[(&str, &str)]) -> Result<Option<u64>, Error> {
+        exposition::sum(&self.get("/metrics")?, name, labels)
+    }
+
+    /// The books of its stages.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] when a stage does not publish all that is in a book.
+    pub fn books(&self) -> Result<Vec<Books>, Error> {
+        books_in(&self.get("/metrics")?)
+    }
+
+    /// That it still runs, unless it was told to end.
+    ///
+    /// # Errors
+    /// [`Error::Ended`] with its log when it gave up.
+    pub fn check_running(&mut self) -> Result<(), Error> {
+        if self.told_to_end { Ok(()) } else { self.process.check_running() }
+    }
+
     /// The process, for its log and signals.
     pub fn process(&mut self) -> &mut Process {
         &mut self.process
@@ -180,97 +208,94 @@ impl<'c> Daemon<'c> {
         self.process.usage()
     }
 
-    /// Asks it to end (SIGTERM) and waits.
+    /// Tells it to end (SIGTERM) and waits for it to end well.
     ///
     /// # Errors
-    /// [`Error::Timeout`] when it still runs after `within`.
-    pub fn terminate(&mut self, within: Duration) -> Result<ExitStatus, Error> {
-        self.process.terminate(within)
-    }
-}
-
-/// Flows in the text of `/metrics/flows`, summed over labels that are not part of a flow's key.
-///
-/// # Errors
-/// [`Error::Malformed`] with the line that is not understood.
-pub fn flows_in(text: &str) -> Result<Flows, Error> {
-    let malformed = |found| Error::Malformed { what: "/metrics/flows", found };
-    let mut flows = Flows::default();
-    for sample in exposition::parse(text).map_err(malformed)? {
-        let is_transmit = match sample.name.as_str() {
-            TRANSMITTED => true,
-            RECEIVED => false,
-            _ => continue,
-        };
-        let (Some(key), Some(bytes)) = (key_of(&sample), sample.whole()) else {
-            return Err(malformed(format!("{sample:?}")));
-        };
-        let volume = if is_transmit {
-            Volume { tx_bytes: bytes, ..Volume::default() }
-        } else {
-            Volume { rx_bytes: bytes, ..Volume::default() }
-        };
-        flows.add(key, volume);
-    }
-    Ok(flows)
-}
-
-/// A missing name is kept as an empty one, which no true flow has.
-fn key_of(sample: &Sample) -> Option<FlowKey> {
-    let address = |label| sample.label(label)?.parse::<IpAddr>().ok();
-    let pod = |namespace, name| Some(format!("{}/{}", sample.label(namespace)?, sample.label(name)?));
-    Some(FlowKey {
-        node: sample.label("src_node").unwrap_or_default().to_owned(),
-        pod: pod("src_namespace", "src_pod").unwrap_or_default(),
-        local: address("src_ip")?,
-        remote: address("dst_ip")?,
-        remote_pod: pod("dst_namespace", "dst_pod"),
-        protocol: match sample.label("proto")? {
-            "TCP" => 6,
-            "UDP" => 17,
-            "ICMP" => 1,
-            "ICMPv6" => 58,
-            "ANY" => 0,
-            number => number.parse().ok()?,
-        },
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::topology::PODS;
-
-    /// Goal: exported series become flows under the names they carry, summed over what a key does not tell apart.
-    #[test]
-    fn series_become_flows() {
-        let labels = "dst_ip=\"10.244.1.3\",dst_namespace=\"shop\",dst_pod=\"client-0\",proto=\"TCP\",\
-                      src_ip=\"10.244.1.2\",src_namespace=\"shop\",src_node=\"node-a\",src_pod=\"web-0\"";
-        let text = format!(
-            "# TYPE egressd_transmit_bytes counter\negressd_transmit_bytes_total{{{labels}}} 10\n\
-             egressd_transmit_bytes_total{{{labels},cross_zone=\"false\"}} 5\n\
-             egressd_received_bytes_total{{{labels}}} 7\nup 1\n# EOF\n"
-        );
-        let [web, client, ..] = &PODS;
-        let key = FlowKey::of(web, web.addresses.v4.into(), client.addresses.v4.into(), 6);
-        let mut expected = Flows::default();
-        expected.add(key.clone(), Volume { tx_bytes: 15, rx_bytes: 7, ..Volume::default() });
-        assert_eq!(flows_in(&text).unwrap(), expected);
-
-        let nameless = text.replace("dst_pod=\"client-0\",", "");
-        let keys: Vec<_> = flows_in(&nameless).unwrap().0.into_keys().collect();
-        assert_eq!(keys, [FlowKey { remote_pod: None, ..key }]);
-    }
-
-    /// Goal: a series that cannot be a flow is an error, never left out.
-    #[test]
-    fn a_series_without_addresses_is_an_error() {
-        for text in [
-            "egressd_transmit_bytes_total{proto=\"TCP\"} 10",
-            "egressd_received_bytes_total{proto=\"TCP\",src_ip=\"10.0.0.1\",dst_ip=\"10.0.0.2\"} 1.5",
-            "egressd_transmit_bytes_total{",
-        ] {
-            assert!(matches!(flows_in(text), Err(Error::Malformed { .. })), "{text}");
+    /// [`Error::Timeout`] when it still runs after 30 s, [`Error::Ended`] for another status than 0.
+    pub fn end(&mut self) -> Result<(), Error> {
+        self.told_to_end = true;
+        let status = self.process.terminate(END_WITHIN)?;
+        if status.success() {
+            return Ok(());
         }
+        Err(Error::Ended { name: self.process.name().to_owned(), status, log: self.process.log_tail() })
+    }
+}
+
+/// One exporter and a collector on each node.
+#[derive(Debug)]
+pub struct Daemons<'c> {
+    /// The exporter.
+    pub exporter: Daemon<'c>,
+    /// The collectors, in the order of [`NODES`].
+    pub collectors: Vec<Daemon<'c>>,
+}
+
+impl<'c> Daemons<'c> {
+    /// Prepares the nodes, starts all of them and waits until they are ready.
+    ///
+    /// # Errors
+    /// [`Error::Ended`] with its log when one gives up, [`Error::Timeout`] when one is not ready after 30 s.
+    pub fn start(
+        cluster: &'c Cluster,
+        programs: &Programs,
+        config: &str,
+        environment: &[(&str, &str)],
+    ) -> Result<Self, Error> {
+        init_nodes(cluster, &programs.collector)?;
+        let exporter = Daemon::exporter(cluster, &programs.exporter, config, environment)?;
+        let start = |node: &Node| Daemon::collector(cluster, &programs.collector, node.name, &[]);
+        let collectors = const { &NODES }.iter().map(start).collect::<Result<_, _>>()?;
+        let mut daemons = Self { exporter, collectors };
+        daemons.all_mut().try_for_each(|daemon| daemon.wait_ready(READY_WITHIN))?;
+        Ok(daemons)
+    }
+
+    /// All of them, collectors first.
+    pub fn all(&self) -> impl Iterator<Item = &Daemon<'c>> {
+        self.collectors.iter().chain([&self.exporter])
+    }
+
+    /// All of them, collectors first.
+    pub fn all_mut(&mut self) -> impl Iterator<Item = &mut Daemon<'c>> {
+        self.collectors.iter_mut().chain([&mut self.exporter])
+    }
+
+    /// The collector of that node.
+    #[must_use]
+    pub fn collector(&self, node: &str) -> Option<&Daemon<'c>> {
+        self.collectors.iter().find(|collector| collector.place == node)
+    }
+
+    /// As [`Daemon::check_running`], for all.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn check_running(&mut self) -> Result<(), Error> {
+        self.all_mut().try_for_each(Daemon::check_running)
+    }
+
+    /// What each has used so far, by name.
+    ///
+    /// # Errors
+    /// [`Error::Os`] when one has ended.
+    pub fn usage(&self) -> Result<BTreeMap<String, Usage>, Error> {
+        self.all().map(|daemon| Ok((daemon.process.name().to_owned(), daemon.usage()?))).collect()
+    }
+
+    /// The ends of their logs.
+    #[must_use]
+    pub fn log_tails(&self) -> String {
+        let tail =
+            |daemon: &Daemon<'_>| format!("{}:\n{}\n", daemon.process.name(), daemon.process.log_tail());
+        self.all().map(tail).collect::<Vec<_>>().join("\n")
+    }
+
+    /// Ends all, collectors first, so that the exporter takes their last batches.
+    ///
+    /// # Errors
+    /// As [`Daemon::end`].
+    pub fn end(&mut self) -> Result<(), Error> {
+        self.all_mut().try_for_each(Daemon::end)
     }
 }

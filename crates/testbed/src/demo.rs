@@ -9,18 +9,16 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
-use egressd_testbed::topology::{CONTROL, NODES, node_named, pod_at, pod_named};
+use egressd_testbed::topology::{CONTROL, node_at, node_named, pod_at, pod_named};
 use egressd_testbed::traffic::ItemReport;
 use egressd_testbed::{
-    CONFIG_WITHOUT_SINKS, Class, Cluster, Comparison, Daemon, EXPORTER_HTTP_PORT, Error, Load, Programs, Row,
-    Usage, Volume, class_of, init_nodes, now, standard_plans, wait_for,
+    CONFIG_WITHOUT_SINKS, Class, Cluster, Comparison, Daemons, EXPORTER_HTTP_PORT, Error, Load, Programs,
+    Row, Usage, Volume, class_of, now, standard_plans, wait_for,
 };
 use serde::Serialize;
 
-const READY_WITHIN: Duration = Duration::from_secs(30);
 /// From the end of the traffic until every byte must be exported.
 const SETTLED_WITHIN: Duration = Duration::from_secs(40);
-const END_WITHIN: Duration = Duration::from_secs(15);
 const REFRESH: Duration = Duration::from_secs(5);
 /// Between two looks whether everything still runs.
 const WATCH: Duration = Duration::from_millis(500);
@@ -28,7 +26,7 @@ const WATCH: Duration = Duration::from_millis(500);
 /// Runs it; 1 when a byte is missing, invented or under a wrong name, or a class of traffic did not happen.
 pub(crate) fn run(programs: &Programs, seconds: Option<u64>, json: bool) -> Result<ExitCode, Error> {
     let cluster = Cluster::start()?;
-    let mut daemons = Daemons::start(&cluster, programs)?;
+    let mut daemons = Daemons::start(&cluster, programs, CONFIG_WITHOUT_SINKS, &[])?;
     let address = cluster.forward(CONTROL, EXPORTER_HTTP_PORT)?;
     let whereabouts = whereabouts(&cluster, &format!("http://{address}/metrics/flows"));
     let mut load = Load::start(&cluster, &programs.testbed, &standard_plans(None))?;
@@ -44,15 +42,15 @@ pub(crate) fn run(programs: &Programs, seconds: Option<u64>, json: bool) -> Resu
         load.check_running()?;
     }
     let payload = payload(&load.finish()?);
-    let outcome = Outcome { comparison: daemons.settle()?, usage: daemons.usage()?, payload };
+    let comparison = settle(&cluster, &mut daemons)?;
+    let outcome = Outcome { comparison, usage: daemons.usage()?, payload };
     print(&if json { outcome.json_line()? } else { outcome.table() })?;
     let faults = outcome.faults();
     if faults.is_empty() {
         return daemons.end().map(|()| ExitCode::SUCCESS);
     }
-    let logs = daemons.all().map(|daemon| daemon.process().log_tail()).collect::<Vec<_>>();
     // The status says it as well, should nobody read standard error.
-    drop(writeln!(io::stderr().lock(), "{}\n\nfaults:\n{}", logs.join("\n\n"), faults.join("\n")));
+    drop(writeln!(io::stderr().lock(), "{}\nfaults:\n{}", daemons.log_tails(), faults.join("\n")));
     Ok(ExitCode::FAILURE)
 }
 
@@ -76,62 +74,20 @@ fn watch(
     }
 }
 
-struct Daemons<'c> {
-    cluster: &'c Cluster,
-    exporter: Daemon<'c>,
-    collectors: Vec<Daemon<'c>>,
-}
-
-impl<'c> Daemons<'c> {
-    fn start(cluster: &'c Cluster, programs: &Programs) -> Result<Self, Error> {
-        init_nodes(cluster, &programs.collector)?;
-        let mut exporter = Daemon::exporter(cluster, &programs.exporter, CONFIG_WITHOUT_SINKS, &[])?;
-        let start = |node| Daemon::collector(cluster, &programs.collector, node, &[]);
-        let mut collectors = NODES.iter().map(|node| start(node.name)).collect::<Result<Vec<_>, _>>()?;
-        exporter.wait_ready(READY_WITHIN)?;
-        collectors.iter_mut().try_for_each(|collector| collector.wait_ready(READY_WITHIN))?;
-        Ok(Self { cluster, exporter, collectors })
-    }
-
-    fn all(&mut self) -> impl Iterator<Item = &mut Daemon<'c>> {
-        self.collectors.iter_mut().chain([&mut self.exporter])
-    }
-
-    fn check_running(&mut self) -> Result<(), Error> {
-        self.all().try_for_each(|daemon| daemon.process().check_running())
-    }
-
-    /// The last comparison: the first without a difference, else the one at the deadline.
-    fn settle(&mut self) -> Result<Comparison, Error> {
-        let mut last = Comparison::default();
-        let settled = wait_for("the last byte", SETTLED_WITHIN, || {
-            self.check_running()?;
-            last = Comparison::of(&self.cluster.truth()?, &self.exporter.flows()?);
-            Ok(match last.difference_bytes() {
-                0 => Ok(()),
-                bytes => Err(format!("{bytes} bytes differ")),
-            })
-        });
-        match settled {
-            Ok(()) | Err(Error::Timeout { .. }) => Ok(last),
-            Err(error) => Err(error),
-        }
-    }
-
-    fn usage(&mut self) -> Result<BTreeMap<String, Usage>, Error> {
-        self.all().map(|daemon| Ok((daemon.process().name().to_owned(), daemon.usage()?))).collect()
-    }
-
-    /// Collectors first, so that the exporter takes their last batches. Each must end with status 0.
-    fn end(mut self) -> Result<(), Error> {
-        self.all().try_for_each(|daemon| {
-            let status = daemon.terminate(END_WITHIN)?;
-            if status.success() {
-                return Ok(());
-            }
-            let (name, log) = (daemon.process().name().to_owned(), daemon.process().log_tail());
-            Err(Error::Ended { name, status, log })
+/// The last comparison: the first without a difference, else the one at the deadline.
+fn settle(cluster: &Cluster, daemons: &mut Daemons<'_>) -> Result<Comparison, Error> {
+    let mut last = Comparison::default();
+    let settled = wait_for("the last byte", SETTLED_WITHIN, || {
+        daemons.check_running()?;
+        last = Comparison::of(&cluster.truth()?, &daemons.exporter.flows()?);
+        Ok(match last.difference_bytes() {
+            0 => Ok(()),
+            bytes => Err(format!("{bytes} bytes differ")),
         })
+    });
+    match settled {
+        Ok(()) | Err(Error::Timeout { .. }) => Ok(last),
+        Err(error) => Err(error),
     }
 }
 
@@ -335,10 +291,12 @@ fn class_name(class: Class, v6: bool, protocol: &str) -> String {
 
 fn line(row: &Row) -> String {
     let Row { key, truth, exported } = row;
-    let zone = |address| pod_at(address).and_then(|pod| node_named(pod.node)).map_or("-", |node| node.zone);
-    let remote = match &key.remote_pod {
-        Some(pod) => format!("{pod} {}", key.remote),
-        None => key.remote.to_string(),
+    let node = |address| pod_at(address).map_or_else(|| node_at(address), |pod| node_named(pod.node));
+    let zone = |address| node(address).map_or("-", |node| node.zone);
+    let remote = match (&key.remote_pod, node_at(key.remote)) {
+        (Some(pod), _) => format!("{pod} {}", key.remote),
+        (None, Some(node)) => format!("{} {}", node.name, key.remote),
+        (None, None) => key.remote.to_string(),
     };
     format!(
         "{:<11} {:<5} {:<15} {:<7} {:<38} {:<7} {:>12} {:>12} {:>12} {:>12} {:>6}\n",

@@ -1,5 +1,6 @@
 //! What can go wrong while a cluster is built, used or read.
 
+use std::fmt;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitStatus;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use crate::truth::TruthError;
 
 /// A failure of the testbed. None is retried here but by [`wait_for`](crate::wait_for), up to its deadline.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 pub enum Error {
     /// Namespaces, mounts and nft need root. Run again as root.
     #[error("the testbed needs root for namespaces, mounts and nft: effective user is {uid}")]
@@ -42,7 +43,7 @@ pub enum Error {
     #[error("no such node, pod or namespace: {0}")]
     UnknownPlace(String),
     /// A program of the testbed or a daemon is neither given nor beside the running executable.
-    #[error("no {name} at {}", searched.display())]
+    #[error("no {name} at {}: cargo build --workspace --bins builds it", searched.display())]
     MissingProgram {
         /// Its file name.
         name: String,
@@ -105,6 +106,13 @@ pub enum Error {
         /// The first failure.
         first: String,
     },
+}
+
+/// As [`chain`](Error::chain): tests unwrap, and whoever reads their end wants words and line breaks.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.chain())
+    }
 }
 
 impl Error {

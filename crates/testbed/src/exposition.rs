@@ -1,9 +1,11 @@
-//! Prometheus's text format, as far as a daemon's `/metrics/flows` uses it.
+//! Prometheus's text format, as far as the daemons' pages use it.
 //!
 //! Source: the exposition format of Prometheus (text, version 0.0.4) and OpenMetrics 1.0, which agree on a sample's
 //! line. Comments, `# EOF` included, are passed over; everything else must be a sample.
 
 use std::collections::BTreeMap;
+
+use crate::error::Error;
 
 /// One line.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -15,28 +17,45 @@ pub(crate) struct Sample {
 }
 
 impl Sample {
-    /// The label's value; empty and absent are the same to Prometheus.
-    pub(crate) fn label(&self, name: &str) -> Option<&str> {
-        self.labels.get(name).map(String::as_str).filter(|value| !value.is_empty())
-    }
-
-    /// The value as a whole number; `None` for anything else. Counters may be printed as `1.5e+06`.
-    pub(crate) fn whole(&self) -> Option<u64> {
-        if let Ok(whole) = self.value.parse() {
-            return Some(whole);
-        }
-        let value: f64 = self.value.parse().ok()?;
-        (value.fract() == 0.0).then(|| format!("{value:.0}").parse().ok())?
+    /// [`whole`] of the value, or the sample as it could not be.
+    pub(crate) fn whole(&self) -> Result<u64, Error> {
+        whole(&self.value).ok_or_else(|| malformed(&format!("{self:?}")))
     }
 }
 
+/// A value as a whole number; `None` for anything else. Counters may be printed as `1.5e+06`.
+pub(crate) fn whole(value: &str) -> Option<u64> {
+    if let Ok(whole) = value.parse() {
+        return Some(whole);
+    }
+    let value: f64 = value.parse().ok()?;
+    (value.fract() == 0.0).then(|| format!("{value:.0}").parse().ok())?
+}
+
 /// The samples of a text, or the first line that is none.
-pub(crate) fn parse(text: &str) -> Result<Vec<Sample>, String> {
+pub(crate) fn parse(text: &str) -> Result<Vec<Sample>, Error> {
     text.lines()
         .map(str::trim)
         .filter(|line| !line.is_empty() && !line.starts_with('#'))
-        .map(|line| parse_line(line).ok_or_else(|| line.to_owned()))
+        .map(|line| parse_line(line).ok_or_else(|| malformed(line)))
         .collect()
+}
+
+/// The sum of the samples of that name which carry all of `labels`; `None` when there is none.
+pub(crate) fn sum(text: &str, name: &str, labels: &[(&str, &str)]) -> Result<Option<u64>, Error> {
+    let mut sum = None;
+    for sample in parse(text)?.iter().filter(|sample| sample.name == name) {
+        let carries =
+            |(label, value): &(&str, &str)| sample.labels.get(*label).is_some_and(|found| found == value);
+        if labels.iter().all(carries) {
+            sum = Some(sum.unwrap_or(0) + sample.whole()?);
+        }
+    }
+    Ok(sum)
+}
+
+pub(crate) fn malformed(found: &str) -> Error {
+    Error::Malformed { what: "a page of metrics", found: found.to_owned() }
 }
 
 fn parse_line(line: &str) -> Option<Sample> {
@@ -92,15 +111,15 @@ mod tests {
         let text = "# HELP a_total x\na_total{b=\"c\",d=\"e \\\"f\\\" \\\\ {g}\\n\"} 12 1700000000\n\nup 1\n\
                     a_total{} 3.5\n# EOF\n";
         assert_eq!(
-            parse(text),
-            Ok(vec![
+            parse(text).unwrap(),
+            [
                 sample("a_total", &[("b", "c"), ("d", "e \"f\" \\ {g}\n")], "12"),
                 sample("up", &[], "1"),
                 sample("a_total", &[], "3.5"),
-            ])
+            ]
         );
         for line in ["a_total{b=\"c\" 1", "a_total{b=c} 1", "a_total", "a_total{b=\"c\"}"] {
-            assert_eq!(parse(line), Err(line.to_owned()));
+            assert!(parse(line).unwrap_err().chain().ends_with(line), "{line}");
         }
     }
 
@@ -115,7 +134,22 @@ mod tests {
             ("-1", None),
             ("NaN", None),
         ] {
-            assert_eq!(sample("a", &[], value).whole(), expected, "{value}");
+            assert_eq!(whole(value), expected, "{value}");
         }
+    }
+
+    /// Goal: a sum is of what was asked for, nothing is not zero, and a fraction is an error.
+    #[test]
+    fn a_sum_is_of_matching_samples_only() {
+        let text = "a{b=\"1\",c=\"x\"} 5\na{b=\"2\",c=\"x\"} 7\nab{b=\"1\"} 100\nf 0.5\n";
+        for (name, labels, expected) in [
+            ("a", &[][..], Some(12)),
+            ("a", &[("b", "1"), ("c", "x")], Some(5)),
+            ("a", &[("b", "3")], None),
+            ("c", &[], None),
+        ] {
+            assert_eq!(sum(text, name, labels).unwrap(), expected, "{name} {labels:?}");
+        }
+        assert!(sum(text, "f", &[]).is_err());
     }
 }

@@ -26,6 +26,12 @@ impl Volume {
     pub fn difference_bytes(self, other: Self) -> u64 {
         self.tx_bytes.abs_diff(other.tx_bytes) + self.rx_bytes.abs_diff(other.rx_bytes)
     }
+
+    /// The same of packets.
+    #[must_use]
+    pub fn difference_packets(self, other: Self) -> u64 {
+        self.tx_packets.abs_diff(other.tx_packets) + self.rx_packets.abs_diff(other.rx_packets)
+    }
 }
 
 impl AddAssign for Volume {
@@ -101,6 +107,13 @@ impl Flows {
         for (key, volume) in other.0 {
             self.add(key, volume);
         }
+    }
+
+    /// Those of the pods of one node.
+    #[must_use]
+    pub fn of_node(&self, node: &str) -> Self {
+        let of_node = self.0.iter().filter(|(key, _)| key.node == node);
+        Self(of_node.map(|(key, volume)| (key.clone(), *volume)).collect())
     }
 
     /// The sum over all flows.

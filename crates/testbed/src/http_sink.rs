@@ -1,7 +1,8 @@
 //! An honest fake of the cost API: an HTTP/1.1 server in the control namespace that keeps what it is sent.
 //!
 //! Invariant: a request is kept exactly when it was read whole, with the status it was answered with; only those with
-//! 200 count as accepted. Bodies are kept as they came, compression included.
+//! 200 count as accepted. Bodies are kept as they came, compression included. Keeping and answering are one step, so
+//! going away never leaves an accepted request unanswered.
 //!
 //! Bounds: 16 connections, 16 MiB a body (then 413), 256 MiB kept in all (then 507, which is not kept).
 
@@ -98,6 +99,7 @@ impl HttpSink {
 
     /// Closes the port and every connection.
     pub fn go_away(&mut self) {
+        let _answers_are_out = locked(&self.kept);
         self.acceptor = None;
     }
 
@@ -137,34 +139,38 @@ fn serve(stream: TcpStream, kept: &Mutex<Kept>) -> io::Result<()> {
     let mut writer = stream.try_clone()?;
     let mut reader = BufReader::new(stream);
     while let Some(read) = read_request(&mut reader)? {
-        let (status, usable) = match read {
-            Ok(request) => (keep(request, kept), true),
-            Err(status) => (Some(status), false),
-        };
-        let Some(status) = status else { return Ok(()) };
-        let connection = if usable { "keep-alive" } else { "close" };
-        write!(writer, "HTTP/1.1 {status} -\r\nContent-Length: 0\r\nConnection: {connection}\r\n\r\n")?;
-        if !usable {
-            return Ok(());
+        match read {
+            Ok(request) => {
+                let mut kept = locked(kept);
+                let Some(status) = kept.keep(request) else { return Ok(()) };
+                answer(&mut writer, status, "keep-alive")?;
+            }
+            Err(status) => return answer(&mut writer, status, "close"),
         }
     }
     Ok(())
 }
 
-/// The status to answer with, `None` for silence.
-fn keep(mut request: Request, kept: &Mutex<Kept>) -> Option<u16> {
-    let mut kept = locked(kept);
-    if kept.bytes + request.body.len() > KEPT_BYTES_MAX {
-        return Some(507);
+fn answer(writer: &mut impl Write, status: u16, connection: &str) -> io::Result<()> {
+    let head = format!("HTTP/1.1 {status} -\r\nContent-Length: 0\r\nConnection: {connection}\r\n\r\n");
+    writer.write_all(head.as_bytes())
+}
+
+impl Kept {
+    /// The status to answer with, `None` for silence.
+    fn keep(&mut self, mut request: Request) -> Option<u16> {
+        if self.bytes + request.body.len() > KEPT_BYTES_MAX {
+            return Some(507);
+        }
+        let status = match self.answer {
+            Answer::Status(status) => Some(status),
+            Answer::Silence => None,
+        };
+        request.status = status.unwrap_or(0);
+        self.bytes += request.body.len();
+        self.requests.push(request);
+        status
     }
-    let status = match kept.answer {
-        Answer::Status(status) => Some(status),
-        Answer::Silence => None,
-    };
-    request.status = status.unwrap_or(0);
-    kept.bytes += request.body.len();
-    kept.requests.push(request);
-    status
 }
 
 /// `None` at the end of the connection; `Err` is the status for what this server does not take.

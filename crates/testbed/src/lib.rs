@@ -11,6 +11,8 @@
 //! Bounds: one process may hold several clusters; a cluster's files live in 512 MiB of memory at most.
 
 mod acceptor;
+mod books;
+mod claims;
 mod clock;
 mod cluster;
 mod compare;
@@ -22,27 +24,33 @@ mod flows;
 mod forward;
 mod http;
 mod http_sink;
+mod ingestion;
 mod namespace;
 mod network;
 mod process;
 mod prometheus;
 mod scenario;
 mod scratch;
+mod series;
 pub mod topology;
 pub mod traffic;
 mod truth;
 
+pub use books::{Account, Books};
+pub use claims::{RECEIVED, TRANSMITTED, flows_in};
 pub use clock::{now, wait_for};
 pub use cluster::{Cluster, Truth};
 pub use compare::{Comparison, Row};
 pub use daemons::{COLLECTOR_HTTP_PORT, EXPORTER_HTTP_PORT, GRPC_PORT};
-pub use daemons::{CONFIG_WITHOUT_SINKS, Daemon, Programs, beside_current_exe, flows_in, init_nodes};
+pub use daemons::{CONFIG_WITHOUT_SINKS, Daemon, Daemons, Programs, beside_current_exe, init_nodes};
 pub use error::Error;
 pub use flows::{FlowKey, Flows, Volume};
 pub use http::Response;
 pub use http_sink::{Answer, HttpSink, Request};
+pub use ingestion::Ingestion;
 pub use namespace::Namespace;
 pub use process::{Process, Usage};
 pub use prometheus::Prometheus;
 pub use scenario::{Class, Load, class_of, standard_plans};
+pub use series::{Point, Series, flows_by};
 pub use truth::TruthError;

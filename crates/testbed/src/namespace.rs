@@ -74,11 +74,11 @@ impl Namespace {
         .map_err(Error::os("enter the network namespace", self.name()))
     }
 
-    /// Runs a program inside to its end, feeding it `stdin`, and gives its standard output.
+    /// Runs a program inside to its end, feeding it `stdin` meanwhile, and gives its standard output.
     ///
     /// # Errors
     /// [`Error::Command`] when it ends with another status than 0, [`Error::Os`] when it does not start.
-    pub fn run(&self, mut command: Command, stdin: &str) -> Result<Vec<u8>, Error> {
+    pub fn run(&self, mut command: Command, stdin: &[u8]) -> Result<Vec<u8>, Error> {
         let program = command.get_program().to_string_lossy().into_owned();
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let output = self.run_piped(command, stdin).map_err(Error::os("run", &program))?;
@@ -90,15 +90,19 @@ impl Namespace {
     }
 
     /// A program that ends before it has read everything speaks through its status, not through our broken pipe.
-    fn run_piped(&self, command: Command, stdin: &str) -> io::Result<Output> {
+    fn run_piped(&self, command: Command, stdin: &[u8]) -> io::Result<Output> {
         let mut child = exec::spawn(command, Arc::clone(&self.file))?;
-        if let Some(mut pipe) = child.stdin.take() {
-            match io::Write::write_all(&mut pipe, stdin.as_bytes()) {
-                Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error),
-                _ => drop(pipe),
-            }
-        }
-        child.wait_with_output()
+        let pipe = child.stdin.take();
+        let feed = || match pipe.map(|mut pipe| io::Write::write_all(&mut pipe, stdin)) {
+            Some(Err(error)) if error.kind() != io::ErrorKind::BrokenPipe => Err(error),
+            _ => Ok(()),
+        };
+        thread::scope(|scope| {
+            let feeding = scope.spawn(feed);
+            let output = child.wait_with_output()?;
+            feeding.join().unwrap_or_else(|payload| panic::resume_unwind(payload))?;
+            Ok(output)
+        })
     }
 
     /// Starts a program inside; it dies with this process.

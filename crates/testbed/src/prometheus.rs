@@ -10,6 +10,7 @@ use crate::clock::wait_for;
 use crate::cluster::Cluster;
 use crate::error::Error;
 use crate::process::Process;
+use crate::series::{Series, series_in};
 use crate::topology::CONTROL;
 
 const PORT: u16 = 9090;
@@ -28,23 +29,24 @@ impl<'c> Prometheus<'c> {
     /// # Errors
     /// [`Error::Os`] when it is not installed, [`Error::Ended`] with its log when it gives up.
     pub fn start(cluster: &'c Cluster) -> Result<Self, Error> {
-        let config = cluster.write_file("prometheus.yml", "global: {}\n")?;
-        let mut command = Command::new("prometheus");
-        command
-            .arg(format!("--config.file={}", config.display()))
-            .arg(format!("--storage.tsdb.path={}", cluster.directory().join("prometheus").display()))
-            .arg(format!("--web.listen-address=127.0.0.1:{PORT}"))
-            .args(["--web.enable-remote-write-receiver", "--log.level=warn"]);
-        let mut process = cluster.spawn(CONTROL, "prometheus", command)?;
-        wait_for("prometheus", READY_WITHIN, || {
-            process.check_running()?;
-            Ok(match cluster.http_get(CONTROL, PORT, "/-/ready") {
-                Ok(answer) if answer.status == 200 => Ok(()),
-                Ok(answer) => Err(answer.text()),
-                Err(error) => Err(error.chain()),
-            })
-        })?;
-        Ok(Self { cluster, process })
+        Ok(Self { cluster, process: launch(cluster)? })
+    }
+
+    /// Ends it at once (SIGKILL); what it has accepted stays in its write-ahead log.
+    ///
+    /// # Errors
+    /// [`Error::Os`] when it cannot be signalled.
+    pub fn kill(&mut self) -> Result<(), Error> {
+        self.process.kill().map(drop)
+    }
+
+    /// Starts it again on the same data, and waits until it is ready.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn start_again(&mut self) -> Result<(), Error> {
+        self.process = launch(self.cluster)?;
+        Ok(())
     }
 
     /// Where the exporter writes to.
@@ -67,6 +69,16 @@ impl<'c> Prometheus<'c> {
         self.result(&format!("/api/v1/query?query={}", escaped(expression)))
     }
 
+    /// The series of a vector or of ranges (`metric[1h]`), evaluated now or at a time since 1970.
+    ///
+    /// # Errors
+    /// As [`query`](Self::query), and [`Error::Malformed`] for a value that is no whole number of bytes.
+    pub fn series(&self, expression: &str, at: Option<Duration>) -> Result<Vec<Series>, Error> {
+        let time =
+            at.map(|at| format!("&time={}.{:03}", at.as_secs(), at.subsec_millis())).unwrap_or_default();
+        series_in(self.result(&format!("/api/v1/query?query={}{time}", escaped(expression)))?)
+    }
+
     fn result(&self, path: &str) -> Result<Value, Error> {
         let body = self.cluster.http_get(CONTROL, PORT, path)?.ok(path)?;
         let malformed = || Error::Malformed {
@@ -79,6 +91,27 @@ impl<'c> Prometheus<'c> {
             None => Err(malformed()),
         }
     }
+}
+
+/// On the cluster's one data directory.
+fn launch(cluster: &Cluster) -> Result<Process, Error> {
+    let config = cluster.write_file("prometheus.yml", "global: {}\n")?;
+    let mut command = Command::new("prometheus");
+    command
+        .arg(format!("--config.file={}", config.display()))
+        .arg(format!("--storage.tsdb.path={}", cluster.directory().join("prometheus").display()))
+        .arg(format!("--web.listen-address=127.0.0.1:{PORT}"))
+        .args(["--web.enable-remote-write-receiver", "--log.level=warn"]);
+    let mut process = cluster.spawn(CONTROL, "prometheus", command)?;
+    wait_for("prometheus", READY_WITHIN, || {
+        process.check_running()?;
+        Ok(match cluster.http_get(CONTROL, PORT, "/-/ready") {
+            Ok(answer) if answer.status == 200 => Ok(()),
+            Ok(answer) => Err(answer.text()),
+            Err(error) => Err(error.chain()),
+        })
+    })?;
+    Ok(process)
 }
 
 /// Everything but RFC 3986's unreserved characters, percent-encoded.

@@ -15,8 +15,8 @@ use crate::error::Error;
 use crate::flows::FlowKey;
 use crate::process::Process;
 use crate::topology::{
-    INTERNET, INTERNET_ADDRESSES, PODS, Pair, SERVER_PORT, SERVICE_ADDRESSES, SERVICE_PORT, SERVICE_WORKLOAD,
-    pod_at, pod_named,
+    INTERNET, INTERNET_ADDRESSES, NODES, PODS, Pair, SERVER_PORT, SERVICE_ADDRESSES, SERVICE_PORT,
+    SERVICE_WORKLOAD, node_at, node_named, pod_at, pod_named,
 };
 use crate::traffic::{Item, ItemReport, Kind, Plan};
 
@@ -37,14 +37,16 @@ pub enum Class {
     ClusterIp,
     /// A pod to itself by the service's address.
     Hairpin,
+    /// Pod to the other node's own address.
+    Node,
     /// Pod to the internet, masqueraded.
     Internet,
 }
 
 impl Class {
     /// All of them.
-    pub const ALL: [Self; 5] =
-        [Self::SameNode, Self::CrossZone, Self::ClusterIp, Self::Hairpin, Self::Internet];
+    pub const ALL: [Self; 6] =
+        [Self::SameNode, Self::CrossZone, Self::ClusterIp, Self::Hairpin, Self::Node, Self::Internet];
 }
 
 impl fmt::Display for Class {
@@ -54,6 +56,7 @@ impl fmt::Display for Class {
             Self::CrossZone => "cross-zone",
             Self::ClusterIp => "cluster-ip",
             Self::Hairpin => "hairpin",
+            Self::Node => "node",
             Self::Internet => "internet",
         })
     }
@@ -63,7 +66,7 @@ impl fmt::Display for Class {
 #[must_use]
 pub fn class_of(key: &FlowKey) -> Class {
     let (Some(local), Some(remote)) = (pod_at(key.local), pod_at(key.remote)) else {
-        return Class::Internet;
+        return if node_at(key.remote).is_some() { Class::Node } else { Class::Internet };
     };
     if local.uid == remote.uid {
         Class::Hairpin
@@ -82,8 +85,9 @@ pub fn standard_plans(seconds: Option<u64>) -> Vec<(&'static str, Plan)> {
     let service = (SERVICE_ADDRESSES, SERVICE_PORT);
     let internet = (INTERNET_ADDRESSES, SERVER_PORT);
     let pod = |name| pod_named(name).map(|pod| (pod.addresses, SERVER_PORT));
+    let node = |name| node_named(name).map(|node| (node.addresses, SERVER_PORT));
     let senders = [
-        ("client-0", vec![pod("store-0"), pod("store-1"), Some(internet)]),
+        ("client-0", vec![pod("store-0"), pod("store-1"), node("node-b"), Some(internet)]),
         ("client-1", vec![Some(service), Some(internet)]),
         ("web-0", vec![Some(service)]),
     ];
@@ -109,7 +113,7 @@ fn items_to(to: SocketAddr) -> impl Iterator<Item = Item> {
     })
 }
 
-/// Traffic that is running: a server in every pod and on the internet, a sender for each plan.
+/// Traffic that is running: a server in every pod, on every node and on the internet, a sender for each plan.
 #[derive(Debug)]
 pub struct Load {
     senders: Vec<Sender>,
@@ -180,7 +184,7 @@ impl Sender {
 }
 
 fn start_servers(cluster: &Cluster, program: &Path) -> Result<Vec<Process>, Error> {
-    let places = PODS.iter().map(|pod| pod.name).chain([INTERNET]);
+    let places = PODS.iter().map(|pod| pod.name).chain(NODES.iter().map(|node| node.name)).chain([INTERNET]);
     let mut servers = places
         .map(|place| {
             let mut command = Command::new(program);
@@ -226,6 +230,7 @@ mod tests {
             ("10.244.2.4", "10.244.1.3", Class::CrossZone),
             ("fd00:10:244:2::3", "fd00:10:244:1::2", Class::ClusterIp),
             ("10.244.1.2", "10.244.1.2", Class::Hairpin),
+            ("10.244.1.3", "172.18.0.3", Class::Node),
             ("10.244.1.3", "203.0.113.10", Class::Internet),
         ] {
             let (local, remote) = (local.parse().unwrap(), remote.parse().unwrap());

@@ -194,6 +194,12 @@ pub fn pod_at(address: IpAddr) -> Option<&'static Pod> {
     const { &PODS }.iter().find(|pod| pod.addresses.contains(address))
 }
 
+/// The node that has `address`; `None` for everyone else's.
+#[must_use]
+pub fn node_at(address: IpAddr) -> Option<&'static Node> {
+    const { &NODES }.iter().find(|node| node.addresses.contains(address))
+}
+
 /// The pod of that name.
 #[must_use]
 pub fn pod_named(name: &str) -> Option<&'static Pod> {

@@ -1,0 +1,286 @@
+//! One run: a cluster, both daemons, both destinations, traffic, and the checks that every run ends with.
+//!
+//! Whatever fails, fails by a panic, and the panic is followed by the ends of the daemons' logs.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use egressd_testbed::traffic::Plan;
+use egressd_testbed::{
+    Books, Cluster, Comparison, Daemon, Daemons, Error, Flows, HttpSink, Ingestion, Load, Programs,
+    Prometheus, Row, Series, Usage, Volume, flows_by, now, standard_plans, wait_for,
+};
+
+const COST_API_PORT: u16 = 8090;
+/// After the end of the traffic: a collector dials again within 30 s, a sink tries again within 30 s.
+const SETTLED_WITHIN: Duration = Duration::from_secs(90);
+const BALANCED_WITHIN: Duration = Duration::from_secs(30);
+/// Between two looks that cost more than a request on loopback.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// Every sample of the product's series so far, whatever their metric: one that should not be there is an error.
+const ALL_SAMPLES: &str = r#"{__name__=~"egressd_.*_bytes_total"}[1h]"#;
+
+pub(crate) const CLUSTER_ID: &str = "7f9d1c1e";
+pub(crate) const API_KEY: &str = "key-of-the-test";
+
+/// Both destinations as a user writes them down.
+fn config(prometheus: &Prometheus<'_>, cost_api: &HttpSink) -> String {
+    format!(
+        "exportInterval: 2s
+sinks:
+  castai:
+    http:
+      url: \"{}/v1/kubernetes/clusters/${{CLUSTER_ID}}/egressd-metrics\"
+      method: POST
+      compression: gzip
+      encoding: protobuf
+      timeout: 30s
+      headers: {{ X-API-Key: \"${{API_KEY}}\" }}
+  prom:
+    prom_remote_write:
+      url: \"{}\"
+      labels: {{ team: core }}
+      sendReceivedBytesMetric: true
+",
+        cost_api.url(),
+        prometheus.write_url()
+    )
+}
+
+/// The standard traffic at a quarter of its pace, for runs of minutes: every kind, short connections throughout.
+pub(crate) fn gentle_plans() -> Vec<(&'static str, Plan)> {
+    let mut plans = standard_plans(None);
+    for item in plans.iter_mut().flat_map(|(_, plan)| &mut plan.items) {
+        item.pause_ms *= 4;
+    }
+    plans
+}
+
+/// Truth against what each destination has.
+pub(crate) struct Outcome {
+    prometheus: Comparison,
+    cost_api: Comparison,
+}
+
+impl Outcome {
+    /// The flows that differ, packets included where the destination is told them; empty when none does.
+    fn differences(&self) -> Vec<String> {
+        let rows = self.prometheus.rows.iter().filter(|row| row.difference_bytes() > 0);
+        let prometheus = rows.map(|row| ("prometheus", row));
+        let rows = self.cost_api.rows.iter();
+        let rows = rows.filter(|row| row.difference_bytes() + row.difference_packets() > 0);
+        let line = |(place, row): (_, &Row)| {
+            format!("{place}: {}: truth {:?}, exported {:?}", row.key, row.truth, row.exported)
+        };
+        prometheus.chain(rows.map(|row| ("cost API", row))).map(line).collect()
+    }
+}
+
+/// A run.
+pub(crate) struct Harness<'c> {
+    name: &'static str,
+    began: Instant,
+    cluster: &'c Cluster,
+    programs: Programs,
+    config: String,
+    pub(crate) prometheus: Prometheus<'c>,
+    pub(crate) cost_api: HttpSink,
+    ingestion: Ingestion<'c>,
+    pub(crate) daemons: Daemons<'c>,
+    load: Option<Load>,
+}
+
+impl<'c> Harness<'c> {
+    /// Starts everything, the traffic last.
+    pub(crate) fn start(name: &'static str, cluster: &'c Cluster, plans: &[(&'static str, Plan)]) -> Self {
+        let (began, programs) = (now(), Programs::beside_current_exe().unwrap());
+        let prometheus = Prometheus::start(cluster).unwrap();
+        let cost_api = HttpSink::start(cluster, COST_API_PORT).unwrap();
+        let config = config(&prometheus, &cost_api);
+        let daemons = Daemons::start(cluster, &programs, &config, ENVIRONMENT).unwrap();
+        let ingestion = Ingestion::new(cluster).unwrap();
+        let load = Some(Load::start(cluster, &programs.testbed, plans).unwrap());
+        Self { name, began, cluster, programs, config, prometheus, cost_api, ingestion, daemons, load }
+    }
+
+    /// Lets time pass in which everything that was not told to end must run.
+    pub(crate) fn pass(&mut self, time: Duration) {
+        let end = now() + time;
+        while now() < end {
+            self.daemons.check_running().unwrap();
+            self.load.as_mut().unwrap().check_running().unwrap();
+            thread::sleep(LOOK.min(end.saturating_duration_since(now())));
+        }
+    }
+
+    /// SIGTERM to the exporter. Its status is 0 only when everything it took was let out within its grace.
+    pub(crate) fn stop_exporter(&mut self) {
+        self.say_usage("exporter, first life", self.daemons.exporter.usage().unwrap());
+        let asked = now();
+        self.daemons.exporter.end().unwrap();
+        self.say(&format!("the exporter ended within {:.1} s", asked.elapsed().as_secs_f32()));
+    }
+
+    /// The same command again.
+    pub(crate) fn start_exporter(&mut self) {
+        let Self { cluster, programs, config, .. } = self;
+        self.daemons.exporter = Daemon::exporter(cluster, &programs.exporter, config, ENVIRONMENT).unwrap();
+    }
+
+    /// Every sample that Prometheus has of the product's series.
+    pub(crate) fn series(&self) -> Result<Vec<Series>, Error> {
+        self.prometheus.series(ALL_SAMPLES, None)
+    }
+
+    /// What Prometheus has, by last value or by increments.
+    pub(crate) fn in_prometheus(&self, bytes: fn(&Series) -> u64) -> Flows {
+        flows_by(bytes, &self.series().unwrap()).unwrap()
+    }
+
+    /// What the cost API has accepted.
+    pub(crate) fn in_cost_api(&mut self) -> &Flows {
+        self.ingestion.flows(&self.cost_api).unwrap()
+    }
+
+    /// Truth against both destinations, now.
+    pub(crate) fn compare(&mut self, bytes: fn(&Series) -> u64) -> Result<(Flows, Outcome), Error> {
+        let truth = self.cluster.truth()?;
+        let prometheus = Comparison::of(&truth, &flows_by(bytes, &self.series()?)?);
+        let cost_api = Comparison::of(&truth, self.ingestion.flows(&self.cost_api)?);
+        Ok((truth, Outcome { prometheus, cost_api }))
+    }
+
+    /// The sum of a metric of the collector of `node`.
+    pub(crate) fn collector_metric(&self, node: &str, name: &str) -> u64 {
+        self.daemons.collector(node).unwrap().metric(name, &[]).unwrap().unwrap()
+    }
+
+    /// Attempts of a sink that ended so.
+    pub(crate) fn pushes(&self, sink: &str, outcome: &str) -> u64 {
+        let labels = [("sink", sink), ("outcome", outcome)];
+        self.daemons.exporter.metric("egressd_exporter_sink_pushes_total", &labels).unwrap().unwrap_or(0)
+    }
+
+    /// Ends the traffic, waits for the last byte to arrive at both destinations, checks the daemons' books, ends the
+    /// daemons and compares once more. Gives the truth.
+    pub(crate) fn finish(&mut self, bytes: fn(&Series) -> u64) -> Flows {
+        let traffic = self.began.elapsed();
+        self.load.take().unwrap().finish().unwrap();
+        let ended = now();
+        wait_for("equality of truth and both destinations", SETTLED_WITHIN, || {
+            thread::sleep(LOOK);
+            self.daemons.check_running()?;
+            let differences = self.compare(bytes)?.1.differences();
+            Ok(if differences.is_empty() { Ok(()) } else { Err(differences.join("\n")) })
+        })
+        .unwrap();
+        self.say(&format!(
+            "traffic until {:.1} s, settled {:.1} s later",
+            traffic.as_secs_f32(),
+            ended.elapsed().as_secs_f32()
+        ));
+        self.check_books();
+        for (name, usage) in self.daemons.usage().unwrap() {
+            self.say_usage(&name, usage);
+        }
+        self.daemons.end().unwrap();
+        let (truth, outcome) = self.compare(bytes).unwrap();
+        self.report(&truth, &outcome);
+        assert_eq!(outcome.differences(), [""; 0], "after the daemons' end");
+        truth
+    }
+
+    /// Every stage accounts for every byte and packet, holds nothing any more, and nothing was lost on the way in.
+    fn check_books(&self) {
+        wait_for("balanced and empty books", BALANCED_WITHIN, || {
+            let books = self.daemons.all().map(Daemon::books).collect::<Result<Vec<_>, _>>()?;
+            let faults = books.iter().flat_map(|books| faults_in(books)).collect::<Vec<_>>();
+            Ok(if faults.is_empty() { Ok(()) } else { Err(faults.join("\n")) })
+        })
+        .unwrap();
+        let stages = |daemon: &Daemon<'_>| -> Vec<String> {
+            daemon.books().unwrap().into_iter().map(|Books { stage, .. }| stage).collect()
+        };
+        assert_eq!(stages(&self.daemons.exporter), EXPORTER_STAGES);
+        for collector in &self.daemons.collectors {
+            assert_eq!(stages(collector), COLLECTOR_STAGES);
+            for lost in LOSSES {
+                assert_eq!(collector.metric(lost, &[]).unwrap(), Some(0), "{lost}");
+            }
+        }
+    }
+
+    fn report(&self, truth: &Flows, outcome: &Outcome) {
+        let line = |place: &str, Volume { tx_bytes, tx_packets, rx_bytes, rx_packets }: Volume| {
+            format!("{place:<10} tx {tx_bytes} B {tx_packets} packets, rx {rx_bytes} B {rx_packets} packets")
+        };
+        let exported = |comparison: &Comparison| {
+            let mut sum = Volume::default();
+            comparison.rows.iter().for_each(|row| sum += row.exported);
+            sum
+        };
+        let Outcome { prometheus, cost_api } = outcome;
+        self.say(&format!("{} flows in {:.1} s", truth.0.len(), self.began.elapsed().as_secs_f32()));
+        self.say(&line("truth", truth.total()));
+        let difference = prometheus.difference_bytes();
+        self.say(&format!("{}, difference {difference} B", line("prometheus", exported(prometheus))));
+        let (bytes, packets) = (cost_api.difference_bytes(), cost_api.difference_packets());
+        let exported = line("cost API", exported(cost_api));
+        self.say(&format!("{exported}, difference {bytes} B {packets} packets"));
+    }
+
+    fn say_usage(&self, name: &str, Usage { cpu, rss_peak_bytes }: Usage) {
+        let kib = rss_peak_bytes / 1024;
+        self.say(&format!("{name}: {:.2} s CPU, {kib} KiB peak memory", cpu.as_secs_f64()));
+    }
+
+    /// A figure of this run; cargo test shows it with `--nocapture`.
+    pub(crate) fn say(&self, text: &str) {
+        println!("{}: {text}", self.name);
+    }
+}
+
+/// What is unaccounted for in a daemon's books after the traffic, within a stage and from one to the next.
+fn faults_in(books: &[Books]) -> Vec<String> {
+    // The meter holds the stream's own far end until a scope is a minute newer.
+    let is_settled = |books: &Books| books.are_empty() || books.stage == METER;
+    let unsettled = books.iter().filter(|books| !books.balance() || !is_settled(books));
+    let find = |name: &str| books.iter().find(|books| books.stage == name);
+    let pairs = HANDED_OVER.iter().filter_map(|(from, to)| find(from).zip(find(to)));
+    let emitted = |books: &Books| (books.bytes.emitted, books.packets.emitted);
+    let received = |books: &Books| (books.bytes.received, books.packets.received);
+    let apart = pairs.filter(|(from, to)| emitted(from) != received(to));
+    unsettled.map(|books| format!("{books:?}")).chain(apart.map(|pair| format!("{pair:?}"))).collect()
+}
+
+impl Drop for Harness<'_> {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            let tail = self.prometheus.process().log_tail();
+            println!("{}:\n{}\nprometheus:\n{tail}", self.name, self.daemons.log_tails());
+        }
+    }
+}
+
+const ENVIRONMENT: &[(&str, &str)] = &[("CLUSTER_ID", CLUSTER_ID), ("API_KEY", API_KEY)];
+
+const METER: &str = "egressd_collector_meter";
+const WINDOW: &str = "egressd_collector_window";
+const LEDGER: &str = "egressd_exporter_ledger";
+const ENRICH: &str = "egressd_exporter_enrich";
+const CASTAI: &str = "egressd_exporter_sink castai";
+const PROM: &str = "egressd_exporter_sink prom";
+const SCRAPE: &str = "egressd_exporter_sink scrape";
+const COLLECTOR_STAGES: [&str; 2] = [METER, WINDOW];
+const EXPORTER_STAGES: [&str; 5] = [ENRICH, LEDGER, CASTAI, PROM, SCRAPE];
+/// What one lets out the other takes in, within a daemon.
+const HANDED_OVER: [(&str, &str); 5] =
+    [(METER, WINDOW), (LEDGER, ENRICH), (ENRICH, CASTAI), (ENRICH, PROM), (ENRICH, SCRAPE)];
+/// Of a collector: what would make its figures less than exact.
+const LOSSES: [&str; 4] = [
+    "egressd_collector_conntrack_lost_ends_total",
+    "egressd_collector_conntrack_malformed_rows_total",
+    "egressd_collector_meter_not_admitted_total",
+    "egressd_collector_window_maybe_twice_bytes_total",
+];

@@ -1,0 +1,170 @@
+//! The whole way, end to end: the kernel's conntrack, both daemons, a real Prometheus and a fake cost API, against
+//! nft's counters; undisturbed, and over outages of a minute.
+//!
+//! These tests need root, `ip`, `nft`, `prometheus`, `protoc` and `gzip`, and the daemons beside the test executable
+//! (`cargo build --workspace --bins`). Each runs on a cluster of its own and mostly waits, so they are best run all at
+//! once: `--test-threads=4`. `--nocapture` shows the figures of each run.
+
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests fail and speak like tests")]
+
+mod contract;
+mod harness;
+
+use std::thread;
+use std::time::Duration;
+
+use egressd_testbed::{
+    Answer, Cluster, Comparison, Flows, GRPC_PORT, RECEIVED, Series, TRANSMITTED, flows_by, standard_plans,
+};
+
+use crate::harness::{Harness, gentle_plans};
+
+const fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// Goal: undisturbed, every byte of every flow arrives at both destinations under its name, once, in the form that
+/// dashboards and the cost API expect.
+#[test]
+fn every_byte_reaches_prometheus_and_the_cost_api() {
+    let cluster = Cluster::start().unwrap();
+    let mut run = Harness::start("undisturbed", &cluster, &standard_plans(None));
+    run.pass(seconds(15));
+    let truth = run.finish(Series::last_value);
+
+    let series = run.series().unwrap();
+    contract::check_labels(&series, &truth);
+    contract::check_requests(&run.cost_api);
+    check_increase(&run, &series, &truth);
+    check_that_checks_fail(&mut run, truth);
+}
+
+/// `increase()` says the truth when its range begins before the zeros and ends on the last sample.
+fn check_increase(run: &Harness<'_>, series: &[Series], truth: &Flows) {
+    let last = series.iter().map(|one| one.points.last().unwrap().at).max();
+    let mut increases = Vec::new();
+    for metric in [TRANSMITTED, RECEIVED] {
+        let of_metric = run.prometheus.series(&format!("increase({metric}[1h])"), last).unwrap();
+        increases.extend(of_metric.into_iter().map(|one| Series { name: metric.to_owned(), ..one }));
+    }
+    let increases = flows_by(Series::last_value, &increases).unwrap();
+    assert_eq!(Comparison::of(truth, &increases).difference_bytes(), 0, "{truth:#?} {increases:#?}");
+}
+
+/// One byte of one flow is one byte of difference at either destination.
+fn check_that_checks_fail(run: &mut Harness<'_>, mut truth: Flows) {
+    let in_prometheus = run.in_prometheus(Series::last_value);
+    let in_cost_api = run.in_cost_api();
+    truth.0.values_mut().next().unwrap().tx_bytes += 1;
+    for exported in [&in_prometheus, in_cost_api] {
+        assert_eq!(Comparison::of(&truth, exported).difference_bytes(), 1);
+    }
+}
+
+/// Goal: while a node's stream is cut its collector keeps what it measures, and afterwards nothing is missing or twice.
+#[test]
+fn a_stream_cut_for_a_minute_loses_nothing() {
+    let cluster = Cluster::start().unwrap();
+    let mut run = Harness::start("stream cut", &cluster, &gentle_plans());
+    run.pass(seconds(8));
+    cluster.cut_stream("node-a", GRPC_PORT).unwrap();
+    // What was on its way has arrived by then.
+    run.pass(seconds(10));
+    let held_early = run.collector_metric("node-a", "egressd_collector_window_held_bytes");
+    let exported_early = run.in_prometheus(Series::last_value);
+    run.pass(seconds(50));
+    let held_late = run.collector_metric("node-a", "egressd_collector_window_held_bytes");
+    let exported_late = run.in_prometheus(Series::last_value);
+    run.say(&format!("the window held {held_early} B after 10 s of the cut and {held_late} B after 60 s"));
+
+    assert!(0 < held_early && held_early < held_late, "{held_early} {held_late}");
+    assert_eq!(run.collector_metric("node-a", "egressd_collector_window_connected"), 0);
+    assert_eq!(exported_early.of_node("node-a"), exported_late.of_node("node-a"));
+    let of_other = |flows: &Flows| flows.of_node("node-b").total().tx_bytes;
+    assert!(of_other(&exported_early) < of_other(&exported_late));
+    assert_eq!(run.collector_metric("node-b", "egressd_collector_window_connected"), 1);
+
+    cluster.restore_stream("node-a").unwrap();
+    run.pass(seconds(5));
+    run.finish(Series::last_value);
+}
+
+/// Goal: an exporter that is told to stop lets out what it has taken and the next one goes on from there, so that the
+/// sum over the counters' reset and the sum of deltas are the truth.
+#[test]
+fn an_exporter_stopped_and_started_a_minute_later_loses_nothing() {
+    let cluster = Cluster::start().unwrap();
+    let mut run = Harness::start("exporter stopped", &cluster, &gentle_plans());
+    run.pass(seconds(8));
+    run.stop_exporter();
+    let (truth, _) = run.compare(Series::increments).unwrap();
+    let left = run.in_prometheus(Series::increments);
+    let difference = Comparison::of(&left, run.in_cost_api()).difference_bytes();
+    assert_eq!(difference, 0, "both destinations were told the same: {left:#?} {:#?}", run.in_cost_api());
+
+    run.pass(seconds(60));
+    let (later, _) = run.compare(Series::increments).unwrap();
+    assert_eq!(run.in_prometheus(Series::increments), left, "nobody pushes");
+    assert!(truth.total().tx_bytes < later.total().tx_bytes, "traffic goes on");
+    run.start_exporter();
+    run.pass(seconds(5));
+    run.finish(Series::increments);
+    let resets = run.series().unwrap().iter().filter(|one| one.increments() > one.last_value()).count();
+    assert!(resets > 0, "no series was reset: this run has not shown what it should");
+}
+
+/// Goal: a destination that is away for a minute gets everything afterwards, once, and the other one does not notice.
+#[test]
+fn a_sink_away_for_a_minute_loses_nothing() {
+    thread::scope(|scope| {
+        let runs = [scope.spawn(cost_api_away), scope.spawn(prometheus_away)];
+        for run in runs {
+            run.join().unwrap();
+        }
+    });
+}
+
+/// Gone for half a minute, then overloaded for another.
+fn cost_api_away() {
+    let cluster = Cluster::start().unwrap();
+    let mut run = Harness::start("cost API away", &cluster, &gentle_plans());
+    run.pass(seconds(8));
+    run.cost_api.go_away();
+    let (accepted, pushed) = (run.cost_api.accepted().len(), run.pushes("prom", "accepted"));
+    run.pass(seconds(30));
+    run.cost_api.answer(Answer::Status(503));
+    run.cost_api.come_back().unwrap();
+    run.pass(seconds(30));
+
+    assert_eq!(run.cost_api.accepted().len(), accepted);
+    assert!(run.pushes("castai", "not_connected") > 0 && run.pushes("castai", "server_error") > 0);
+    let pushed = run.pushes("prom", "accepted") - pushed;
+    let samples = run.prometheus.series(&format!("max(count_over_time({TRANSMITTED}[50s]))"), None).unwrap();
+    let samples = samples[0].last_value();
+    run.say(&format!("meanwhile {pushed} pushes to Prometheus, {samples} samples a series in the last 50 s"));
+    assert!(pushed >= 20 && samples >= 20, "{pushed} {samples}");
+
+    run.cost_api.answer(Answer::Status(200));
+    run.pass(seconds(5));
+    run.finish(Series::last_value);
+}
+
+/// Killed, and started again on the same data.
+fn prometheus_away() {
+    let cluster = Cluster::start().unwrap();
+    let mut run = Harness::start("Prometheus away", &cluster, &gentle_plans());
+    run.pass(seconds(8));
+    run.prometheus.kill().unwrap();
+    let (requests, bytes) = (run.cost_api.accepted().len(), run.in_cost_api().total().tx_bytes);
+    run.pass(seconds(60));
+
+    assert!(run.pushes("prom", "not_connected") > 0);
+    let requests = run.cost_api.accepted().len() - requests;
+    let bytes = run.in_cost_api().total().tx_bytes - bytes;
+    run.say(&format!("meanwhile {requests} pushes to the cost API with {bytes} B transmitted"));
+    assert!(requests >= 20 && bytes > 0, "{requests} {bytes}");
+
+    run.prometheus.start_again().unwrap();
+    run.pass(seconds(5));
+    run.finish(Series::last_value);
+}
