@@ -34,8 +34,6 @@ const DIAL_WITHIN: Duration = Duration::from_secs(5);
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// How often Status is said when nothing changes.
 const STATUS_EVERY: Duration = Duration::from_secs(30);
-/// Full jitter over this long keeps 5,000 collectors from dialling a restarted exporter at once.
-const REDIAL_LONGEST: Duration = Duration::from_secs(30);
 const REDIAL_FIRST: Duration = Duration::from_millis(500);
 /// How long the exporter may take to hang up after our last word.
 const FAREWELL_MAX: Duration = Duration::from_secs(5);
@@ -55,6 +53,9 @@ pub struct DialConfig {
     pub source: Source,
     /// Flags that take effect there.
     pub flags: CollectorFlags,
+    /// The longest wait before dialling again, and the bound of the random wait after a stream that was open: it
+    /// keeps all collectors from dialling a restarted exporter at once. Not below half a second.
+    pub redial_longest: Duration,
 }
 
 /// The driver's connections to the rest of the collector.
@@ -145,15 +146,15 @@ pub async fn dial(
 ) {
     let mut dialler = Dialler {
         exporter: config.exporter.clone(),
-        config,
         window,
         lines,
         metrics,
         cuts_closed: false,
         status_due: true,
         status_every: tokio::time::interval(STATUS_EVERY),
-        backoff: Backoff::new(REDIAL_FIRST, REDIAL_LONGEST),
+        backoff: Backoff::new(REDIAL_FIRST, config.redial_longest),
         link: Link::Waiting(Box::pin(tokio::time::sleep(Duration::ZERO))),
+        config,
     };
     tokio::select! {
         () = dialler.run() => dialler.hang_up().await,
@@ -286,15 +287,19 @@ impl Dialler {
     }
 
     fn redial(&mut self, hangup: &Hangup) {
-        let redirected = matches!(hangup, Hangup::Redirected);
-        if !redirected {
+        let was_open = matches!(&self.link, Link::Open(session) if session.clock_ahead.is_some());
+        let mut spread = Backoff::new(self.config.redial_longest, self.config.redial_longest);
+        let backoff = if was_open { &mut spread } else { &mut self.backoff };
+        // Without randomness all wait for the whole bound, which is late but not wrong.
+        let wait = backoff.next_wait(getrandom::u64().unwrap_or(u64::MAX));
+        self.metrics.connected.set(0);
+        if matches!(hangup, Hangup::Redirected) {
+            info!(exporter = %self.exporter, wait_ms = wait.as_millis(), "redirected");
+        } else {
             self.exporter.clone_from(&self.config.exporter);
             self.metrics.dial_failures.inc();
+            warn!(exporter = %self.exporter, reason = %chain(hangup), wait_ms = wait.as_millis(), "no stream");
         }
-        self.metrics.connected.set(0);
-        // Without randomness all wait for the whole bound, which is late but not wrong.
-        let wait = self.backoff.next_wait(getrandom::u64().unwrap_or(u64::MAX));
-        warn!(exporter = %self.exporter, reason = %chain(hangup), wait_ms = wait.as_millis(), "no stream");
         self.link = Link::Waiting(Box::pin(tokio::time::sleep(wait)));
     }
 
@@ -315,7 +320,10 @@ impl Dialler {
     async fn hear(&mut self, message: v1::Down) -> Result<(), Hangup> {
         let Link::Open(session) = &mut self.link else { return Ok(()) };
         session.heard = Instant::now();
-        let Some(message) = Down::from_wire(message)? else { return Ok(()) };
+        let Some(message) = Down::from_wire(message)? else {
+            self.metrics.unknown_messages.inc();
+            return Ok(());
+        };
         let Some(clock_ahead) = session.clock_ahead else {
             let Down::Welcome(welcome) = message else { return Err(Hangup::NotWelcome) };
             self.welcomed(&welcome);
@@ -327,8 +335,8 @@ impl Dialler {
             Down::Settings(settings) => {
                 self.lines.settings.send_replace(settings);
             }
-            Down::Scope(mut scope) => {
-                scope.as_of = shifted(scope.as_of, clock_ahead);
+            Down::Scope { mut scope, clock } => {
+                scope.as_of = by_our_clock(scope.as_of, clock, clock_ahead);
                 // A closed channel means that the last cut is made: no scope matters any more.
                 let _late = self.lines.scopes.send(scope).await;
             }
@@ -380,7 +388,13 @@ async fn open(exporter: ExporterAddress, hello: Hello) -> Result<Box<Session>, H
     tokio::time::timeout(DIAL_WITHIN, dialled).await.map_err(|_| Hangup::TooSlow)?
 }
 
-fn shifted(at: UnixNanos, by: i128) -> UnixNanos {
-    let shifted = (i128::from(at.0) + by).max(0);
+/// The exporter's instant `as_of`, said at its instant `clock`, on our clock.
+///
+/// Two estimates of how far our clock is ahead: at Welcome, and now, which is late by the message's time on its way.
+/// The earlier result stands, so that neither a clock that was set back since nor a slow message makes a scope look
+/// younger than it is.
+fn by_our_clock(as_of: UnixNanos, clock: UnixNanos, ahead_at_welcome: i128) -> UnixNanos {
+    let ahead_now = i128::from(unix_nanos()) - i128::from(clock.0);
+    let shifted = (i128::from(as_of.0) + ahead_now.min(ahead_at_welcome)).max(0);
     UnixNanos(u64::try_from(shifted).unwrap_or(u64::MAX))
 }

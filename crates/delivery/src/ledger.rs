@@ -9,6 +9,13 @@ use egressd_flow::{Counter, Epoch, NodeName, Position, Sequence, UnixNanos};
 use egressd_protocol::limits::EPOCHS_MAX;
 use egressd_protocol::{Ack, HeldEpoch};
 
+/// Nodes that may have an account: twice what one exporter is made for.
+pub const NODES_MAX: usize = 10_000;
+
+/// Places in an epoch that are acknowledged one by one. Beyond it the newest ones share a place: what is delivered
+/// is told later then, and not less.
+const PENDING_MAX: usize = 64;
+
 /// How long an epoch that is not heard of stays known.
 const EPOCH_KEPT: Duration = Duration::from_hours(24);
 
@@ -36,6 +43,14 @@ pub enum Verdict {
     Replaced,
 }
 
+/// No more nodes have room. The peer is turned away; an operator must find out who says Hello under so many names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{nodes} nodes are known already")]
+pub struct TooManyNodes {
+    /// How many.
+    pub nodes: usize,
+}
+
 /// The ledger's account since it began. received = discarded + emitted + held.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LedgerBooks {
@@ -51,19 +66,27 @@ pub struct LedgerBooks {
     pub skipped_batches: u64,
 }
 
+/// Batches that are delivered when `position` is: `first` and those after it, up to the next place's.
+#[derive(Debug)]
+struct Pending {
+    first: Sequence,
+    position: Position,
+    traffic: Counter,
+}
+
 #[derive(Debug)]
 struct EpochAccount {
     epoch: Epoch,
     taken: Sequence,
     reserved: bool,
     /// Taken and not delivered, in order.
-    pending: VecDeque<Sequence>,
+    pending: VecDeque<Pending>,
     heard: UnixNanos,
 }
 
 impl EpochAccount {
     fn ack(&self) -> Ack {
-        let delivered = self.pending.front().map_or(self.taken, |first| first.previous());
+        let delivered = self.pending.front().map_or(self.taken, |place| place.first.previous());
         Ack { epoch: self.epoch, taken: self.taken, delivered }
     }
 }
@@ -74,27 +97,30 @@ struct NodeAccount {
     epochs: Vec<EpochAccount>,
 }
 
-#[derive(Debug)]
-struct Undelivered {
-    position: Position,
-    node: NodeName,
-    epoch: Epoch,
-    traffic: Counter,
-}
-
 /// What every node's collector was told that we have.
 #[derive(Debug, Default)]
 pub struct Ledger {
     nodes: HashMap<NodeName, NodeAccount>,
     streams: u64,
-    /// In the order of their positions.
-    undelivered: VecDeque<Undelivered>,
     books: LedgerBooks,
 }
 
 impl Ledger {
     /// A collector dials: its older stream is no longer heard, and each epoch that it holds has an account.
-    pub fn hello(&mut self, node: &NodeName, held: &[HeldEpoch], now: UnixNanos) -> StreamId {
+    ///
+    /// # Errors
+    /// There is no room for another node.
+    pub fn hello(
+        &mut self,
+        node: &NodeName,
+        held: &[HeldEpoch],
+        now: UnixNanos,
+    ) -> Result<StreamId, TooManyNodes> {
+        self.expire(now);
+        let nodes = self.nodes.len();
+        if nodes >= NODES_MAX && !self.nodes.contains_key(node) {
+            return Err(TooManyNodes { nodes });
+        }
         self.streams += 1;
         let stream = StreamId(self.streams);
         let account =
@@ -103,8 +129,10 @@ impl Ledger {
         for held in held {
             let before_first = held.first.previous();
             if let Some(known) = account.epochs.iter_mut().find(|known| known.epoch == held.epoch) {
-                if before_first > known.taken {
-                    self.books.skipped_batches += before_first.0 - known.taken.0;
+                // What is being taken right now is the next one: nothing before it was lost.
+                if before_first > known.taken && !known.reserved {
+                    let skipped = before_first.0 - known.taken.0;
+                    self.books.skipped_batches = self.books.skipped_batches.saturating_add(skipped);
                     known.taken = before_first;
                 }
                 known.heard = now;
@@ -118,9 +146,8 @@ impl Ledger {
                 });
             }
         }
-        forget_old_epochs(account);
-        self.expire(now);
-        stream
+        forget_old_epochs(account, held);
+        Ok(stream)
     }
 
     /// What to do with a batch that came on `stream`. `Take` reserves it.
@@ -168,10 +195,14 @@ impl Ledger {
         assert!(account.reserved && sequence == account.taken.next(), "only what is reserved is committed");
         account.reserved = false;
         account.taken = sequence;
-        account.pending.push_back(sequence);
-        // Streams commit on their own, so two positions may arrive here in either order.
-        let at = self.undelivered.partition_point(|before| before.position < position);
-        self.undelivered.insert(at, Undelivered { position, node: node.clone(), epoch, traffic });
+        let full = account.pending.len() >= PENDING_MAX;
+        match account.pending.back_mut() {
+            Some(newest) if full => {
+                newest.position = position;
+                newest.traffic += traffic;
+            }
+            _ => account.pending.push_back(Pending { first: sequence, position, traffic }),
+        }
         self.books.received += traffic;
         self.books.held += traffic;
     }
@@ -191,14 +222,12 @@ impl Ledger {
 
     /// Every sink has accepted all up to and with `through`.
     pub fn delivered(&mut self, through: Position) {
-        while self.undelivered.front().is_some_and(|first| first.position <= through) {
-            let Some(first) = self.undelivered.pop_front() else { break };
-            let Undelivered { node, epoch, traffic, .. } = first;
-            if let Some(account) = self.account_mut(&node, epoch) {
-                account.pending.pop_front();
+        for account in self.nodes.values_mut().flat_map(|node| &mut node.epochs) {
+            while let Some(place) = account.pending.pop_front_if(|place| place.position <= through) {
+                self.books.emitted += place.traffic;
+                // Sums saturate, so absurd counters may leave less here than is let go.
+                self.books.held = self.books.held.growth(place.traffic).unwrap_or_default();
             }
-            self.books.emitted += traffic;
-            self.books.held = self.books.held.growth(traffic).unwrap_or_default();
         }
     }
 
@@ -226,10 +255,11 @@ impl Ledger {
     }
 }
 
-/// Keeps the epochs heard of last, and those that still have something on its way.
-fn forget_old_epochs(account: &mut NodeAccount) {
+/// Keeps the epochs heard of last, those that the collector holds, and those with something on its way.
+fn forget_old_epochs(account: &mut NodeAccount, held: &[HeldEpoch]) {
+    let is_held = |known: &EpochAccount| held.iter().any(|held| held.epoch == known.epoch);
     while account.epochs.len() > EPOCHS_MAX {
-        let idle = account.epochs.iter().enumerate().filter(|(_, known)| !is_busy(known));
+        let idle = account.epochs.iter().enumerate().filter(|(_, known)| !is_busy(known) && !is_held(known));
         let Some((oldest, _)) = idle.min_by_key(|(_, known)| known.heard) else { return };
         account.epochs.remove(oldest);
     }

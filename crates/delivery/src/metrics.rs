@@ -1,7 +1,6 @@
 //! Every metric of the stream's two halves.
 
-use egressd_flow::Counter as Traffic;
-use egressd_service::figures::{Amount, Figures, set, store};
+use egressd_service::figures::{Figures, set, store};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
@@ -15,6 +14,8 @@ pub struct WindowMetrics {
     figures: Figures,
     held_batches: Gauge,
     maybe_twice: Counter,
+    unprotected: Counter,
+    pub(crate) unknown_messages: Counter,
     pub(crate) connected: Gauge,
     pub(crate) dials: Counter,
     pub(crate) dial_failures: Counter,
@@ -27,6 +28,8 @@ impl WindowMetrics {
             figures: Figures::register(registry, "egressd_collector_window", "Batches for the exporter"),
             held_batches: Gauge::default(),
             maybe_twice: Counter::default(),
+            unprotected: Counter::default(),
+            unknown_messages: Counter::default(),
             connected: Gauge::default(),
             dials: Counter::default(),
             dial_failures: Counter::default(),
@@ -43,6 +46,16 @@ impl WindowMetrics {
                 "Bytes sent again because the exporter that had them is gone",
                 &metrics.maybe_twice,
             ),
+            (
+                "unprotected_bytes",
+                "Bytes that the exporter has taken and not delivered, let go here for lack of room",
+                &metrics.unprotected,
+            ),
+            (
+                "unknown_messages",
+                "Messages of a kind that this version does not know",
+                &metrics.unknown_messages,
+            ),
             ("dials", "Streams that were opened", &metrics.dials),
             ("dial_failures", "Streams that could not be opened or broke", &metrics.dial_failures),
         ] {
@@ -52,9 +65,10 @@ impl WindowMetrics {
     }
 
     pub(crate) fn publish(&self, books: &WindowBooks) {
-        self.figures.publish(amount(books.received), amount(books.emitted), [], amount(books.held));
+        self.figures.publish(books.received.into(), books.emitted.into(), [], books.held.into());
         set(&self.held_batches, books.held_batches);
         store(&self.maybe_twice, books.maybe_twice.bytes);
+        store(&self.unprotected, books.unprotected.bytes);
     }
 }
 
@@ -65,6 +79,7 @@ pub struct LedgerMetrics {
     skipped: Counter,
     pub(crate) streams: Gauge,
     pub(crate) refused: Counter,
+    pub(crate) unknown_messages: Counter,
 }
 
 impl LedgerMetrics {
@@ -75,11 +90,17 @@ impl LedgerMetrics {
             skipped: Counter::default(),
             streams: Gauge::default(),
             refused: Counter::default(),
+            unknown_messages: Counter::default(),
         };
         registry.register("egressd_exporter_ledger_streams", "Streams open", metrics.streams.clone());
         for (name, help, counter) in [
             ("skipped_batches", "Sequences that collectors lost before sending them", &metrics.skipped),
             ("refused_streams", "Streams closed because what they said cannot be", &metrics.refused),
+            (
+                "unknown_messages",
+                "Messages of a kind that this version does not know",
+                &metrics.unknown_messages,
+            ),
         ] {
             registry.register(format!("egressd_exporter_ledger_{name}"), help, counter.clone());
         }
@@ -87,12 +108,8 @@ impl LedgerMetrics {
     }
 
     pub(crate) fn publish(&self, books: &LedgerBooks) {
-        let discarded = [("duplicate", amount(books.duplicate))];
-        self.figures.publish(amount(books.received), amount(books.emitted), discarded, amount(books.held));
+        let discarded = [("duplicate", books.duplicate.into())];
+        self.figures.publish(books.received.into(), books.emitted.into(), discarded, books.held.into());
         store(&self.skipped, books.skipped_batches);
     }
-}
-
-fn amount(traffic: Traffic) -> Amount {
-    (traffic.bytes, traffic.packets)
 }

@@ -7,10 +7,10 @@ use std::collections::{HashMap, VecDeque};
 use egressd_flow::{
     Batch, Counter, Epoch, IpProtocol, NodeName, Position, Record, Sequence, Span, Traffic, UnixNanos,
 };
-use egressd_protocol::{Ack, SpoolId, Welcome};
+use egressd_protocol::{Ack, HeldEpoch, SpoolId, Welcome};
 use proptest::prelude::*;
 
-use crate::ledger::{Ledger, StreamId, Verdict};
+use crate::ledger::{Ledger, StreamId, TooManyNodes, Verdict};
 use crate::window::{AckError, Window};
 
 const EPOCH: Epoch = Epoch(7);
@@ -35,6 +35,8 @@ enum Step {
     Restart,
     /// The exporter dies and starts anew.
     Crash,
+    /// The collector is led to the other exporter, with a spool and a ledger of its own.
+    Switch,
 }
 
 struct Pair {
@@ -42,6 +44,8 @@ struct Pair {
     ledger: Ledger,
     node: NodeName,
     spool: u64,
+    /// The exporter that the collector is not talking to.
+    other: (Ledger, u64, Vec<(Position, Sequence)>),
     cut: u64,
     stream: Option<StreamId>,
     up: VecDeque<Batch>,
@@ -54,11 +58,16 @@ struct Pair {
 
 impl Pair {
     fn new() -> Self {
+        Self::with_window(Window::new(EPOCH, usize::MAX, usize::MAX))
+    }
+
+    fn with_window(window: Window) -> Self {
         Self {
-            window: Window::new(EPOCH, usize::MAX),
+            window,
             ledger: Ledger::default(),
             node: NodeName("node-a".into()),
             spool: 1,
+            other: (Ledger::default(), 1_000_000, Vec::new()),
             cut: 0,
             stream: None,
             up: VecDeque::new(),
@@ -94,6 +103,7 @@ impl Pair {
             Step::Deliver => self.deliver(),
             Step::Restart => self.restart(),
             Step::Crash => self.die(),
+            Step::Switch => self.switch(),
         }
         let books = self.window.books();
         let mut accounted = books.emitted;
@@ -116,7 +126,7 @@ impl Pair {
     fn dial(&mut self) {
         self.hang_up();
         let held = self.window.held_epochs();
-        self.stream = Some(self.ledger.hello(&self.node, &held, UnixNanos(0)));
+        self.stream = Some(self.ledger.hello(&self.node, &held, UnixNanos(0)).unwrap());
         let (spool, clock) = (SpoolId(self.spool), UnixNanos(0));
         self.window.welcomed(&Welcome { spool, durable: false, version: String::new(), clock });
         self.down.extend(self.ledger.acks(&self.node));
@@ -173,6 +183,15 @@ impl Pair {
         self.spool += 1;
     }
 
+    /// What the left one has taken it delivers, unheard.
+    fn switch(&mut self) {
+        self.deliver();
+        self.hang_up();
+        std::mem::swap(&mut self.ledger, &mut self.other.0);
+        std::mem::swap(&mut self.spool, &mut self.other.1);
+        std::mem::swap(&mut self.taken, &mut self.other.2);
+    }
+
     /// The bad days are over.
     fn settle(&mut self) {
         self.step(Step::Dial);
@@ -190,7 +209,7 @@ impl Pair {
     }
 }
 
-fn steps(crashes: bool) -> impl Strategy<Value = Vec<Step>> {
+fn steps(bad_day: Step) -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         4 => Just(Step::Cut),
         2 => Just(Step::Dial),
@@ -199,7 +218,7 @@ fn steps(crashes: bool) -> impl Strategy<Value = Vec<Step>> {
         6 => Just(Step::Receive),
         6 => Just(Step::Answer),
         2 => Just(Step::Deliver),
-        1 => Just(if crashes { Step::Crash } else { Step::Deliver }),
+        1 => Just(bad_day),
     ];
     prop::collection::vec(step, 0..150)
 }
@@ -207,7 +226,7 @@ fn steps(crashes: bool) -> impl Strategy<Value = Vec<Step>> {
 proptest! {
     /// Goal: lost messages and broken streams neither lose a batch nor deliver one twice.
     #[test]
-    fn broken_streams_deliver_each_batch_once(history in steps(false)) {
+    fn broken_streams_deliver_each_batch_once(history in steps(Step::Deliver)) {
         let mut pair = Pair::new();
         pair.steps(history);
         pair.settle();
@@ -218,9 +237,10 @@ proptest! {
         prop_assert!(pair.ledger.books().held.is_zero());
     }
 
-    /// Goal: an exporter that dies loses nothing, and what may have come twice is counted.
+    /// Goal: an exporter that dies, or that another takes over from and back, loses nothing, and what may have come
+    /// twice is counted.
     #[test]
-    fn a_dead_exporter_loses_nothing_and_doubts_are_counted(history in steps(true)) {
+    fn another_exporter_loses_nothing_and_doubts_are_counted(history in prop_oneof![steps(Step::Crash), steps(Step::Switch)]) {
         let mut pair = Pair::new();
         pair.steps(history);
         pair.settle();
@@ -236,7 +256,7 @@ proptest! {
     /// Goal: a stop in good order, with a stream open, leaves no doubt.
     #[test]
     fn a_stop_in_good_order_delivers_each_batch_once(
-        before in steps(false), after in steps(false),
+        before in steps(Step::Deliver), after in steps(Step::Deliver),
     ) {
         let mut pair = Pair::new();
         pair.steps(before);
@@ -257,8 +277,8 @@ fn an_impossible_acknowledgement_is_refused() {
     pair.steps([Step::Cut, Step::Cut, Step::Dial, Step::Answer, Step::Send]);
     let (one, two) = (Sequence(1), Sequence(2));
     assert_eq!(
-        pair.window.acknowledged(&Ack { epoch: EPOCH, taken: two, delivered: one }),
-        Err(AckError::NeverSent { epoch: EPOCH, taken: two, sent: one })
+        pair.window.acknowledged(&Ack { epoch: EPOCH, taken: Sequence(3), delivered: one }),
+        Err(AckError::NeverCut { epoch: EPOCH, taken: Sequence(3), newest: two })
     );
     assert_eq!(
         pair.window.acknowledged(&Ack { epoch: EPOCH, taken: Sequence(0), delivered: one }),
@@ -281,28 +301,116 @@ fn the_ledger_answers_what_should_not_come() {
     assert_eq!(check(stream, Epoch(8), 1), Verdict::UnknownEpoch);
     assert_eq!(check(stream, EPOCH, 2), Verdict::Take);
     assert_eq!(check(stream, EPOCH, 2), Verdict::Reserved);
-    pair.ledger.hello(&node, &[], UnixNanos(0));
+    pair.ledger.hello(&node, &[], UnixNanos(0)).unwrap();
     assert_eq!(pair.ledger.check(&node, stream, EPOCH, Sequence(2), UnixNanos(0)), Verdict::Replaced);
+}
+
+/// Goal: a sink that is away keeps nothing from the exporter: new batches go on while old ones wait for it, and what
+/// has no room any more is let go only when it is taken, and counted.
+#[test]
+fn a_sink_that_is_away_does_not_stop_the_stream() {
+    let mut probe = Pair::new();
+    probe.step(Step::Cut);
+    let one_batch = probe.window.bytes();
+    let mut pair = Pair::with_window(Window::new(EPOCH, one_batch * 2, one_batch * 3));
+    pair.steps([Step::Dial, Step::Answer]);
+    for _ in 0..10 {
+        assert!(pair.window.has_room());
+        pair.steps([Step::Cut, Step::Send, Step::Receive, Step::Answer]);
+    }
+    let books = pair.window.books();
+    assert_eq!((pair.taken.len(), books.held_batches), (10, 3));
+    assert_eq!(books.unprotected.bytes, (1..=7).sum::<u64>());
+    pair.steps([Step::Break, Step::Cut, Step::Cut]);
+    assert!(!pair.window.has_room(), "what the exporter does not have stays within its own bound");
+    pair.settle();
+    let expected: HashMap<_, _> = (1..=12).map(|sequence| (Sequence(sequence), 1)).collect();
+    assert_eq!(pair.delivered, expected);
+}
+
+/// Goal: what is delivered is told however much was pending, only less finely then.
+#[test]
+fn many_pending_batches_share_a_place() {
+    let mut pair = Pair::new();
+    pair.steps([Step::Dial, Step::Answer]);
+    for _ in 0..200 {
+        pair.steps([Step::Cut, Step::Send, Step::Receive]);
+    }
+    let delivered = |pair: &Pair| pair.ledger.acks(&pair.node)[0].delivered;
+    pair.ledger.delivered(Position(10));
+    assert_eq!(delivered(&pair), Sequence(10));
+    pair.ledger.delivered(Position(100));
+    assert_eq!(delivered(&pair), Sequence(63));
+    pair.ledger.delivered(Position(200));
+    assert_eq!(delivered(&pair), Sequence(200));
+    assert!(pair.ledger.books().held.is_zero());
+}
+
+fn held(epoch: u64, first: u64) -> [HeldEpoch; 1] {
+    [HeldEpoch { epoch: Epoch(epoch), first: Sequence(first) }]
+}
+
+fn known_epochs(ledger: &Ledger, node: &NodeName) -> Vec<u64> {
+    ledger.acks(node).iter().map(|ack| ack.epoch.0).collect()
+}
+
+/// Goal: a collector that dials has an account, also when four of its earlier lives still have something pending.
+#[test]
+fn the_epoch_that_dials_is_never_forgotten() {
+    let node = NodeName("node-a".into());
+    let mut ledger = Ledger::default();
+    for epoch in 1..=4 {
+        let stream = ledger.hello(&node, &held(epoch, 1), UnixNanos(epoch)).unwrap();
+        let verdict = ledger.check(&node, stream, Epoch(epoch), Sequence(1), UnixNanos(epoch));
+        assert_eq!(verdict, Verdict::Take);
+        ledger.commit(&node, Epoch(epoch), Sequence(1), Position(epoch), Counter::default());
+    }
+    ledger.hello(&node, &held(5, 1), UnixNanos(5)).unwrap();
+    assert_eq!(known_epochs(&ledger, &node), [1, 2, 3, 4, 5]);
+}
+
+/// Goal: a Hello that comes while a batch is being taken does not disturb it, whatever it says.
+#[test]
+fn a_hello_does_not_disturb_a_batch_that_is_being_taken() {
+    let node = NodeName("node-a".into());
+    let mut ledger = Ledger::default();
+    let stream = ledger.hello(&node, &held(1, 1), UnixNanos(0)).unwrap();
+    assert_eq!(ledger.check(&node, stream, Epoch(1), Sequence(1), UnixNanos(0)), Verdict::Take);
+    ledger.hello(&node, &held(1, 9), UnixNanos(0)).unwrap();
+    ledger.commit(&node, Epoch(1), Sequence(1), Position(1), Counter::default());
+    assert_eq!(ledger.acks(&node)[0].taken, Sequence(1));
+    ledger.hello(&node, &held(1, 9), UnixNanos(0)).unwrap();
+    assert_eq!((ledger.acks(&node)[0].taken, ledger.books().skipped_batches), (Sequence(8), 7));
+}
+
+/// Goal: nodes are bounded; a peer that invents names is turned away and those that are known go on.
+#[test]
+fn nodes_are_bounded() {
+    let name = |number: usize| NodeName(format!("node-{number}").into());
+    let mut ledger = Ledger::default();
+    for number in 0..10_000 {
+        ledger.hello(&name(number), &held(1, 1), UnixNanos(0)).unwrap();
+    }
+    assert_eq!(ledger.hello(&name(10_000), &held(1, 1), UnixNanos(0)), Err(TooManyNodes { nodes: 10_000 }));
+    assert!(ledger.hello(&name(7), &held(1, 1), UnixNanos(0)).is_ok());
 }
 
 /// Goal: a node keeps four epochs for a day, and none of which something is still on its way is forgotten.
 #[test]
 fn old_epochs_are_forgotten() {
-    let held = |epoch| [egressd_protocol::HeldEpoch { epoch: Epoch(epoch), first: Sequence(1) }];
     let day = UnixNanos(24 * 3600 * 1_000_000_000);
     let node = NodeName("node-a".into());
     let mut ledger = Ledger::default();
-    let stream = ledger.hello(&node, &held(1), UnixNanos(0));
+    let stream = ledger.hello(&node, &held(1, 1), UnixNanos(0)).unwrap();
     assert_eq!(ledger.check(&node, stream, Epoch(1), Sequence(1), UnixNanos(0)), Verdict::Take);
     ledger.commit(&node, Epoch(1), Sequence(1), Position(1), Counter::default());
     for epoch in 2..=6 {
-        ledger.hello(&node, &held(epoch), UnixNanos(epoch));
+        ledger.hello(&node, &held(epoch, 1), UnixNanos(epoch)).unwrap();
     }
-    let epochs = |ledger: &Ledger| ledger.acks(&node).iter().map(|ack| ack.epoch.0).collect::<Vec<_>>();
-    assert_eq!(epochs(&ledger), [1, 4, 5, 6]);
+    assert_eq!(known_epochs(&ledger, &node), [1, 4, 5, 6]);
     ledger.delivered(Position(1));
-    ledger.hello(&node, &held(6), day);
-    assert_eq!(epochs(&ledger), [4, 5, 6], "exactly a day is not longer than a day for those heard later");
-    ledger.hello(&node, &held(6), UnixNanos(day.0 * 2));
-    assert_eq!(epochs(&ledger), [6]);
+    ledger.hello(&node, &held(6, 1), day).unwrap();
+    assert_eq!(known_epochs(&ledger, &node), [4, 5, 6], "those heard of later are not a day old");
+    ledger.hello(&node, &held(6, 1), UnixNanos(day.0 * 2)).unwrap();
+    assert_eq!(known_epochs(&ledger, &node), [6]);
 }

@@ -5,25 +5,26 @@
 //! taken, the next stage sees its channel close and lets everything out, then each collector gets its last Ack and
 //! a Redirect.
 
-use std::io;
+use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use egressd_flow::{Batch, Position, Scope, UnixNanos};
+use egressd_flow::{Batch, Epoch, NodeName, Position, Scope, Sequence, UnixNanos};
 use egressd_protocol::limits::MESSAGE_BYTES_MAX;
 use egressd_protocol::v1::collection_server::{Collection, CollectionServer};
-use egressd_protocol::{Ack, Down, Hello, SpoolId, Up, Welcome, WireError, v1};
+use egressd_protocol::{Ack, Down, Hello, Settings, SpoolId, Up, Welcome, WireError, v1};
 use egressd_service::clock::unix_nanos;
+use egressd_service::lifecycle::chain;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
-use crate::ledger::{Ledger, StreamId, Verdict};
+use crate::ledger::{Ledger, StreamId, TooManyNodes, Verdict};
 use crate::metrics::LedgerMetrics;
 
 /// How long a dialled stream may stay without Hello.
@@ -34,6 +35,8 @@ const SILENCE_MAX: Duration = Duration::from_secs(120);
 const UNREAD_MAX: Duration = Duration::from_secs(30);
 /// How long a redirected collector may take to hang up.
 const FAREWELL_MAX: Duration = Duration::from_secs(5);
+/// How often a stream looks whether its predecessor's last batch is taken by now.
+const RESERVED_POLL: Duration = Duration::from_millis(20);
 /// Messages on their way to one collector.
 const DOWN_QUEUE: usize = 64;
 
@@ -63,16 +66,10 @@ pub struct Desk {
     pub delivered: watch::Receiver<Position>,
     /// Who owns what on a node.
     pub scopes: ScopeFeed,
+    /// What we decide for collectors.
+    pub settings: Settings,
     /// Our figures.
     pub metrics: LedgerMetrics,
-}
-
-/// Binds the gRPC listener.
-///
-/// # Errors
-/// The address is in use or not this machine's.
-pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    egressd_service::admin::bind(address).await
 }
 
 /// Serves collectors until `stop` fires and every one of them has its last word, or `abandon` fires.
@@ -88,11 +85,13 @@ pub async fn serve(
     let mut delivered = desk.delivered.clone();
     let shared = Arc::new(Shared {
         ledger: Mutex::default(),
+        streams: Mutex::default(),
         intake: Mutex::new(Some(desk.intake)),
         spool: desk.spool,
         version: desk.version,
         delivered: desk.delivered,
         scopes: desk.scopes,
+        settings: desk.settings,
         metrics: desk.metrics,
         stop: stop.clone(),
     });
@@ -120,12 +119,15 @@ pub async fn serve(
 
 struct Shared {
     ledger: Mutex<Ledger>,
+    /// Each node's stream; a newer one ends it.
+    streams: Mutex<HashMap<NodeName, CancellationToken>>,
     /// `None` once nothing more is taken. Streams clone it for one taking at a time, so that it closes then.
     intake: Mutex<Option<mpsc::Sender<Taking>>>,
     spool: SpoolId,
     version: &'static str,
     delivered: watch::Receiver<Position>,
     scopes: ScopeFeed,
+    settings: Settings,
     metrics: LedgerMetrics,
     stop: CancellationToken,
 }
@@ -134,6 +136,23 @@ impl Shared {
     /// Nobody panics while holding it, and the ledger's steps are whole in any case.
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends the node's older stream; returns what ends this one.
+    fn replace_stream(&self, node: &NodeName) -> CancellationToken {
+        let newest = CancellationToken::new();
+        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(older) = streams.insert(node.clone(), newest.clone()) {
+            older.cancel();
+        }
+        newest
+    }
+
+    /// Forgets a stream that has ended and was not replaced.
+    fn forget_stream(&self, node: &NodeName, replaced: &CancellationToken) {
+        if !replaced.is_cancelled() {
+            self.streams.lock().unwrap_or_else(PoisonError::into_inner).remove(node);
+        }
     }
 
     fn intake(&self) -> Option<mpsc::Sender<Taking>> {
@@ -194,6 +213,8 @@ enum Hangup {
     Wire(#[from] WireError),
     #[error("batch {found} came where {expected} was expected")]
     Gap { expected: u64, found: u64 },
+    #[error("no account for this node")]
+    TooManyNodes(#[from] TooManyNodes),
     #[error("a batch of an epoch that the Hello did not name")]
     UnknownEpoch,
     #[error("the exporter is stopping")]
@@ -203,7 +224,7 @@ enum Hangup {
 impl Hangup {
     /// What the collector is told.
     fn status(&self) -> Option<Status> {
-        let text = egressd_service::lifecycle::chain(self);
+        let text = chain(self);
         match self {
             Self::Closed | Self::Unread => None,
             // A message that is too large, for one; of a connection that is gone nobody hears.
@@ -212,6 +233,7 @@ impl Hangup {
             Self::Gap { .. } => Some(Status::out_of_range(text)),
             Self::NoHello | Self::Silent => Some(Status::deadline_exceeded(text)),
             Self::Replaced => Some(Status::aborted(text)),
+            Self::TooManyNodes(_) => Some(Status::resource_exhausted(text)),
             Self::Stopping => Some(Status::unavailable(text)),
         }
     }
@@ -232,11 +254,12 @@ async fn converse(
     let hangup = match Conversation::open(Arc::clone(&shared), up, down).await {
         Ok(mut conversation) => {
             let hangup = conversation.run().await;
-            info!(node = %conversation.hello.node, reason = %egressd_service::lifecycle::chain(&hangup), "stream closed");
+            shared.forget_stream(&conversation.hello.node, &conversation.replaced);
+            info!(node = %conversation.hello.node, reason = %chain(&hangup), "stream closed");
             hangup
         }
         Err(hangup) => {
-            warn!(?peer, reason = %egressd_service::lifecycle::chain(&hangup), "stream refused");
+            warn!(?peer, reason = %chain(&hangup), "stream refused");
             hangup
         }
     };
@@ -255,6 +278,7 @@ enum Event {
     Said(Result<Option<v1::Up>, Status>),
     Delivered { more_to_come: bool },
     Scope(Scope),
+    Replaced,
     Stop,
     Silent,
 }
@@ -270,6 +294,8 @@ struct Conversation {
     acked: Vec<Ack>,
     heard: Instant,
     taking: bool,
+    replaced: CancellationToken,
+    diagnosis: String,
 }
 
 impl Conversation {
@@ -285,10 +311,11 @@ impl Conversation {
             .map_err(Hangup::Broken)?
             .ok_or(Hangup::Closed)?;
         let Some(Up::Hello(hello)) = Up::from_wire(first)? else { return Err(Hangup::NoHello) };
-        let stream = shared.ledger().hello(&hello.node, &hello.epochs, UnixNanos(unix_nanos()));
+        let stream = shared.ledger().hello(&hello.node, &hello.epochs, UnixNanos(unix_nanos()))?;
         info!(node = %hello.node, version = %hello.version, source = ?hello.source, "stream opened");
         let mut conversation = Self {
             delivered: shared.delivered.clone(),
+            replaced: shared.replace_stream(&hello.node),
             scopes: (shared.scopes)(&hello),
             hello: Arc::new(hello),
             shared,
@@ -298,6 +325,7 @@ impl Conversation {
             acked: Vec::new(),
             heard: Instant::now(),
             taking: true,
+            diagnosis: String::new(),
         };
         let welcome = Welcome {
             spool: conversation.shared.spool,
@@ -306,6 +334,7 @@ impl Conversation {
             clock: UnixNanos(unix_nanos()),
         };
         conversation.say(&Down::Welcome(welcome)).await?;
+        conversation.say(&Down::Settings(conversation.shared.settings.clone())).await?;
         conversation.acknowledge(true).await?;
         Ok(conversation)
     }
@@ -317,7 +346,8 @@ impl Conversation {
                 Event::Said(Ok(Some(message))) => self.hear(message).await,
                 Event::Said(Ok(None)) => Err(Hangup::Closed),
                 Event::Said(Err(status)) => Err(Hangup::Broken(status)),
-                Event::Scope(scope) => self.say(&Down::Scope(scope)).await,
+                Event::Scope(scope) => self.say(&Down::Scope { scope, clock: UnixNanos(unix_nanos()) }).await,
+                Event::Replaced => Err(Hangup::Replaced),
                 Event::Silent => Err(Hangup::Silent),
                 Event::Stop => {
                     self.taking = false;
@@ -343,6 +373,7 @@ impl Conversation {
             biased;
             changed = self.delivered.changed() => Event::Delivered { more_to_come: changed.is_ok() },
             Some(scope) = self.scopes.recv() => Event::Scope(scope),
+            () = self.replaced.cancelled() => Event::Replaced,
             () = self.shared.stop.cancelled(), if self.taking => Event::Stop,
             said = self.up.message(), if self.taking => Event::Said(said),
             () = tokio::time::sleep_until(self.heard + SILENCE_MAX), if self.taking => Event::Silent,
@@ -354,27 +385,41 @@ impl Conversation {
         match Up::from_wire(message)? {
             Some(Up::Batch(batch)) => self.take(batch).await,
             Some(Up::Status(status)) => {
-                debug!(node = %self.hello.node, source = ?status.source, diagnosis = %status.diagnosis, "status");
+                self.note(status.diagnosis);
                 Ok(())
             }
-            // Names are joined once a tracer sends them; a second Hello and unknown kinds say nothing new.
-            Some(Up::Names(_) | Up::Hello(_)) | None => Ok(()),
+            // Names are joined once a tracer sends them; a second Hello says nothing new.
+            Some(Up::Names(_) | Up::Hello(_)) => Ok(()),
+            None => {
+                self.shared.metrics.unknown_messages.inc();
+                Ok(())
+            }
         }
+    }
+
+    /// Says once what is wrong with a collector, and that it no longer is.
+    fn note(&mut self, diagnosis: String) {
+        if diagnosis == self.diagnosis {
+            return;
+        }
+        if diagnosis.is_empty() {
+            info!(node = %self.hello.node, "its collector is well again");
+        } else {
+            warn!(node = %self.hello.node, %diagnosis, "its collector is not well");
+        }
+        self.diagnosis = diagnosis;
     }
 
     async fn take(&mut self, batch: Batch) -> Result<(), Hangup> {
         let (epoch, sequence, traffic) = (batch.epoch, batch.sequence, batch.sum());
-        let now = UnixNanos(unix_nanos());
-        let verdict = self.shared.ledger().check(&self.hello.node, self.stream, epoch, sequence, now);
-        match verdict {
+        match self.check(epoch, sequence).await {
             Verdict::Take => {}
-            Verdict::Reserved => return Ok(()),
             Verdict::Replaced => return Err(Hangup::Replaced),
             Verdict::UnknownEpoch => return Err(Hangup::UnknownEpoch),
             Verdict::Gap { expected } => {
                 return Err(Hangup::Gap { expected: expected.0, found: sequence.0 });
             }
-            Verdict::Duplicate => {
+            Verdict::Duplicate | Verdict::Reserved => {
                 self.shared.ledger().duplicate(traffic);
                 return self.acknowledge(true).await;
             }
@@ -387,6 +432,18 @@ impl Conversation {
         // The sinks may have been quicker than this task.
         self.shared.settle();
         self.acknowledge(false).await
+    }
+
+    /// The ledger's word, once the node's older stream has done with the batch that it was taking.
+    async fn check(&self, epoch: Epoch, sequence: Sequence) -> Verdict {
+        loop {
+            let now = UnixNanos(unix_nanos());
+            let verdict = self.shared.ledger().check(&self.hello.node, self.stream, epoch, sequence, now);
+            match verdict {
+                Verdict::Reserved => tokio::time::sleep(RESERVED_POLL).await,
+                settled => return settled,
+            }
+        }
     }
 
     /// The position that the next stage gave the batch; `None` when it takes nothing any more.

@@ -1,6 +1,8 @@
 //! The collector's half: batches kept until they need not be sent again.
 //!
 //! Within an epoch the batches held are contiguous: from the first that is not yet let go to the newest.
+//! What the exporter has not taken and what it has taken each have a bound of their own: a sink that is away keeps
+//! `delivered` back, and must not keep new batches from the other sinks.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -11,15 +13,15 @@ use egressd_protocol::{Ack, HeldEpoch, SpoolId, Welcome};
 /// An acknowledgement that cannot be. The peer is broken: the stream is closed and dialled again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AckError {
-    /// The exporter says that it has what was never sent to it.
-    #[error("epoch {epoch}: {taken} is acknowledged, {sent} was the last one sent")]
-    NeverSent {
+    /// The exporter says that it has what does not exist yet.
+    #[error("epoch {epoch}: {taken} is acknowledged, {newest} is the newest there is")]
+    NeverCut {
         /// Which epoch.
         epoch: Epoch,
         /// What was acknowledged.
         taken: Sequence,
-        /// The newest batch sent to this spool.
-        sent: Sequence,
+        /// The newest batch of the epoch.
+        newest: Sequence,
     },
     /// More was delivered than was taken.
     #[error("epoch {epoch}: {delivered} is delivered, but only {taken} is taken")]
@@ -38,12 +40,14 @@ pub enum AckError {
 pub struct WindowBooks {
     /// Pushed into the window.
     pub received: Counter,
-    /// Let go: delivered, or taken by a durable spool.
+    /// Let go: delivered, taken by a durable spool, or unprotected.
     pub emitted: Counter,
     /// Still in the window.
     pub held: Counter,
     /// Sent to a spool that is gone and not known delivered, then sent again.
     pub maybe_twice: Counter,
+    /// Let go although only taken, for lack of room: the exporter has it, and no replay covers it any more.
+    pub unprotected: Counter,
     /// Batches in the window.
     pub held_batches: u64,
 }
@@ -73,8 +77,6 @@ struct EpochWindow {
     next: Sequence,
     /// In the spool, as acknowledged.
     taken: Sequence,
-    /// The newest sent to this spool, over all its streams.
-    sent_to_spool: Sequence,
     /// The newest sent on this stream; `None` until the exporter's first Ack says where to go on.
     sent: Option<Sequence>,
     batches: VecDeque<Held>,
@@ -83,14 +85,7 @@ struct EpochWindow {
 impl EpochWindow {
     fn new(epoch: Epoch) -> Self {
         let none = Sequence(0);
-        Self {
-            epoch,
-            next: Sequence(1),
-            taken: none,
-            sent_to_spool: none,
-            sent: None,
-            batches: VecDeque::new(),
-        }
+        Self { epoch, next: Sequence(1), taken: none, sent: None, batches: VecDeque::new() }
     }
 
     fn first(&self) -> Sequence {
@@ -102,6 +97,19 @@ impl EpochWindow {
         (sequence < self.next).then_some(sequence)
     }
 
+    fn newest(&self) -> Sequence {
+        self.next.previous()
+    }
+
+    fn untaken_bytes(&self) -> usize {
+        self.batches
+            .iter()
+            .rev()
+            .take_while(|held| held.batch.sequence > self.taken)
+            .map(|held| held.bytes)
+            .sum()
+    }
+
     fn held_mut(&mut self, sequence: Sequence) -> Option<&mut Held> {
         let index = sequence.0.checked_sub(self.first().0)?;
         self.batches.get_mut(usize::try_from(index).ok()?)
@@ -111,8 +119,12 @@ impl EpochWindow {
 /// Sent, unacknowledged and unsent batches of one node.
 #[derive(Debug)]
 pub struct Window {
-    bytes_max: usize,
+    untaken_bytes_max: usize,
+    taken_bytes_max: usize,
+    /// Of all batches held.
     bytes: usize,
+    /// Of those that the exporter has not taken, as far as is known.
+    untaken_bytes: usize,
     /// Oldest first; the last one is running.
     epochs: VecDeque<EpochWindow>,
     spool: Option<SpoolId>,
@@ -121,12 +133,15 @@ pub struct Window {
 }
 
 impl Window {
-    /// An empty window for the batches of `epoch`.
+    /// An empty window for the batches of `epoch`: at most about `untaken_bytes_max` (one cut may exceed it) of what
+    /// the exporter does not have, and `taken_bytes_max` of what it has and has not delivered.
     #[must_use]
-    pub fn new(epoch: Epoch, bytes_max: usize) -> Self {
+    pub fn new(epoch: Epoch, untaken_bytes_max: usize, taken_bytes_max: usize) -> Self {
         Self {
-            bytes_max,
+            untaken_bytes_max,
+            taken_bytes_max,
             bytes: 0,
+            untaken_bytes: 0,
             epochs: [EpochWindow::new(epoch)].into(),
             spool: None,
             durable: false,
@@ -137,7 +152,13 @@ impl Window {
     /// Whether another cut may come in. While there is no room the meter does not cut: its open flows merge by key.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        self.bytes < self.bytes_max
+        self.untaken_bytes < self.untaken_bytes_max
+    }
+
+    /// Bytes that the batches held occupy.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Takes in the running epoch's next batch.
@@ -151,6 +172,7 @@ impl Window {
         running.next = batch.sequence.next();
         let traffic = batch.sum();
         self.bytes += bytes;
+        self.untaken_bytes += bytes;
         self.books.received += traffic;
         self.books.held += traffic;
         self.books.held_batches += 1;
@@ -178,13 +200,13 @@ impl Window {
             window.sent = None;
             if another {
                 window.taken = window.first().previous();
-                window.sent_to_spool = window.taken;
                 for held in window.batches.iter_mut().filter(|held| held.sent) {
                     held.sent = false;
                     self.books.maybe_twice += held.traffic;
                 }
             }
         }
+        self.weigh();
     }
 
     /// Whether [`next`](Self::next) has something.
@@ -198,7 +220,6 @@ impl Window {
         let window = self.epochs.iter_mut().find(|window| window.unsent().is_some())?;
         let sequence = window.unsent()?;
         window.sent = Some(sequence);
-        window.sent_to_spool = window.sent_to_spool.max(sequence);
         let held = window.held_mut(sequence)?;
         held.sent = true;
         Some(Arc::clone(&held.batch))
@@ -215,9 +236,9 @@ impl Window {
         if delivered > taken {
             return Err(AckError::DeliveredBeforeTaken { epoch, taken, delivered });
         }
-        let sent = window.sent_to_spool.max(window.first().previous());
-        if taken > sent {
-            return Err(AckError::NeverSent { epoch, taken, sent });
+        let newest = window.newest();
+        if taken > newest {
+            return Err(AckError::NeverCut { epoch, taken, newest });
         }
         window.taken = if window.sent.is_none() { taken } else { window.taken.max(taken) };
         window.sent = Some(window.sent.map_or(taken, |on_stream| on_stream.max(taken)));
@@ -227,9 +248,31 @@ impl Window {
             self.bytes -= held.bytes;
             self.books.let_go(held.traffic);
         }
+        self.weigh();
+        self.let_go_unprotected();
         let running = self.epochs.back().map(|window| window.epoch);
         self.epochs.retain(|window| !window.batches.is_empty() || Some(window.epoch) == running);
         Ok(())
+    }
+
+    /// Weighs what is not taken; the rest of `bytes` is.
+    fn weigh(&mut self) {
+        self.untaken_bytes = self.epochs.iter().map(EpochWindow::untaken_bytes).sum();
+    }
+
+    /// Lets go of the oldest taken batches until the others fit their bound.
+    fn let_go_unprotected(&mut self) {
+        for window in &mut self.epochs {
+            while self.bytes - self.untaken_bytes > self.taken_bytes_max {
+                let taken = window.taken;
+                let Some(held) = window.batches.pop_front_if(|held| held.batch.sequence <= taken) else {
+                    break;
+                };
+                self.bytes -= held.bytes;
+                self.books.let_go(held.traffic);
+                self.books.unprotected += held.traffic;
+            }
+        }
     }
 
     /// The exporter stopped in good order: what it had not taken by its last Ack is known not to be delivered.

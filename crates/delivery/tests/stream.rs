@@ -101,6 +101,7 @@ impl Exporter {
                 scopes.try_send(whole).unwrap();
                 feed
             }),
+            settings: Settings { read_interval: Some(Duration::from_secs(7)), fold: vec![] },
             metrics: LedgerMetrics::register(&mut Registry::default()),
         };
         let address = listener.local_addr().unwrap();
@@ -121,6 +122,16 @@ impl Exporter {
         self.delivered.send_replace(Position(self.position));
     }
 
+    /// Stops as the daemon does, with a batch on its way that the next stage does not take any more.
+    async fn stop_before_taking(mut self) {
+        drop(timeout(PATIENCE, self.takings.recv()).await.expect("a batch is on its way"));
+        self.stop.cancel();
+        assert!(timeout(PATIENCE, self.takings.recv()).await.expect("the intake closes").is_none());
+        self.deliver();
+        drop(self.delivered);
+        timeout(PATIENCE, self.served).await.expect("streams end").unwrap().unwrap();
+    }
+
     /// Stops as the daemon does: nothing more is taken, everything is delivered, then all is said.
     async fn stop(mut self) {
         self.stop.cancel();
@@ -138,6 +149,7 @@ impl Exporter {
 struct Collector {
     cuts: mpsc::Sender<Vec<Batch>>,
     scopes: mpsc::Receiver<Scope>,
+    settings: watch::Receiver<Settings>,
     registry: Registry,
     dialling: JoinHandle<()>,
     _status: watch::Sender<Status>,
@@ -148,7 +160,7 @@ impl Collector {
         let mut registry = Registry::default();
         let (cuts, cuts_out) = mpsc::channel(1);
         let (scopes_in, scopes) = mpsc::channel(8);
-        let (settings, _) = watch::channel(Settings::default());
+        let (settings, settings_out) = watch::channel(Settings::default());
         let status = Status { source: Source::Netfilter, diagnosis: String::new(), losses: vec![] };
         let (status, status_out) = watch::channel(status);
         let config = DialConfig {
@@ -157,15 +169,16 @@ impl Collector {
             version: "1",
             source: Source::Netfilter,
             flags: CollectorFlags::default(),
+            redial_longest: Duration::from_millis(500),
         };
         let dialling = tokio::spawn(dial(
             config,
-            Window::new(EPOCH, 1 << 20),
+            Window::new(EPOCH, 1 << 20, 1 << 20),
             Lines { cuts: cuts_out, scopes: scopes_in, settings, status: status_out },
             WindowMetrics::register(&mut registry),
             CancellationToken::new(),
         ));
-        Self { cuts, scopes, registry, dialling, _status: status }
+        Self { cuts, scopes, settings: settings_out, registry, dialling, _status: status }
     }
 
     async fn cut(&self, sequences: std::ops::RangeInclusive<u64>) {
@@ -214,6 +227,7 @@ async fn batches_leave_the_window_when_they_are_delivered() {
     let scope = timeout(PATIENCE, collector.scopes.recv()).await.unwrap().unwrap();
     let age = UnixNanos(egressd_service::clock::unix_nanos()).since(scope.as_of);
     assert!(scope.whole && age < PATIENCE, "{age:?}");
+    assert_eq!(collector.settings.borrow().read_interval, Some(Duration::from_secs(7)));
     collector.finish().await;
     exporter.stop().await;
 }
@@ -238,12 +252,11 @@ async fn a_successor_gets_what_was_not_taken() {
     let mut exporter = Exporter::start(1).await;
     let address = exporter.address;
     let collector = Collector::start(address);
-    collector.cut(1..=2).await;
+    collector.cut(1..=3).await;
     exporter.take().await;
     exporter.take().await;
-    exporter.stop().await;
-    collector.until("egressd_collector_window_held_batches", 0).await;
-    collector.cut(3..=3).await;
+    exporter.stop_before_taking().await;
+    collector.until("egressd_collector_window_held_batches", 1).await;
     let mut successor = Exporter::start_on(TcpListener::bind(address).await.unwrap(), 2);
     assert_eq!(successor.take().await, Sequence(3));
     assert_eq!(collector.metric("egressd_collector_window_maybe_twice_bytes_total"), 0);
@@ -348,12 +361,11 @@ async fn a_batch_sent_again_is_acknowledged_and_not_taken() {
     assert_eq!(peer.hear_ack().await, (1, 1));
     let again = Peer::dial(&exporter).await;
     again.say(&Up::Hello(hello())).await;
+    let (code, message) = peer.hear_end().await;
+    assert_eq!((code, &*message), (Code::Aborted, "a newer stream of this node has taken over"));
     again.say(&Up::Batch(batch(1))).await;
     again.say(&Up::Batch(batch(2))).await;
     assert_eq!(exporter.take().await, Sequence(2));
-    peer.say(&Up::Batch(batch(2))).await;
-    let (code, message) = peer.hear_end().await;
-    assert_eq!((code, &*message), (Code::Aborted, "a newer stream of this node has taken over"));
     assert!(exporter.takings.try_recv().is_err());
 }
 

@@ -58,13 +58,18 @@ pub enum Unattributed {
     Folded,
 }
 
-impl fmt::Display for Unattributed {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
+impl Unattributed {
+    /// Every reason.
+    pub const ALL: [Self; 3] = [Self::Unknown, Self::Ambiguous, Self::Folded];
+
+    /// The value of the metric label `reason`.
+    #[must_use]
+    pub fn reason(self) -> &'static str {
+        match self {
             Self::Unknown => "unknown",
             Self::Ambiguous => "ambiguous",
             Self::Folded => "folded",
-        })
+        }
     }
 }
 

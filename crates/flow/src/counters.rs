@@ -30,6 +30,13 @@ impl Counter {
     }
 }
 
+/// Bytes and packets, in this order.
+impl From<Counter> for (u64, u64) {
+    fn from(counter: Counter) -> Self {
+        (counter.bytes, counter.packets)
+    }
+}
+
 /// Saturates: a figure that has reached 2^64−1 stays there instead of starting again from zero.
 impl AddAssign for Counter {
     fn add_assign(&mut self, other: Self) {

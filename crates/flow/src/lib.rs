@@ -24,4 +24,4 @@ pub use owner::{Owner, Scope};
 pub use record::{Batch, Epoch, NodeName, Record, Sequence, Span};
 pub use text::ParseEntryError;
 pub use time::UnixNanos;
-pub use tuple::{CtZone, Direction, IpProtocol, L4, Tuple};
+pub use tuple::{CtZone, IpProtocol, L4, Tuple};

@@ -40,7 +40,8 @@ impl Owner {
 /// The owners of one node that the exporter tells its collector.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Scope {
-    /// The exporter's knowledge reaches to this instant of its own clock.
+    /// The exporter's knowledge reaches to this instant: by its own clock where it is made and on the wire, by the
+    /// node's clock once the collector has it.
     pub as_of: UnixNanos,
     /// True: these owners replace all that were told before. False: they are added, or take the place of the
     /// owner with the same address and pod UID.

@@ -41,15 +41,6 @@ impl fmt::Display for IpProtocol {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CtZone(pub u16);
 
-/// The kernel's view of an entry: the direction of its first packet, and the other one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Direction {
-    /// As the first packet went.
-    Original,
-    /// As answers go.
-    Reply,
-}
-
 /// What tells apart two conversations between the same addresses, by protocol.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum L4 {

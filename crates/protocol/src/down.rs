@@ -19,7 +19,12 @@ pub enum Down {
     /// How far an epoch got.
     Ack(Ack),
     /// The owners of the node.
-    Scope(Scope),
+    Scope {
+        /// Who.
+        scope: Scope,
+        /// The exporter's clock when this was sent.
+        clock: UnixNanos,
+    },
     /// What the exporter decides for the collector.
     Settings(Settings),
     /// Nothing more is taken here; `None` is the same address, after the usual wait.
@@ -76,7 +81,7 @@ impl Down {
                 taken: ack.taken.0,
                 delivered: ack.delivered.0,
             })),
-            Self::Scope(scope) => scope_to_wire(scope)
+            Self::Scope { scope, clock } => scope_to_wire(scope, *clock)
                 .into_iter()
                 .map(|scope| v1::Down { message: Some(v1::down::Message::Scope(scope)) })
                 .collect(),
@@ -100,7 +105,10 @@ impl Down {
                 taken: Sequence(ack.taken),
                 delivered: Sequence(ack.delivered),
             }),
-            Some(v1::down::Message::Scope(scope)) => Self::Scope(scope_from_wire(scope)?),
+            Some(v1::down::Message::Scope(scope)) => {
+                let (scope, clock) = scope_from_wire(scope)?;
+                Self::Scope { scope, clock }
+            }
             Some(v1::down::Message::Settings(settings)) => Self::Settings(settings_from_wire(&settings)?),
             Some(v1::down::Message::Redirect(redirect)) => {
                 at_most("redirect.address", redirect.address.len(), TEXT_BYTES_MAX)?;

@@ -12,8 +12,14 @@ pub const OWNERS_MAX: usize = 1_000;
 /// Text of one owner: UID, namespace, name and labels together, in bytes.
 pub const OWNER_TEXT_BYTES_MAX: usize = 2_048;
 
+/// Labels of one owner.
+pub const OWNER_LABELS_MAX: usize = 32;
+
 /// A node's own addresses in one scope.
 pub const NODE_ADDRESSES_MAX: usize = 1_000;
+
+/// The highest sequence that a Hello may begin an epoch at: a batch a nanosecond gets there in 292 years.
+pub const FIRST_SEQUENCE_MAX: u64 = 1 << 63;
 
 /// Epochs that one Hello may hold: the running one and three that were never drained.
 pub const EPOCHS_MAX: usize = 4;
@@ -39,8 +45,8 @@ pub const FOLD_RANGES_MAX: usize = 10_000;
 /// A record's worst case: two indexes, a protocol and six counters as varints, and an address said once.
 const RECORD_BYTES_MAX: usize = 5 + 5 + 2 + 6 * 10 + 18;
 
-/// An owner's worst case beside its text: address, two instants, lengths and tags.
-const OWNER_BYTES_MAX: usize = OWNER_TEXT_BYTES_MAX + 64;
+/// An owner's worst case: its text; address, two instants, lengths and tags; tags and lengths of each label.
+const OWNER_BYTES_MAX: usize = OWNER_TEXT_BYTES_MAX + 64 + OWNER_LABELS_MAX * 10;
 
 const _: () =
     assert!(BATCH_RECORDS_MAX * RECORD_BYTES_MAX + OWNERS_MAX * OWNER_BYTES_MAX + 1_024 < MESSAGE_BYTES_MAX);

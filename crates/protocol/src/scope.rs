@@ -7,13 +7,13 @@ use bytes::Bytes;
 use egressd_flow::{Owner, Scope, UnixNanos};
 
 use crate::error::WireError;
-use crate::limits::{NODE_ADDRESSES_MAX, OWNER_TEXT_BYTES_MAX, OWNERS_MAX};
+use crate::limits::{NODE_ADDRESSES_MAX, OWNER_LABELS_MAX, OWNER_TEXT_BYTES_MAX, OWNERS_MAX};
 use crate::v1;
 
 /// A scope as messages: several when the owners do not fit one. Only the last carries `as_of`, so that nothing is
 /// judged by a scope that is still arriving.
 #[must_use]
-pub(crate) fn scope_to_wire(scope: &Scope) -> Vec<v1::Scope> {
+pub(crate) fn scope_to_wire(scope: &Scope, clock: UnixNanos) -> Vec<v1::Scope> {
     let mut chunks = scope.owners.chunks(OWNERS_MAX);
     let first = chunks.next().unwrap_or_default();
     let mut messages = vec![v1::Scope {
@@ -21,9 +21,11 @@ pub(crate) fn scope_to_wire(scope: &Scope) -> Vec<v1::Scope> {
         whole: scope.whole,
         owners: first.iter().map(|owner| owner_to_wire(owner)).collect(),
         node_addresses: scope.node_addresses.iter().copied().map(address_to_wire).collect(),
+        clock_unix_ns: clock.0,
     }];
     messages.extend(chunks.map(|owners| v1::Scope {
         owners: owners.iter().map(|owner| owner_to_wire(owner)).collect(),
+        clock_unix_ns: clock.0,
         ..v1::Scope::default()
     }));
     if let Some(last) = messages.last_mut() {
@@ -34,7 +36,7 @@ pub(crate) fn scope_to_wire(scope: &Scope) -> Vec<v1::Scope> {
 
 /// # Errors
 /// The message is over a limit or an address has a strange length.
-pub(crate) fn scope_from_wire(message: v1::Scope) -> Result<Scope, WireError> {
+pub(crate) fn scope_from_wire(message: v1::Scope) -> Result<(Scope, UnixNanos), WireError> {
     at_most("scope.owners", message.owners.len(), OWNERS_MAX)?;
     at_most("scope.node_addresses", message.node_addresses.len(), NODE_ADDRESSES_MAX)?;
     let owners = message.owners.into_iter().map(owner_from_wire).collect::<Result<_, _>>()?;
@@ -43,7 +45,8 @@ pub(crate) fn scope_from_wire(message: v1::Scope) -> Result<Scope, WireError> {
         .iter()
         .map(|bytes| address_from_wire("scope.node_addresses", bytes))
         .collect::<Result<_, _>>()?;
-    Ok(Scope { as_of: UnixNanos(message.as_of_unix_ns), whole: message.whole, owners, node_addresses })
+    let as_of = UnixNanos(message.as_of_unix_ns);
+    Ok((Scope { as_of, whole: message.whole, owners, node_addresses }, UnixNanos(message.clock_unix_ns)))
 }
 
 pub(crate) fn owner_to_wire(owner: &Owner) -> v1::Owner {
@@ -63,6 +66,7 @@ pub(crate) fn owner_from_wire(message: v1::Owner) -> Result<Arc<Owner>, WireErro
     let labels = message.labels.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>();
     let text = message.pod_uid.len() + message.namespace.len() + message.name.len() + labels;
     at_most("owner's text in bytes", text, OWNER_TEXT_BYTES_MAX)?;
+    at_most("owner.labels", message.labels.len(), OWNER_LABELS_MAX)?;
     for (field, value) in [
         ("owner.pod_uid", &message.pod_uid),
         ("owner.namespace", &message.namespace),

@@ -89,11 +89,11 @@ fn a_large_scope_is_told_in_parts() {
         owners: (0..OWNERS_MAX + 1).map(|number| owner(format!("pod-{number}"))).collect(),
         node_addresses: vec!["172.18.0.2".parse().unwrap()],
     };
-    let parts: Vec<Scope> = Down::Scope(scope.clone())
+    let parts: Vec<Scope> = Down::Scope { scope: scope.clone(), clock: UnixNanos(78) }
         .to_wire()
         .into_iter()
         .map(|message| match Down::from_wire(message) {
-            Ok(Some(Down::Scope(part))) => part,
+            Ok(Some(Down::Scope { scope, clock: UnixNanos(78) })) => scope,
             other => panic!("{other:?}"),
         })
         .collect();
@@ -128,6 +128,10 @@ fn a_hello_that_cannot_be_is_refused() {
     };
     assert_eq!(broken(|hello| hello.node = NodeName("".into())), "hello.node is missing");
     assert_eq!(broken(|hello| hello.epochs[0].first = Sequence(0)), "hello.epochs.first_sequence is missing");
+    assert_eq!(
+        broken(|hello| hello.epochs[0].first = Sequence(u64::MAX)),
+        "hello.epochs.first_sequence is 18446744073709551615, out of its range"
+    );
     assert_eq!(
         broken(|hello| hello.epochs = vec![hello.epochs[0]; 5]),
         "hello.epochs holds 5, at most 4 are allowed"

@@ -9,7 +9,8 @@ use egressd_flow::{Batch, Epoch, NodeName, Sequence, UnixNanos};
 use crate::batch::{batch_from_wire, batch_to_wire};
 use crate::error::WireError;
 use crate::limits::{
-    EPOCHS_MAX, EXCLUDED_NAMESPACES_MAX, LOSSES_MAX, NAMES_MAX, NODE_NAME_BYTES_MAX, TEXT_BYTES_MAX,
+    EPOCHS_MAX, EXCLUDED_NAMESPACES_MAX, FIRST_SEQUENCE_MAX, LOSSES_MAX, NAMES_MAX, NODE_NAME_BYTES_MAX,
+    TEXT_BYTES_MAX,
 };
 use crate::scope::{address_from_wire, address_to_wire, at_most};
 use crate::v1;
@@ -185,6 +186,9 @@ fn hello_from_wire(hello: v1::Hello) -> Result<Hello, WireError> {
         .iter()
         .map(|held| match held.first_sequence {
             0 => Err(WireError::Missing { field: "hello.epochs.first_sequence" }),
+            found if found > FIRST_SEQUENCE_MAX => {
+                Err(WireError::Range { field: "hello.epochs.first_sequence", found })
+            }
             first => Ok(HeldEpoch { epoch: Epoch(held.epoch), first: Sequence(first) }),
         })
         .collect::<Result<_, _>>()?;
