@@ -22,8 +22,14 @@ pub(crate) fn test(workspace: &Workspace) -> Result<()> {
         // Tests of the testbed start the daemons from the target folder, which `cargo test` alone would not fill.
         Step::new("binaries", || cargo(workspace, &["build", "--workspace", "--bins"])),
         Step::new("documentation", || document(workspace)),
-        Step::new("tests and doc tests", || cargo(workspace, &["test", "--workspace", "--no-fail-fast"])),
+        Step::new("tests and doc tests", || run_tests(workspace)),
     ])
+}
+
+/// Four at a time whatever the machine: the longest tests wait for outages of a minute and work little.
+fn run_tests(workspace: &Workspace) -> Result<()> {
+    let arguments = ["test", "--workspace", "--no-fail-fast"];
+    process::run(process::cargo(&workspace.root, &arguments).env("RUST_TEST_THREADS", "4"))
 }
 
 /// Formatting and clippy.

@@ -1,24 +1,20 @@
 //! The command line. Every default is stated here, with its reason.
 
 use std::ffi::OsString;
-use std::net::{Ipv6Addr, SocketAddr};
 use std::num::NonZeroUsize;
-use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{ArgAction, Args, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
 use egressd_conntrack::netfilter::EndsConfig;
 use egressd_delivery::dial::ExporterAddress;
+use egressd_flow::NodeName;
 use egressd_meter::MeterConfig;
-use egressd_protocol::limits::{BATCH_RECORDS_MAX, OWNERS_MAX};
+use egressd_protocol::limits::{BATCH_RECORDS_MAX, EXCLUDED_NAMESPACES_MAX, NODE_NAME_BYTES_MAX, OWNERS_MAX};
 use egressd_service::args::{VerbFlag, normalise, parse_go_bool};
 use egressd_service::duration::parse_go_duration;
 use egressd_service::telemetry::parse_level;
 use tracing::Level;
-
-/// Exit code for a command line that cannot be (`EX_USAGE`, `sysexits.h`).
-const EX_USAGE: u8 = 64;
 
 const VERBS: &[&str] = &["run", "dump", "init", "help"];
 const VERB_FLAGS: &[VerbFlag] =
@@ -49,8 +45,8 @@ pub(crate) struct RunOptions {
     pub(crate) exporter_address: ExporterAddress,
 
     /// This node's name in Kubernetes.
-    #[arg(long, env = "NODE_NAME")]
-    pub(crate) node_name: String,
+    #[arg(long, env = "NODE_NAME", value_parser = node_name)]
+    pub(crate) node_name: NodeName,
 
     /// Time between two reads of conntrack; what the exporter says, or 15s, unless given. Exactness does not depend
     /// on it: connections that end in between are heard of.
@@ -70,17 +66,21 @@ pub(crate) struct RunOptions {
           action = ArgAction::Set, value_parser = parse_go_bool)]
     pub(crate) group_public_ips: bool,
 
-    /// Where to read; netfilter when not given, the only source of this version.
-    #[arg(long)]
-    pub(crate) ct_mode: Option<CtMode>,
+    /// Where to read: netfilter, the only source of this version, also when nothing is given.
+    #[arg(long, value_parser = ct_mode, default_value = "")]
+    pub(crate) ct_mode: CtMode,
 
     /// Conntrack entries that may have a baseline.
     #[arg(long, default_value = "1048576")]
     pub(crate) entries_max: NonZeroUsize,
 
-    /// Bytes that batches may take while the exporter has not acknowledged them.
+    /// Bytes of batches that the exporter does not have; above it flows merge until it does.
     #[arg(long, default_value = "67108864")]
     pub(crate) window_bytes_max: NonZeroUsize,
+
+    /// Bytes of batches that the exporter has and its sinks have not; above it they are let go, counted.
+    #[arg(long, default_value = "33554432")]
+    pub(crate) window_taken_bytes_max: NonZeroUsize,
 
     /// How long a stop may take; below the 30 seconds that Kubernetes grants.
     #[arg(long, value_parser = interval, default_value = "25s")]
@@ -125,6 +125,9 @@ pub(crate) struct DumpOptions {
 
     #[command(flatten)]
     obsolete: Obsolete,
+
+    #[command(flatten)]
+    beside: Beside,
 }
 
 #[derive(Debug, Args)]
@@ -139,10 +142,14 @@ pub(crate) struct InitOptions {
 
     #[command(flatten)]
     obsolete: Obsolete,
+
+    #[command(flatten)]
+    beside: Beside,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum CtMode {
+    Detect,
     Netfilter,
 }
 
@@ -174,9 +181,34 @@ struct Obsolete {
     init_cgroupv2: Option<Option<String>>,
 }
 
+/// Flags of `run` that the original takes beside `-dump-ct` and `-init`, where they mean nothing.
+#[derive(Debug, Args)]
+#[group(skip)]
+struct Beside {
+    #[arg(long, hide = true)]
+    read_interval: Option<String>,
+    #[arg(long, hide = true)]
+    http_listen_port: Option<String>,
+    #[arg(long, hide = true)]
+    exclude_namespaces: Option<String>,
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true)]
+    group_public_ips: Option<Option<String>>,
+    #[arg(long, hide = true)]
+    ct_mode: Option<String>,
+    #[arg(long, hide = true)]
+    node_name: Option<String>,
+}
+
 impl Config {
     pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
-        Self::try_parse_from(normalise(arguments, VERBS, VERB_FLAGS))
+        let config = Self::try_parse_from(normalise(arguments, VERBS, VERB_FLAGS))?;
+        match &config.command {
+            Command::Run(run) if run.exclude_namespaces.len() > EXCLUDED_NAMESPACES_MAX => {
+                let message = format!("--exclude-namespaces takes at most {EXCLUDED_NAMESPACES_MAX} names");
+                Err(Self::command().error(ErrorKind::TooManyValues, message))
+            }
+            _ => Ok(config),
+        }
     }
 
     pub(crate) fn log_level(&self) -> Level {
@@ -189,10 +221,6 @@ impl Config {
 }
 
 impl RunOptions {
-    pub(crate) fn admin_address(&self) -> SocketAddr {
-        SocketAddr::from((Ipv6Addr::UNSPECIFIED, self.http_listen_port))
-    }
-
     pub(crate) fn meter(&self) -> MeterConfig {
         MeterConfig {
             entries_max: self.entries_max.get(),
@@ -218,13 +246,20 @@ impl RunOptions {
     }
 }
 
-/// Prints what was wrong, or the help that was asked for.
-pub(crate) fn explain(usage: &clap::Error) -> ExitCode {
-    // Nobody is left to tell when standard error is closed.
-    let _unheard = usage.print();
-    match usage.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
-        _ => ExitCode::from(EX_USAGE),
+/// As Kubernetes allows it, and as the exporter takes it.
+fn node_name(text: &str) -> Result<NodeName, String> {
+    match text.len() {
+        1..=NODE_NAME_BYTES_MAX => Ok(NodeName(text.into())),
+        0 => Err("is empty".to_owned()),
+        _ => Err(format!("is longer than {NODE_NAME_BYTES_MAX} bytes")),
+    }
+}
+
+fn ct_mode(text: &str) -> Result<CtMode, String> {
+    match text {
+        "" => Ok(CtMode::Detect),
+        "netfilter" => Ok(CtMode::Netfilter),
+        _ => Err("this version knows netfilter only".to_owned()),
     }
 }
 
@@ -246,7 +281,7 @@ mod tests {
     fn the_arguments_of_the_originals_chart_are_understood() {
         let line = "egressd-collector -http-listen-port=6061 -host-pid -read-interval=5s -group-public-ips=true \
                     -send-traffic-delta=true -ebpf-dns-tracer-enabled=false -exclude-namespaces=kube-system,infra \
-                    -cleanup-interval=120s -cilium-clock-source=ktime --node-name node-a";
+                    -cleanup-interval=120s -cilium-clock-source=ktime -ct-mode= --node-name node-a";
         let Command::Run(run) = parse(line).unwrap().command else { panic!("not run") };
         assert_eq!(run.http_listen_port, 6061);
         assert_eq!(run.read_interval, Some(Duration::from_secs(5)));
@@ -259,6 +294,10 @@ mod tests {
     fn verbs_that_were_flags_are_verbs() {
         assert!(matches!(parse("c -init -init-cgroupv2").unwrap().command, Command::Init(_)));
         assert!(matches!(parse("c -dump-ct -host-pid").unwrap().command, Command::Dump(_)));
+        let beside =
+            "-read-interval=5s -ct-mode=cilium -exclude-namespaces=x -group-public-ips -http-listen-port=1";
+        assert!(matches!(parse(&format!("c -dump-ct {beside}")).unwrap().command, Command::Dump(_)));
+        assert!(matches!(parse(&format!("c {beside} -init=true")).unwrap().command, Command::Init(_)));
     }
 
     /// Goal: a wrong value is refused by name, before anything starts.
@@ -267,7 +306,8 @@ mod tests {
         for (line, words) in [
             ("c --node-name a --read-interval 5", "has no unit"),
             ("c --node-name a --read-interval 0s", "must be longer than zero"),
-            ("c --node-name a --ct-mode iptables", "iptables"),
+            ("c --node-name a --ct-mode iptables", "this version knows netfilter only"),
+            ("c --node-name=", "is empty"),
             ("c --node-name a --log-level loud", "write trace, debug, info, warn or error"),
             ("c --exporter-address e:6062", "--node-name"),
         ] {

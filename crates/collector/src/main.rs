@@ -12,7 +12,7 @@ use std::env;
 use std::process::ExitCode;
 
 use egressd_conntrack::netfilter::sysctl;
-use egressd_service::{lifecycle, telemetry};
+use egressd_service::{args, lifecycle, telemetry};
 use tracing::{error, info};
 
 use crate::config::{Command, Config};
@@ -20,7 +20,7 @@ use crate::config::{Command, Config};
 fn main() -> ExitCode {
     let config = match Config::parse(env::args_os()) {
         Ok(config) => config,
-        Err(usage) => return config::explain(&usage),
+        Err(usage) => return args::explain(&usage),
     };
     telemetry::install(config.log_level());
     match config.command {

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use egressd_conntrack::netfilter::Losses;
-use egressd_flow::{Counter as Traffic, Snapshot};
+use egressd_flow::{Defects, Snapshot};
 use egressd_meter::{Books, Discard};
-use egressd_service::figures::{Amount, Figures, set, store};
+use egressd_service::figures::{Figures, set, store};
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
@@ -24,6 +24,8 @@ pub(crate) struct SourceMetrics {
     unsupported: Counter,
     without_counters: Gauge,
     lost_ends: Counter,
+    overruns: Counter,
+    malformed_ends: Counter,
 }
 
 impl SourceMetrics {
@@ -40,6 +42,8 @@ impl SourceMetrics {
             unsupported: Counter::default(),
             without_counters: Gauge::default(),
             lost_ends: Counter::default(),
+            overruns: Counter::default(),
+            malformed_ends: Counter::default(),
         };
         for (name, help, counter) in [
             ("snapshots", "Reads of the table", &metrics.snapshots),
@@ -54,6 +58,8 @@ impl SourceMetrics {
                 "Ends that the kernel could not deliver: their last bytes are unknown",
                 &metrics.lost_ends,
             ),
+            ("overruns", "Stretches of loss that the kernel reported", &metrics.overruns),
+            ("malformed_ends", "Ends that do not parse", &metrics.malformed_ends),
         ] {
             registry.register(format!("egressd_collector_conntrack_{name}"), help, counter.clone());
         }
@@ -79,8 +85,10 @@ impl SourceMetrics {
         set(&self.without_counters, snapshot.defects.without_counters);
     }
 
-    pub(crate) fn losses(&self, losses: Losses) {
+    pub(crate) fn losses(&self, losses: Losses, defects: Defects) {
         store(&self.lost_ends, losses.events);
+        store(&self.overruns, losses.overruns);
+        store(&self.malformed_ends, defects.malformed + defects.unsupported);
     }
 }
 
@@ -124,16 +132,12 @@ impl MeterMetrics {
 
     pub(crate) fn publish(&self, books: &Books) {
         let discarded =
-            Discard::ALL.map(|discard| (discard.reason(), amount(books.discarded[discard as usize])));
-        self.figures.publish(amount(books.received), amount(books.emitted), discarded, amount(books.held));
+            Discard::ALL.map(|discard| (discard.reason(), books.discarded[discard as usize].into()));
+        self.figures.publish(books.received.into(), books.emitted.into(), discarded, books.held.into());
         store(&self.preexisting, books.preexisting_entries);
         store(&self.resets, books.resets);
         store(&self.not_admitted, books.not_admitted);
         set(&self.entries, books.entries);
         set(&self.entries_active, books.entries_active);
     }
-}
-
-fn amount(traffic: Traffic) -> Amount {
-    (traffic.bytes, traffic.packets)
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use egressd_conntrack::netfilter::{Ends, Table, Waker};
-use egressd_flow::{Batch, Completeness, Scope, UnixNanos};
+use egressd_flow::{Batch, Completeness, Scope, Snapshot, UnixNanos};
 use egressd_meter::Meter;
 use egressd_protocol::{Settings, Status};
 use egressd_service::admin::Part;
@@ -96,53 +96,66 @@ impl Reader {
         Ok(Handle { stop, waker, ended })
     }
 
+    /// Works until `stop`, or until the kernel can be read no more; either way what was metered leaves with a last
+    /// cut.
     fn run(mut self, mut kernel: Kernel, stop: &AtomicBool) -> anyhow::Result<()> {
-        // A table that cannot be read at all is for the operator; later failures may pass.
-        self.read(&mut kernel).context("cannot read conntrack")?;
-        let mut last_read = Instant::now();
+        let worked = self.work(&mut kernel, stop);
+        if worked.is_ok()
+            && let Err(error) = self.tick(&mut kernel)
+        {
+            error!(error = %chain(error.as_ref()), "there is no last snapshot; what was metered before is sent");
+        }
+        self.cut_last();
+        worked
+    }
+
+    fn work(&mut self, kernel: &mut Kernel, stop: &AtomicBool) -> anyhow::Result<()> {
+        self.tick(kernel)?;
+        let mut last_tick = Instant::now();
         while !stop.load(Ordering::Acquire) {
-            let due = last_read + self.interval();
+            let due = last_tick + self.interval();
             kernel.ends.wait(due.saturating_duration_since(Instant::now()));
-            self.hear_ends(&mut kernel)?;
+            self.hear_ends(kernel)?;
             if Instant::now() < due {
                 continue;
             }
-            last_read = Instant::now();
-            if let Err(error) = self.read(&mut kernel) {
-                self.source_metrics.failed_reads.inc();
-                error!(error = %chain(error.as_ref()), "this read gave nothing, the next one may");
-            }
+            last_tick = Instant::now();
+            self.tick(kernel)?;
             self.hear_scopes();
             self.cut();
-        }
-        self.finish(&mut kernel)
-    }
-
-    /// The last snapshot, so that what was counted until now leaves with the last cut.
-    fn finish(&mut self, kernel: &mut Kernel) -> anyhow::Result<()> {
-        self.read(kernel).context("cannot read conntrack for the last time")?;
-        self.hear_scopes();
-        let batches = self.meter.cut(now());
-        let unclaimed = self.meter.books().held;
-        self.meter_metrics.publish(&self.meter.books());
-        info!(batches = batches.len(), unclaimed_bytes = unclaimed.bytes, "last snapshot taken");
-        if !batches.is_empty() && self.lines.cuts.blocking_send(batches).is_err() {
-            warn!("nobody takes the last batches");
         }
         Ok(())
     }
 
-    /// One snapshot, then the ends that came meanwhile.
-    fn read(&mut self, kernel: &mut Kernel) -> anyhow::Result<()> {
+    /// One snapshot, then the ends that came meanwhile. A read that gives nothing this time is not the end.
+    fn tick(&mut self, kernel: &mut Kernel) -> anyhow::Result<()> {
+        let snapshot = self.read(kernel)?;
+        self.hear_all_ends(kernel)?;
+        let (losses, defects) = (kernel.ends.losses()?, kernel.ends.defects());
+        let books = self.meter.books();
+        self.source_metrics.losses(losses, defects);
+        self.meter_metrics.publish(&books);
+        if let Some(snapshot) = snapshot {
+            self.tell(status::status(&snapshot, &books, losses, defects));
+        }
+        Ok(())
+    }
+
+    /// `None` when nothing was read and the next try may do better.
+    fn read(&mut self, kernel: &mut Kernel) -> anyhow::Result<Option<Snapshot>> {
         let began = Instant::now();
         let meter = &mut self.meter;
         meter.begin(now());
-        let read = kernel.table.read(now(), &mut |entry| meter.entry(entry));
-        let snapshot = match read {
+        let snapshot = match kernel.table.read(now(), &mut |entry| meter.entry(entry)) {
             Ok(snapshot) => snapshot,
             Err(error) => {
                 meter.abandon();
-                return Err(error.into());
+                self.source_metrics.failed_reads.inc();
+                if !error.is_transient() {
+                    return Err(error).context("cannot read conntrack");
+                }
+                error!(error = %chain(&error), "this read gave nothing, the next one may");
+                return Ok(None);
             }
         };
         meter.finish(&snapshot);
@@ -154,21 +167,22 @@ impl Reader {
             self.source_metrics.partial_snapshots.inc();
             debug!(interruption = ?kernel.table.interruption(), "the table was not read to its end");
         }
-        self.hear_all_ends(kernel)?;
-        let losses = kernel.ends.losses()?;
-        self.source_metrics.losses(losses);
-        let books = self.meter.books();
-        self.meter_metrics.publish(&books);
-        let status = status::status(&snapshot, &books, losses);
+        debug!(entries = snapshot.entries, took_ms = took.as_millis(), "read");
+        Ok(Some(snapshot))
+    }
+
+    /// Passes on how the collector is, and says it once when it changes.
+    fn tell(&self, status: Status) {
         self.lines.status.send_if_modified(|known| {
-            let news = *known != status;
-            if news {
-                *known = status;
+            if *known == status {
+                return false;
             }
-            news
+            if status.diagnosis != known.diagnosis && !status.diagnosis.is_empty() {
+                warn!(diagnosis = %status.diagnosis, "the figures may fall short");
+            }
+            *known = status;
+            true
         });
-        debug!(entries = snapshot.entries, active = books.entries_active, took_ms = took.as_millis(), "read");
-        Ok(())
     }
 
     fn hear_ends(&mut self, kernel: &mut Kernel) -> anyhow::Result<()> {
@@ -182,6 +196,9 @@ impl Reader {
         let (meter, now) = (&mut self.meter, now());
         let drained = kernel.ends.drain_all(ENDS_PATIENCE, &mut |ended| meter.ended(ended, now))?;
         self.source_metrics.ends.inc_by(drained.ends);
+        if !drained.settled {
+            warn!(patience_ms = ENDS_PATIENCE.as_millis(), "ends are handed over late");
+        }
         Ok(())
     }
 
@@ -198,6 +215,18 @@ impl Reader {
             place.send(batches);
         }
         self.meter_metrics.publish(&self.meter.books());
+    }
+
+    /// Nothing comes after it, so it waits for its place.
+    fn cut_last(&mut self) {
+        self.hear_scopes();
+        let batches = self.meter.cut(now());
+        let books = self.meter.books();
+        self.meter_metrics.publish(&books);
+        info!(batches = batches.len(), unclaimed_bytes = books.held.bytes, "last batches cut");
+        if !batches.is_empty() && self.lines.cuts.blocking_send(batches).is_err() {
+            warn!("nobody takes the last batches");
+        }
     }
 
     fn interval(&self) -> Duration {

@@ -1,7 +1,7 @@
 //! How the collector is, in plain words with the remedy.
 
 use egressd_conntrack::netfilter::{Losses, sysctl};
-use egressd_flow::Snapshot;
+use egressd_flow::{Defects, Snapshot};
 use egressd_meter::Books;
 use egressd_protocol::{Loss, Source, Status};
 
@@ -11,7 +11,7 @@ pub(crate) fn starting() -> Status {
 }
 
 /// What is wrong, most telling first; empty when nothing is.
-pub(crate) fn status(snapshot: &Snapshot, books: &Books, losses: Losses) -> Status {
+pub(crate) fn status(snapshot: &Snapshot, books: &Books, losses: Losses, defects: Defects) -> Status {
     let mut findings = Vec::new();
     if let Ok(state) = sysctl::state() {
         findings.extend(state.wanting().map(|(name, value)| {
@@ -34,9 +34,13 @@ pub(crate) fn status(snapshot: &Snapshot, books: &Books, losses: Losses) -> Stat
     Status {
         source: Source::Netfilter,
         diagnosis: findings.join("; "),
-        losses: [loss("lost_ends", losses.events), loss("not_admitted", books.not_admitted)]
-            .into_iter()
-            .filter(|loss| loss.count > 0)
-            .collect(),
+        losses: [
+            loss("lost_ends", losses.events),
+            loss("malformed_ends", defects.malformed + defects.unsupported),
+            loss("not_admitted", books.not_admitted),
+        ]
+        .into_iter()
+        .filter(|loss| loss.count > 0)
+        .collect(),
     }
 }

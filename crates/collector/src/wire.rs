@@ -1,11 +1,13 @@
 //! The collector's parts, from the far end back: the stream, then the reader that feeds it.
 
+use std::time::Duration;
+
 use anyhow::Context as _;
 use axum::Router;
 use egressd_delivery::dial::{DialConfig, dial};
 use egressd_delivery::window::Window;
 use egressd_delivery::{WindowMetrics, dial, random_id};
-use egressd_flow::{Epoch, NodeName, UnixNanos};
+use egressd_flow::{Epoch, UnixNanos};
 use egressd_meter::Meter;
 use egressd_protocol::{CollectorFlags, Settings, Source};
 use egressd_service::admin::{self, Admin};
@@ -15,12 +17,15 @@ use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, watch};
 use tracing::info;
 
-use crate::config::RunOptions;
+use crate::config::{CtMode, RunOptions};
 use crate::metrics::{MeterMetrics, SourceMetrics};
 use crate::reader::{self, Reader};
 use crate::status;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Full jitter over this long keeps 5,000 collectors from dialling a restarted exporter at once.
+const REDIAL_LONGEST: Duration = Duration::from_secs(30);
 
 /// Scopes on their way to the reader, which looks once a tick.
 const SCOPES_QUEUE: usize = 64;
@@ -30,7 +35,7 @@ pub(crate) async fn wire(options: Box<RunOptions>, mut tasks: Tasks) -> anyhow::
     let mut admin = Admin::default();
     let epoch = Epoch(random_id().context("no random bytes")?);
     log_start(&options, epoch);
-    let listener = admin::bind(options.admin_address()).await?;
+    let listener = admin::bind(options.http_listen_port).await?;
 
     // One cut at a time: while it waits, the meter's open flows merge.
     let (cuts, cuts_out) = mpsc::channel(1);
@@ -40,7 +45,7 @@ pub(crate) async fn wire(options: Box<RunOptions>, mut tasks: Tasks) -> anyhow::
 
     let stream = dial(
         dial_config(&options),
-        Window::new(epoch, options.window_bytes_max.get()),
+        Window::new(epoch, options.window_bytes_max.get(), options.window_taken_bytes_max.get()),
         dial::Lines { cuts: cuts_out, scopes, settings, status: status_out },
         WindowMetrics::register(&mut registry),
         tasks.abandon.clone(),
@@ -75,13 +80,14 @@ pub(crate) async fn wire(options: Box<RunOptions>, mut tasks: Tasks) -> anyhow::
 fn dial_config(options: &RunOptions) -> DialConfig {
     DialConfig {
         exporter: options.exporter_address.clone(),
-        node: NodeName(options.node_name.as_str().into()),
+        node: options.node_name.clone(),
         version: VERSION,
         source: Source::Netfilter,
         flags: CollectorFlags {
             exclude_namespaces: options.exclude_namespaces.clone(),
             group_public_ips: options.group_public_ips,
         },
+        redial_longest: REDIAL_LONGEST,
     }
 }
 
@@ -97,16 +103,19 @@ fn log_start(options: &RunOptions, epoch: Epoch) {
         node = %options.node_name,
         %epoch,
         exporter = %options.exporter_address,
-        admin = %options.admin_address(),
+        http_port = options.http_listen_port,
         source = "netfilter",
-        reason = if options.ct_mode.is_some() { "--ct-mode" } else { "the only source of this version" },
+        reason = match options.ct_mode {
+            CtMode::Netfilter => "--ct-mode",
+            CtMode::Detect => "the only source of this version",
+        },
         "starting"
     );
     info!(
         entries_max = options.entries_max,
         meter_bytes_max = options.meter().worst_case_bytes(),
         ends_bytes_max = options.ends().worst_case_bytes(),
-        window_bytes_max = options.window_bytes_max,
+        window_bytes_max = options.window_bytes_max.saturating_add(options.window_taken_bytes_max.get()),
         "memory at worst"
     );
 }

@@ -29,6 +29,11 @@ use serde::Deserialize;
 use crate::index::{Index, NodeFacts};
 use crate::ranges::Ranges;
 
+/// The stream carries no more of one node (`egressd_protocol::limits`).
+const NODE_ADDRESSES_MAX: usize = 1_000;
+/// A DNS subdomain (RFC 1123).
+const NAME_BYTES_MAX: usize = 253;
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct File {
@@ -60,8 +65,6 @@ struct Pod {
     #[serde(default)]
     addresses: Vec<IpAddr>,
     workload: Option<WorkloadName>,
-    #[serde(default)]
-    labels: BTreeMap<String, String>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -122,6 +125,22 @@ pub enum Contradiction {
         /// Who has it again.
         second: String,
     },
+    /// A node has more addresses than a scope may hold.
+    #[error("node {node:?} has {found} addresses, at most {NODE_ADDRESSES_MAX} are possible")]
+    TooManyAddresses {
+        /// Its name.
+        node: String,
+        /// How many.
+        found: usize,
+    },
+    /// A name that is empty, or longer than Kubernetes allows.
+    #[error("{what} {name:?} is empty or longer than {NAME_BYTES_MAX} bytes")]
+    Name {
+        /// Of what.
+        what: &'static str,
+        /// The name.
+        name: String,
+    },
     /// Two pods share a UID.
     #[error("pod UID {uid:?} stands twice")]
     UidTwice {
@@ -177,7 +196,7 @@ pub fn parse(text: &str) -> Result<Index, InventoryError> {
                 pod_uid: Arc::clone(&uid),
                 namespace: Arc::clone(&namespace),
                 name: Arc::clone(&name),
-                labels: pod.labels.clone(),
+                labels: BTreeMap::new(),
                 since: UnixNanos(0),
                 until: None,
                 measure: true,
@@ -194,6 +213,11 @@ fn facts_of(node: Node) -> NodeFacts {
         addresses: node.addresses,
         owners: Vec::new(),
     }
+}
+
+fn name_fault(what: &'static str, name: &str) -> Option<Contradiction> {
+    let bad = name.is_empty() || name.len() > NAME_BYTES_MAX;
+    bad.then(|| Contradiction::Name { what, name: name.to_owned() })
 }
 
 fn uid_of(pod: &Pod) -> String {
@@ -213,12 +237,19 @@ fn contradictions_of(file: &File) -> Vec<Contradiction> {
         if !nodes.insert(&node.name) {
             found.push(Contradiction::NodeTwice { name: node.name.clone() });
         }
+        if node.addresses.len() > NODE_ADDRESSES_MAX {
+            let addresses = node.addresses.len();
+            found.push(Contradiction::TooManyAddresses { node: node.name.clone(), found: addresses });
+        }
+        found.extend(name_fault("node", &node.name));
     }
     for pod in &file.pods {
         if !nodes.contains(&pod.node) {
             found.push(Contradiction::NoSuchNode { pod: pod_name(pod), node: pod.node.clone() });
         }
         let uid = uid_of(pod);
+        let names = [("pod", &pod.name), ("namespace", &pod.namespace)];
+        found.extend(names.into_iter().filter_map(|(what, name)| name_fault(what, name)));
         if !uids.insert(uid.clone()) {
             found.push(Contradiction::UidTwice { uid });
         }

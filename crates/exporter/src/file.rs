@@ -95,7 +95,9 @@ fn validate(file: File, environment: &dyn Fn(&str) -> Option<String>) -> Result<
         warn!("collectorsConcurrentFetchCount and collectorFetchTimeout mean nothing: collectors push");
     }
     let mut problems = Vec::new();
-    let export_interval = environment("EXPORT_INTERVAL").or(file.export_interval).and_then(|text| {
+    // A variable that is set to nothing is none: templates leave such behind.
+    let environment_interval = environment("EXPORT_INTERVAL").filter(|text| !text.is_empty());
+    let export_interval = environment_interval.or(file.export_interval).and_then(|text| {
         parse_go_duration(&text).map_err(|error| problems.push(Problem::ExportInterval(error))).ok()
     });
     let sinks = sinks(file.sinks.unwrap_or_default(), export_interval, environment, &mut problems);
@@ -163,5 +165,11 @@ sinks:
         );
         assert!(parse("sinks: {}").unwrap().sinks.is_empty());
         assert!(parse("sinks:").unwrap().sinks.is_empty());
+        let nulls = "sinks: { a: { prom_remote_write: { url: 'http://x', headers:, labels: } } }";
+        assert_eq!(parse(nulls).unwrap().sinks.len(), 1);
+        assert_eq!(
+            parse("sinks: { scrape: { prom_remote_write: { url: 'http://x' } } }").unwrap_err().to_string(),
+            "the configuration is wrong: sink \"scrape\": is the name of the page /metrics/flows, choose another"
+        );
     }
 }

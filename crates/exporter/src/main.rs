@@ -12,7 +12,7 @@ use std::env;
 use std::process::ExitCode;
 
 use anyhow::Context as _;
-use egressd_service::{lifecycle, telemetry};
+use egressd_service::{args, lifecycle, telemetry};
 use tracing::{error, info};
 
 use crate::config::{Command, Config};
@@ -20,7 +20,7 @@ use crate::config::{Command, Config};
 fn main() -> ExitCode {
     let config = match Config::parse(env::args_os()) {
         Ok(config) => config,
-        Err(usage) => return config::explain(&usage),
+        Err(usage) => return args::explain(&usage),
     };
     telemetry::install(config.log_level());
     let (options, is_check) = match config.command {
@@ -31,7 +31,7 @@ fn main() -> ExitCode {
         Ok(loaded) => loaded,
         Err(problem) => {
             error!(error = %lifecycle::chain(problem.as_ref()), "this configuration cannot be used");
-            return ExitCode::from(config::EX_CONFIG);
+            return ExitCode::from(args::EX_USAGE);
         }
     };
     if is_check {

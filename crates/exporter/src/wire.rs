@@ -8,17 +8,19 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::IntoResponse;
 use axum::routing::get;
+use egressd_delivery::ledger::NODES_MAX;
 use egressd_delivery::serve::{Desk, serve};
-use egressd_delivery::{LedgerMetrics, random_id, serve};
+use egressd_delivery::{LedgerMetrics, random_id};
 use egressd_flow::{AttributedBatch, Position, UnixNanos};
-use egressd_protocol::SpoolId;
+use egressd_protocol::limits::MESSAGE_BYTES_MAX;
+use egressd_protocol::{Settings, SpoolId};
 use egressd_service::admin::{self, Admin};
 use egressd_service::clock::unix_nanos;
 use egressd_service::lifecycle::Tasks;
-use egressd_sink::{SCRAPE_CONTENT_TYPE, Scrape, Sink, SinkMetrics, system_clock};
+use egressd_sink::{FLOWS_MAX, Scrape, Sink, SinkMetrics, system_clock};
 use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, watch};
-use tracing::{info, warn};
+use tracing::info;
 
 use crate::config::Options;
 use crate::metrics::EnrichMetrics;
@@ -37,21 +39,27 @@ pub(crate) async fn wire(options: Box<Options>, loaded: Loaded, mut tasks: Tasks
     info!(
         version = VERSION,
         spool = %format_args!("{:016x}", spool.0),
-        grpc = %options.grpc_address(),
-        admin = %options.admin_address(),
+        grpc_port = options.grpc_listen_port,
+        http_port = options.http_listen_port,
         nodes = index.nodes(),
         addresses = index.addresses(),
         "starting"
     );
-    let grpc = serve::bind(options.grpc_address()).await?;
-    let http = admin::bind(options.admin_address()).await?;
+    info!(
+        flows_max_a_sink = FLOWS_MAX,
+        nodes_max = NODES_MAX,
+        message_bytes_max = MESSAGE_BYTES_MAX,
+        batches_queue = BATCHES_QUEUE,
+        "bounds; a sink's table takes at most about 250 bytes a flow"
+    );
+    let grpc = admin::bind(options.grpc_listen_port).await?;
+    let http = admin::bind(options.http_listen_port).await?;
 
     let mut fan = Fan::default();
     let sink_metrics = SinkMetrics::register(&mut registry);
     let scrape = Scrape::new(&sink_metrics);
     fan.add_scrape(&scrape, &mut tasks);
     for config in loaded.file.sinks {
-        info!(sink = config.name, to = config.origin(), interval_ms = config.interval.as_millis(), "sink");
         fan.add(Sink::new(config, &sink_metrics, system_clock())?, &mut tasks);
     }
 
@@ -68,6 +76,7 @@ pub(crate) async fn wire(options: Box<Options>, loaded: Loaded, mut tasks: Tasks
         intake,
         delivered: delivered_out,
         scopes: scopes::feed(index),
+        settings: Settings { read_interval: options.collector_read_interval, fold: Vec::new() },
         metrics: LedgerMetrics::register(&mut registry),
     };
     tasks.spawn("streams", serve(grpc, desk, tasks.stop.clone(), tasks.abandon.clone()));
@@ -105,14 +114,8 @@ impl Fan {
         let (queue, accepted) = self.lane();
         let abandon = tasks.abandon.clone();
         tasks.spawn("sink", async move {
-            let report = egressd_sink::run(sink, queue, accepted, abandon).await;
-            if report.held.bytes > 0 {
-                warn!(
-                    bytes = report.held.bytes,
-                    flows = report.held_flows,
-                    "left with what a sink does not have"
-                );
-            }
+            // What it had to leave it has said itself.
+            let _said = egressd_sink::run(sink, queue, accepted, abandon).await;
             anyhow::Ok(())
         });
     }
@@ -121,7 +124,7 @@ impl Fan {
 /// The totals as anybody may scrape them.
 fn flows(scrape: Scrape) -> Router {
     async fn render(State(scrape): State<Scrape>) -> impl IntoResponse {
-        ([(header::CONTENT_TYPE, SCRAPE_CONTENT_TYPE)], scrape.render(UnixNanos(unix_nanos())))
+        ([(header::CONTENT_TYPE, admin::OPENMETRICS)], scrape.render(UnixNanos(unix_nanos())))
     }
     Router::new().route("/metrics/flows", get(render).with_state(scrape))
 }

@@ -87,6 +87,7 @@ pub(crate) struct Baselines {
     snapshot: u32,
     /// When the first snapshot began: what started later is wholly ours.
     watched_since: Option<UnixNanos>,
+    begun: UnixNanos,
     /// A complete snapshot was taken.
     surveyed: bool,
 }
@@ -102,6 +103,7 @@ impl Baselines {
             tombstones_before: HashSet::default(),
             snapshot: 0,
             watched_since: None,
+            begun: UnixNanos(0),
             surveyed: false,
         }
     }
@@ -112,7 +114,12 @@ impl Baselines {
 
     /// A snapshot begins at `now`.
     pub(crate) fn begin(&mut self, now: UnixNanos) {
-        self.watched_since.get_or_insert(now);
+        let since = self.watched_since.get_or_insert(now);
+        // A clock that was set back stamps new entries with instants before the watch began.
+        if now < self.begun {
+            *since = (*since).min(now);
+        }
+        self.begun = now;
         self.snapshot = self.snapshot.wrapping_add(1);
         self.rotate_tombstones();
     }

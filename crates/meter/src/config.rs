@@ -27,8 +27,9 @@ impl MeterConfig {
     /// Bytes that all bounds together allow, hash tables at their worst load included.
     #[must_use]
     pub fn worst_case_bytes(&self) -> usize {
-        // A table doubles when 7/8 full: just after that it holds 16/7 slots an element, one control byte each.
-        let table = |elements: usize, element_bytes: usize| elements * (element_bytes + 1) * 16 / 7;
+        // A table doubles when 7/8 full: while it does, the old one lives beside one of 16/7 slots an element, with a
+        // control byte each.
+        let table = |elements: usize, element_bytes: usize| elements * (element_bytes + 1) * 24 / 7;
         table(self.entries_max, crate::baseline::SLOT_BYTES)
             + table(self.flows_max, crate::reduce::SLOT_BYTES)
             + table(self.unclaimed_max, crate::unclaimed::SLOT_BYTES)

@@ -211,6 +211,24 @@ fn an_entry_older_than_the_watch_counts_from_first_sight() {
     );
 }
 
+/// Goal: entries made after the clock was set back are new, whatever their start says.
+#[test]
+fn a_clock_that_was_set_back_hides_nothing() {
+    check(
+        "own 10.0.0.1 web
+         scope 1
+         begin 100
+         complete
+         begin 20
+         complete
+         begin 30
+         tcp 10.0.0.1:4000>203.0.113.1:80 start=25 tx=100/2 rx=50/1
+         complete
+         cut",
+        "web 203.0.113.1 TCP tx=100/2 rx=50/1",
+    );
+}
+
 /// Goal: without timestamps, entries of the first complete snapshot are preexisting and later ones are whole.
 #[test]
 fn without_timestamps_the_first_complete_snapshot_is_preexisting() {

@@ -6,7 +6,7 @@
 
 use std::fmt::Write as _;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -86,14 +86,23 @@ async fn metrics(State(registry): State<Arc<Registry>>) -> Response {
     }
 }
 
-/// Binds the listener, so that a port in use is known before anything else starts.
+/// Listens on `port` of every address, IPv4 and IPv6; of IPv4 alone where the kernel has no IPv6. Done before
+/// anything else starts, so that a port in use is known.
 ///
 /// # Errors
-/// The address is in use or not this machine's.
-pub async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
-    TcpListener::bind(address)
-        .await
-        .map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {address}: {error}")))
+/// The port is in use, or not for this user.
+pub async fn bind(port: u16) -> io::Result<TcpListener> {
+    let listener = match TcpListener::bind((Ipv6Addr::UNSPECIFIED, port)).await {
+        Err(error) if is_without_ipv6(&error) => TcpListener::bind((Ipv4Addr::UNSPECIFIED, port)).await,
+        outcome => outcome,
+    };
+    listener.map_err(|error| io::Error::new(error.kind(), format!("cannot listen on port {port}: {error}")))
+}
+
+/// `ipv6.disable=1` takes the address family away, `net.ipv6.conf.all.disable_ipv6=1` only its addresses.
+fn is_without_ipv6(error: &io::Error) -> bool {
+    const EAFNOSUPPORT: i32 = 97;
+    error.kind() == io::ErrorKind::AddrNotAvailable || error.raw_os_error() == Some(EAFNOSUPPORT)
 }
 
 /// Serves for as long as it is polled.

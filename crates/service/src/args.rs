@@ -4,6 +4,12 @@
 //! `-init` and `-dump-ct`.
 
 use std::ffi::OsString;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+
+/// Exit code for a command line or a configuration that cannot be (`EX_USAGE`, `sysexits.h`).
+pub const EX_USAGE: u8 = 64;
 
 /// A flag of the original that is a verb here.
 #[derive(Clone, Copy, Debug)]
@@ -71,6 +77,17 @@ pub fn parse_go_bool(text: &str) -> Result<bool, String> {
         "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
         _ => Err("write true or false".to_owned()),
+    }
+}
+
+/// Prints what was wrong with a command line, or the help that was asked for.
+#[must_use]
+pub fn explain(usage: &clap::Error) -> ExitCode {
+    // Nobody is left to tell when standard error is closed.
+    let _unheard = usage.print();
+    match usage.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
+        _ => ExitCode::from(EX_USAGE),
     }
 }
 

@@ -13,10 +13,11 @@ use egressd_service::duration::{DurationError, parse_go_duration};
 use reqwest::header::{CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, Url};
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 use crate::labels::Label;
 use crate::remote_write::{self, NAME_LABEL};
+use crate::scrape;
 use crate::secret::Secret;
 
 /// Prometheus' usual scrape interval, which dashboards' `rate(…[1m])` expects.
@@ -53,6 +54,7 @@ pub struct RawHttp {
     /// A Go duration; 30s when absent.
     pub timeout: Option<String>,
     /// Variables are expanded in the values.
+    #[serde(deserialize_with = "null_is_empty")]
     pub headers: BTreeMap<String, String>,
 }
 
@@ -63,11 +65,18 @@ pub struct RawRemoteWrite {
     /// Required. Variables are expanded.
     pub url: String,
     /// Variables are expanded in the values.
+    #[serde(deserialize_with = "null_is_empty")]
     pub headers: BTreeMap<String, String>,
     /// Added to every series, as they stand.
+    #[serde(deserialize_with = "null_is_empty")]
     pub labels: BTreeMap<String, String>,
     /// Whether received bytes are written too.
     pub send_received_bytes_metric: bool,
+}
+
+/// `headers:` with nothing under it is a null, which templates leave behind.
+fn null_is_empty<'de, D: Deserializer<'de>>(value: D) -> Result<BTreeMap<String, String>, D::Error> {
+    Ok(Option::deserialize(value)?.unwrap_or_default())
 }
 
 /// Header values and the URL may hold a key in plain text.
@@ -161,6 +170,9 @@ fn list(problems: &[Problem]) -> String {
 /// One thing that the operator must correct. Values that may be secret are not repeated.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
+    /// A name that the exporter's own page has in the metrics.
+    #[error("is the name of the page /metrics/flows, choose another")]
+    NameReserved,
     /// A sink without a destination.
     #[error("has no kind, write http or prom_remote_write")]
     NoKind,
@@ -248,6 +260,9 @@ impl SinkConfig {
         variable: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, SinkError> {
         let mut check = Check { variable, problems: Vec::new() };
+        if name == scrape::NAME {
+            check.problems.push(Problem::NameReserved);
+        }
         if export_interval.is_some_and(|interval| interval.is_zero()) {
             check.problems.push(Problem::IntervalZero);
         }

@@ -39,6 +39,6 @@ pub use config::{HttpSettings, Kind, Problem, RawHttp, RawRemoteWrite, RawSink, 
 pub use config::{SinkConfig, SinkError, expand};
 pub use driver::{Clock, Report, Sink, run, system_clock};
 pub use metrics::SinkMetrics;
-pub use scrape::{CONTENT_TYPE as SCRAPE_CONTENT_TYPE, Scrape};
+pub use scrape::Scrape;
 pub use secret::Secret;
-pub use table::{FLOWS_MAX, RESTS_RESERVED};
+pub use table::FLOWS_MAX;

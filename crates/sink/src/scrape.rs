@@ -27,11 +27,8 @@ use crate::metrics::{OneSink, SinkMetrics};
 use crate::table::{FLOWS_MAX, Fold, Table};
 use crate::totals::{IDLE_MAX, Metric};
 
-/// The media type of the page: OpenMetrics text.
-pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-
 /// The value of the label `sink` in its metrics.
-const NAME: &str = "scrape";
+pub(crate) const NAME: &str = "scrape";
 
 /// Flows rendered under one lock.
 const STEP: usize = 4_096;

@@ -18,10 +18,6 @@ use crate::labels::{FlowKey, FlowView};
 /// index that gave them; each identity that only this table still knows costs its own text.
 pub const FLOWS_MAX: usize = 917_504;
 
-/// Part of [`FLOWS_MAX`] that only the rests of folds may take: an eighth, which is 57,344 local pods with two
-/// protocols each.
-pub const RESTS_RESERVED: usize = FLOWS_MAX / 8;
-
 const _: () = assert!(FLOWS_MAX < u32::MAX as usize, "slots are numbered by u32");
 
 /// How a flow entered the table.
