@@ -209,7 +209,7 @@ impl Window {
         self.weigh();
     }
 
-    /// Whether [`next`](Self::next) has something.
+    /// Whether [`next_unsent`](Self::next_unsent) has something.
     #[must_use]
     pub fn has_unsent(&self) -> bool {
         self.epochs.iter().any(|window| window.unsent().is_some())
