@@ -16,7 +16,7 @@ use egressd_service::duration::parse_go_duration;
 use egressd_service::telemetry::parse_level;
 use tracing::Level;
 
-const VERBS: &[&str] = &["run", "dump", "init", "help"];
+const VERBS: &[&str] = &["run", "dump", "init", "check", "help"];
 const VERB_FLAGS: &[VerbFlag] =
     &[VerbFlag { flag: "init", verb: "init" }, VerbFlag { flag: "dump-ct", verb: "dump" }];
 
@@ -36,6 +36,8 @@ pub(crate) enum Command {
     Dump(DumpOptions),
     /// Switch on conntrack's counters, timestamps and events, and exit.
     Init(InitOptions),
+    /// Say why the figures would fall short on this machine, and exit; 0 when nothing is found.
+    Check(CheckOptions),
 }
 
 #[derive(Debug, Args)]
@@ -131,6 +133,15 @@ pub(crate) struct DumpOptions {
 }
 
 #[derive(Debug, Args)]
+pub(crate) struct CheckOptions {
+    #[command(flatten)]
+    pub(crate) namespace: NamespaceOptions,
+
+    #[command(flatten)]
+    log: LogOptions,
+}
+
+#[derive(Debug, Args)]
 pub(crate) struct InitOptions {
     /// Write in the network namespace of process 1.
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
@@ -216,6 +227,7 @@ impl Config {
             Command::Run(run) => run.log.log_level,
             Command::Dump(dump) => dump.log.log_level,
             Command::Init(init) => init.log.log_level,
+            Command::Check(check) => check.log.log_level,
         }
     }
 }

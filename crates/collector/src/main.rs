@@ -1,11 +1,12 @@
 //! The node half: reads connection tracking, meters it, and sends it to the exporter. It has no Kubernetes access.
 
+mod check;
 mod config;
+mod diagnosis;
 mod dump;
 mod metrics;
 mod namespace;
 mod reader;
-mod status;
 mod wire;
 
 use std::env;
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
         Command::Run(run) => lifecycle::run(run.grace, |tasks| wire::wire(run, tasks)),
         Command::Dump(options) => report(dump::dump(&options)),
         Command::Init(options) => report(init(&options)),
+        Command::Check(options) => check::check(&options),
     }
 }
 

@@ -6,10 +6,19 @@ use egressd_conntrack::netfilter::Losses;
 use egressd_flow::{Defects, Snapshot};
 use egressd_meter::{Books, Discard};
 use egressd_service::figures::{Figures, set, store};
+use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
+
+use crate::diagnosis::Finding;
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct FindingLabel {
+    finding: &'static str,
+}
 
 /// The conntrack source.
 #[derive(Debug)]
@@ -26,6 +35,7 @@ pub(crate) struct SourceMetrics {
     lost_ends: Counter,
     overruns: Counter,
     malformed_ends: Counter,
+    diagnosis: Family<FindingLabel, Gauge>,
 }
 
 impl SourceMetrics {
@@ -44,6 +54,7 @@ impl SourceMetrics {
             lost_ends: Counter::default(),
             overruns: Counter::default(),
             malformed_ends: Counter::default(),
+            diagnosis: Family::default(),
         };
         for (name, help, counter) in [
             ("snapshots", "Reads of the table", &metrics.snapshots),
@@ -73,6 +84,11 @@ impl SourceMetrics {
             "Duration of a read of the table",
             metrics.read_seconds.clone(),
         );
+        registry.register(
+            "egressd_collector_diagnosis",
+            "1 for each finding that makes figures fall short; egressd-collector check tells the remedy",
+            metrics.diagnosis.clone(),
+        );
         metrics
     }
 
@@ -83,6 +99,13 @@ impl SourceMetrics {
         self.malformed.inc_by(snapshot.defects.malformed);
         self.unsupported.inc_by(snapshot.defects.unsupported);
         set(&self.without_counters, snapshot.defects.without_counters);
+    }
+
+    pub(crate) fn findings(&self, findings: &[Finding]) {
+        for finding in Finding::CODES {
+            let found = findings.iter().any(|found| found.code() == finding);
+            self.diagnosis.get_or_create(&FindingLabel { finding }).set(i64::from(found));
+        }
     }
 
     pub(crate) fn losses(&self, losses: Losses, defects: Defects) {

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use crate::metrics::{MeterMetrics, SourceMetrics};
-use crate::{namespace, status};
+use crate::{diagnosis, namespace};
 
 /// Exactness does not need a shorter one.
 const READ_INTERVAL: Duration = Duration::from_secs(15);
@@ -136,7 +136,10 @@ impl Reader {
         self.source_metrics.losses(losses, defects);
         self.meter_metrics.publish(&books);
         if let Some(snapshot) = snapshot {
-            self.tell(status::status(&snapshot, &books, losses, defects));
+            let findings: Vec<_> =
+                diagnosis::of_switches().into_iter().chain(diagnosis::of_snapshot(&snapshot)).collect();
+            self.source_metrics.findings(&findings);
+            self.tell(diagnosis::status(&findings, &books, losses, defects));
         }
         Ok(())
     }

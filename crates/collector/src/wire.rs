@@ -18,9 +18,9 @@ use tokio::sync::{mpsc, watch};
 use tracing::info;
 
 use crate::config::{CtMode, RunOptions};
+use crate::diagnosis;
 use crate::metrics::{MeterMetrics, SourceMetrics};
 use crate::reader::{self, Reader};
-use crate::status;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -41,7 +41,7 @@ pub(crate) async fn wire(options: Box<RunOptions>, mut tasks: Tasks) -> anyhow::
     let (cuts, cuts_out) = mpsc::channel(1);
     let (scopes, scopes_in) = mpsc::channel(SCOPES_QUEUE);
     let (settings, settings_in) = watch::channel(Settings::default());
-    let (status, status_out) = watch::channel(status::starting());
+    let (status, status_out) = watch::channel(diagnosis::starting());
 
     let stream = dial(
         dial_config(&options),

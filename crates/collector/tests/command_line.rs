@@ -41,3 +41,48 @@ fn an_address_that_is_none_is_refused() {
     assert_eq!(output.status.code(), Some(64), "{said}");
     assert!(said.contains("not host:port"), "{said}");
 }
+
+/// `check` in a network namespace of its own, after `wrapper`: its exit code and what it said.
+fn check(wrapper: &[&str]) -> (Option<i32>, String) {
+    let arguments: Vec<&str> = ["--net"]
+        .iter()
+        .chain(wrapper)
+        .copied()
+        .chain([env!("CARGO_BIN_EXE_egressd-collector"), "check"])
+        .collect();
+    let output = Command::new("unshare").args(arguments).output().expect("unshare starts");
+    (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
+}
+
+/// Goal: where nothing is counted, `check` says why and what to do; after `init` and with a connection it is content.
+/// Needs root.
+#[test]
+fn check_says_why_nothing_is_counted() {
+    let (code, said) = check(&[]);
+    assert_eq!(code, Some(1), "{said}");
+    for finding in
+        ["acct_off: ", "timestamp_off: ", "events_off: ", "empty_table: ", "egressd-collector init"]
+    {
+        assert!(said.contains(finding), "{finding}: {said}");
+    }
+    let collector = env!("CARGO_BIN_EXE_egressd-collector");
+    let prepare = format!(
+        "ip link set lo up && nft add table ip t && nft 'add chain ip t c {{ type filter hook output priority 0; }}' \
+         && nft add rule ip t c ct state new counter && {collector} init && echo hello | timeout 1 bash -c \
+         'cat > /dev/udp/127.0.0.1/9'; exec \"$0\" \"$@\""
+    );
+    let (code, said) = check(&["sh", "-c", &prepare]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("ok: "), "{said}");
+}
+
+/// Goal: without the capability, `check` and `dump` name it. Needs root.
+#[test]
+fn a_missing_capability_is_named() {
+    let (code, said) = check(&["setpriv", "--reuid=65534", "--clear-groups", "--bounding-set=-all"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(
+        said.contains("unreadable: ") && said.contains("deaf: ") && said.contains("CAP_NET_ADMIN"),
+        "{said}"
+    );
+}

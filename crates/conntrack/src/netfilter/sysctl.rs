@@ -8,9 +8,12 @@ use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 const DIRECTORY: &str = "/proc/sys/net/netfilter";
-const ACCT: &str = "nf_conntrack_acct";
-const TIMESTAMP: &str = "nf_conntrack_timestamp";
-const EVENTS: &str = "nf_conntrack_events";
+/// Gives new entries counters.
+pub const ACCT: &str = "nf_conntrack_acct";
+/// Gives new entries start and stop.
+pub const TIMESTAMP: &str = "nf_conntrack_timestamp";
+/// Lets entries announce their end.
+pub const EVENTS: &str = "nf_conntrack_events";
 
 /// The switches as they stand.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

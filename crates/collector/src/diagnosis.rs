@@ -1,0 +1,188 @@
+//! Why the figures would fall short or be zero, in plain words with the remedy.
+//!
+//! Each finding has a code, which is a metric's label and stays, and words, which may change.
+
+use std::fmt;
+use std::fs;
+
+use egressd_conntrack::netfilter::{Losses, sysctl};
+use egressd_flow::{Defects, Snapshot};
+use egressd_meter::Books;
+use egressd_protocol::{Loss, Source, Status};
+use egressd_service::lifecycle::chain;
+
+/// Something that keeps bytes from being counted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Finding {
+    /// A switch of the kernel that is not 1: new entries lack what it gives.
+    Switch { name: &'static str, value: u32 },
+    /// The switches cannot be read.
+    NoSwitches { error: String },
+    /// Nothing is tracked.
+    EmptyTable,
+    /// Entries that will never have counters.
+    WithoutCounters { entries: u64 },
+    /// The table cannot be read.
+    Unreadable { error: String },
+    /// Nobody can listen for ends.
+    Deaf { error: String },
+    /// Not the host's network namespace.
+    OtherNamespace,
+    /// Rows of a kind that this version does not know.
+    UnsupportedRows { rows: u64 },
+}
+
+impl Finding {
+    /// Every code.
+    pub(crate) const CODES: [&'static str; 10] = [
+        "acct_off",
+        "timestamp_off",
+        "events_off",
+        "no_switches",
+        "empty_table",
+        "without_counters",
+        "unreadable",
+        "deaf",
+        "other_namespace",
+        "unsupported_rows",
+    ];
+
+    /// The value of the metric label `finding`.
+    pub(crate) fn code(&self) -> &'static str {
+        match self {
+            Self::Switch { name: sysctl::ACCT, .. } => "acct_off",
+            Self::Switch { name: sysctl::TIMESTAMP, .. } => "timestamp_off",
+            Self::Switch { .. } => "events_off",
+            Self::NoSwitches { .. } => "no_switches",
+            Self::EmptyTable => "empty_table",
+            Self::WithoutCounters { .. } => "without_counters",
+            Self::Unreadable { .. } => "unreadable",
+            Self::Deaf { .. } => "deaf",
+            Self::OtherNamespace => "other_namespace",
+            Self::UnsupportedRows { .. } => "unsupported_rows",
+        }
+    }
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Switch { name: name @ sysctl::ACCT, value } => write!(
+                f,
+                "{name} is {value}: connections are not counted; run egressd-collector init on the node, connections \
+                 made after it count"
+            ),
+            Self::Switch { name: name @ sysctl::TIMESTAMP, value } => write!(
+                f,
+                "{name} is {value}: connections without a start time are taken for as old as the first look at them; \
+                 run egressd-collector init on the node"
+            ),
+            Self::Switch { name, value } => write!(
+                f,
+                "{name} is {value}: connections made before the collector listens end unheard; run egressd-collector \
+                 init on the node"
+            ),
+            Self::NoSwitches { error } => write!(f, "{error}: this kernel does not track connections"),
+            Self::EmptyTable => f.write_str(
+                "the conntrack table is empty: no nft or iptables rule of this network namespace tracks connections, \
+                 or it is not the one that pods' traffic passes; run on the host's network",
+            ),
+            Self::WithoutCounters { entries } => write!(
+                f,
+                "{entries} entries have no counters: they are older than nf_conntrack_acct=1 and count only once \
+                 they are made anew"
+            ),
+            Self::Unreadable { error } => write!(f, "the conntrack table cannot be read: {error}"),
+            Self::Deaf { error } => {
+                write!(f, "ends of connections cannot be heard, so short ones are lost: {error}")
+            }
+            Self::OtherNamespace => f.write_str(
+                "this is not the host's network namespace: run with hostNetwork, or with hostPID and --host-pid",
+            ),
+            Self::UnsupportedRows { rows } => {
+                write!(f, "{rows} rows of the table are of a kind that this version does not know")
+            }
+        }
+    }
+}
+
+/// What the kernel's switches say.
+pub(crate) fn of_switches() -> Vec<Finding> {
+    match sysctl::state() {
+        Ok(state) => state.wanting().map(|(name, value)| Finding::Switch { name, value }).collect(),
+        Err(error) => vec![Finding::NoSwitches { error: chain(&error) }],
+    }
+}
+
+/// Whether the host's network namespace is another one. Known only where the host's processes are visible; elsewhere
+/// process 1 is our own container's.
+fn is_other_namespace() -> bool {
+    match (fs::read_link("/proc/self/ns/net"), fs::read_link("/proc/1/ns/net")) {
+        (Ok(ours), Ok(hosts)) => ours != hosts,
+        _ => false,
+    }
+}
+
+/// What a snapshot says.
+pub(crate) fn of_snapshot(snapshot: &Snapshot) -> Vec<Finding> {
+    let Defects { without_counters, unsupported, .. } = snapshot.defects;
+    let mut findings = Vec::new();
+    if snapshot.entries == 0 {
+        findings.push(Finding::EmptyTable);
+        if is_other_namespace() {
+            findings.push(Finding::OtherNamespace);
+        }
+    }
+    if without_counters > 0 {
+        findings.push(Finding::WithoutCounters { entries: without_counters });
+    }
+    if unsupported > 0 {
+        findings.push(Finding::UnsupportedRows { rows: unsupported });
+    }
+    findings
+}
+
+/// What is known before the first snapshot.
+pub(crate) fn starting() -> Status {
+    Status { source: Source::Netfilter, diagnosis: "no snapshot yet".to_owned(), losses: Vec::new() }
+}
+
+/// How the collector is, for the exporter.
+pub(crate) fn status(findings: &[Finding], books: &Books, losses: Losses, defects: Defects) -> Status {
+    let words: Vec<String> = findings.iter().map(ToString::to_string).collect();
+    let loss = |reason: &str, count: u64| Loss { reason: reason.to_owned(), count, bytes: 0 };
+    let losses = [
+        loss("lost_ends", losses.events),
+        loss("malformed_ends", defects.malformed + defects.unsupported),
+        loss("not_admitted", books.not_admitted),
+    ];
+    Status {
+        source: Source::Netfilter,
+        diagnosis: words.join("; "),
+        losses: losses.into_iter().filter(|loss| loss.count > 0).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: every finding's code is one of those that are counted, and each says what to do or what it means.
+    #[test]
+    fn every_finding_has_a_code_of_the_table() {
+        let error = || "broken".to_owned();
+        let findings = [
+            Finding::Switch { name: sysctl::ACCT, value: 0 },
+            Finding::Switch { name: sysctl::TIMESTAMP, value: 0 },
+            Finding::Switch { name: sysctl::EVENTS, value: 2 },
+            Finding::NoSwitches { error: error() },
+            Finding::EmptyTable,
+            Finding::WithoutCounters { entries: 3 },
+            Finding::Unreadable { error: error() },
+            Finding::Deaf { error: error() },
+            Finding::OtherNamespace,
+            Finding::UnsupportedRows { rows: 1 },
+        ];
+        assert_eq!(findings.map(|finding| finding.code()), Finding::CODES);
+    }
+}
