@@ -10,7 +10,7 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use egressd_flow::{Batch, Epoch, NodeName, Position, Scope, Sequence, UnixNanos};
+use egressd_flow::{Batch, Epoch, NodeName, Position, Scope, Sequence, Span, UnixNanos};
 use egressd_protocol::limits::MESSAGE_BYTES_MAX;
 use egressd_protocol::v1::collection_server::{Collection, CollectionServer};
 use egressd_protocol::{Ack, Down, Hello, Settings, SpoolId, Up, Welcome, WireError, v1};
@@ -39,20 +39,28 @@ const FAREWELL_MAX: Duration = Duration::from_secs(5);
 const RESERVED_POLL: Duration = Duration::from_millis(20);
 /// Messages on their way to one collector.
 const DOWN_QUEUE: usize = 64;
+/// Scopes on their way to one stream: a burst of pods, while the collector reads.
+const SCOPES_QUEUE: usize = 64;
 
 /// A batch that the ledger let in.
 #[derive(Debug)]
 pub struct Taking {
     /// Whose it is.
     pub hello: Arc<Hello>,
-    /// What came.
+    /// What came; its span is by our clock.
     pub batch: Batch,
     /// Where it stands now; dropped when it could not be taken.
     pub taken: oneshot::Sender<Position>,
 }
 
-/// Gives a dialling collector its scopes: the whole one first, then changes, for as long as the receiver lives.
-pub type ScopeFeed = Arc<dyn Fn(&Hello) -> mpsc::Receiver<Scope> + Send + Sync>;
+/// A collector that wants to know its node's scope.
+#[derive(Debug)]
+pub struct ScopeRequest {
+    /// Whose.
+    pub hello: Arc<Hello>,
+    /// Where to: the whole scope first, then changes and how old it is, for as long as the receiver lives.
+    pub feed: mpsc::Sender<Scope>,
+}
 
 /// What the driver needs from the rest of the exporter.
 pub struct Desk {
@@ -64,8 +72,8 @@ pub struct Desk {
     pub intake: mpsc::Sender<Taking>,
     /// Up to where every sink has accepted. Its sender goes when nothing more will be.
     pub delivered: watch::Receiver<Position>,
-    /// Who owns what on a node.
-    pub scopes: ScopeFeed,
+    /// Who tells what is whose on a node.
+    pub scopes: mpsc::Sender<ScopeRequest>,
     /// What we decide for collectors.
     pub settings: Settings,
     /// Our figures.
@@ -126,7 +134,7 @@ struct Shared {
     spool: SpoolId,
     version: &'static str,
     delivered: watch::Receiver<Position>,
-    scopes: ScopeFeed,
+    scopes: mpsc::Sender<ScopeRequest>,
     settings: Settings,
     metrics: LedgerMetrics,
     stop: CancellationToken,
@@ -286,6 +294,8 @@ enum Event {
 struct Conversation {
     shared: Arc<Shared>,
     hello: Arc<Hello>,
+    /// Our clock less the collector's, in nanoseconds, late by Hello's time on its way.
+    clock_ahead: i128,
     stream: StreamId,
     up: Streaming<v1::Up>,
     down: mpsc::Sender<Result<v1::Down, Status>>,
@@ -313,11 +323,16 @@ impl Conversation {
         let Some(Up::Hello(hello)) = Up::from_wire(first)? else { return Err(Hangup::NoHello) };
         let stream = shared.ledger().hello(&hello.node, &hello.epochs, UnixNanos(unix_nanos()))?;
         info!(node = %hello.node, version = %hello.version, source = ?hello.source, "stream opened");
+        let hello = Arc::new(hello);
+        let (feed, scopes) = mpsc::channel(SCOPES_QUEUE);
+        let request = ScopeRequest { hello: Arc::clone(&hello), feed };
+        shared.scopes.send(request).await.map_err(|_| Hangup::Stopping)?;
         let mut conversation = Self {
             delivered: shared.delivered.clone(),
             replaced: shared.replace_stream(&hello.node),
-            scopes: (shared.scopes)(&hello),
-            hello: Arc::new(hello),
+            scopes,
+            clock_ahead: i128::from(unix_nanos()) - i128::from(hello.clock.0),
+            hello,
             shared,
             stream,
             up,
@@ -447,8 +462,13 @@ impl Conversation {
     }
 
     /// The position that the next stage gave the batch; `None` when it takes nothing any more.
-    async fn pass_on(&self, batch: Batch) -> Option<Position> {
+    async fn pass_on(&self, mut batch: Batch) -> Option<Position> {
         let intake = self.shared.intake()?;
+        let by_our_clock = |at: UnixNanos| {
+            let shifted = (i128::from(at.0) + self.clock_ahead).max(0);
+            UnixNanos(u64::try_from(shifted).unwrap_or(u64::MAX))
+        };
+        batch.span = Span { from: by_our_clock(batch.span.from), to: by_our_clock(batch.span.to) };
         let (taken, position) = oneshot::channel();
         intake.send(Taking { hello: Arc::clone(&self.hello), batch, taken }).await.ok()?;
         drop(intake);

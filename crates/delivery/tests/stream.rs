@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use egressd_delivery::dial::{DialConfig, Lines, dial};
-use egressd_delivery::serve::{Desk, Taking, serve};
+use egressd_delivery::serve::{Desk, ScopeRequest, Taking, serve};
 use egressd_delivery::window::Window;
 use egressd_delivery::{LedgerMetrics, WindowMetrics};
 use egressd_flow::{
@@ -69,6 +69,22 @@ fn hello() -> Hello {
     }
 }
 
+/// Tells every collector that its node has no pods.
+fn tell_scopes() -> mpsc::Sender<ScopeRequest> {
+    let (requests, mut asked) = mpsc::channel::<ScopeRequest>(4);
+    tokio::spawn(async move {
+        let mut feeds = Vec::new();
+        while let Some(ScopeRequest { hello, feed }) = asked.recv().await {
+            assert_eq!(hello.node.to_string(), "node-a");
+            let as_of = UnixNanos(egressd_service::clock::unix_nanos());
+            let whole = Scope { as_of, whole: true, owners: vec![], node_addresses: vec![] };
+            feed.try_send(whole).unwrap();
+            feeds.push(feed);
+        }
+    });
+    requests
+}
+
 /// An exporter's half, with the test in the place of its next stages.
 struct Exporter {
     address: SocketAddr,
@@ -93,14 +109,7 @@ impl Exporter {
             version: "1",
             intake,
             delivered: delivered_out,
-            scopes: Arc::new(|hello| {
-                let (scopes, feed) = mpsc::channel(1);
-                let as_of = UnixNanos(egressd_service::clock::unix_nanos());
-                let whole = Scope { as_of, whole: true, owners: vec![], node_addresses: vec![] };
-                assert_eq!(hello.node.to_string(), "node-a");
-                scopes.try_send(whole).unwrap();
-                feed
-            }),
+            scopes: tell_scopes(),
             settings: Settings { read_interval: Some(Duration::from_secs(7)), fold: vec![] },
             metrics: LedgerMetrics::register(&mut Registry::default()),
         };

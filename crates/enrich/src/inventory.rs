@@ -20,14 +20,13 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use egressd_flow::{NodeName, Owner, TopologyZone, UnixNanos, Workload};
+use egressd_flow::{NodeName, TopologyZone, UnixNanos, Workload};
 use ipnet::IpNet;
 use serde::Deserialize;
 
-use crate::index::{Index, NodeFacts};
-use crate::ranges::Ranges;
+use crate::cluster::{self, Change, PodUid};
+use crate::index::Index;
 
 /// The stream carries no more of one node (`egressd_protocol::limits`).
 const NODE_ADDRESSES_MAX: usize = 1_000;
@@ -159,11 +158,31 @@ impl fmt::Display for Contradictions {
     }
 }
 
+/// Everything there is in a cluster, for ever.
+#[derive(Debug)]
+pub struct Inventory {
+    nodes: Vec<cluster::Node>,
+    pods: Vec<cluster::Pod>,
+    ranges: Vec<IpNet>,
+}
+
+impl Inventory {
+    /// An index of it.
+    #[must_use]
+    pub fn into_index(self) -> Index {
+        let mut index = Index::new(self.ranges);
+        for change in [Change::Nodes(self.nodes), Change::Pods(self.pods)] {
+            index.apply(change, UnixNanos(0));
+        }
+        index
+    }
+}
+
 /// Reads an inventory file.
 ///
 /// # Errors
 /// It cannot be read, understood or believed.
-pub fn load(path: &Path) -> Result<Index, InventoryError> {
+pub fn load(path: &Path) -> Result<Inventory, InventoryError> {
     let text = std::fs::read_to_string(path)
         .map_err(|source| InventoryError::Read { path: path.to_owned(), source })?;
     parse(&text)
@@ -173,45 +192,42 @@ pub fn load(path: &Path) -> Result<Index, InventoryError> {
 ///
 /// # Errors
 /// It cannot be understood or believed.
-pub fn parse(text: &str) -> Result<Index, InventoryError> {
+pub fn parse(text: &str) -> Result<Inventory, InventoryError> {
     let file: File = serde_saphyr::from_str(text).map_err(|error| InventoryError::Shape(Box::new(error)))?;
     let contradictions = contradictions_of(&file);
     if !contradictions.is_empty() {
         return Err(InventoryError::Contradiction(Contradictions(contradictions)));
     }
-    let mut nodes: HashMap<NodeName, NodeFacts> =
-        file.nodes.into_iter().map(|node| (NodeName(node.name.as_str().into()), facts_of(node))).collect();
-    let mut workloads = HashMap::new();
-    for pod in file.pods {
-        let uid: Arc<str> = uid_of(&pod).into();
-        if let Some(workload) = pod.workload {
-            let workload = Workload { kind: workload.kind.into(), name: workload.name.into() };
-            workloads.insert(Arc::clone(&uid), workload);
-        }
-        let (namespace, name): (Arc<str>, Arc<str>) = (pod.namespace.into(), pod.name.into());
-        let facts = nodes.entry(NodeName(pod.node.into())).or_default();
-        facts.owners.extend(pod.addresses.into_iter().map(|address| {
-            Arc::new(Owner {
-                address,
-                pod_uid: Arc::clone(&uid),
-                namespace: Arc::clone(&namespace),
-                name: Arc::clone(&name),
-                labels: BTreeMap::new(),
-                since: UnixNanos(0),
-                until: None,
-                measure: true,
-            })
-        }));
-    }
-    Ok(Index::new(nodes, workloads, Ranges::new(file.ranges)))
+    Ok(Inventory {
+        nodes: file.nodes.into_iter().map(node_of).collect(),
+        pods: file.pods.into_iter().map(pod_of).collect(),
+        ranges: file.ranges,
+    })
 }
 
-fn facts_of(node: Node) -> NodeFacts {
-    NodeFacts {
+fn node_of(node: Node) -> cluster::Node {
+    cluster::Node {
+        name: NodeName(node.name.into()),
         topology_zone: node.topology_zone.map(|name| TopologyZone(name.into())),
         region: node.region.map(Into::into),
         addresses: node.addresses,
-        owners: Vec::new(),
+        pod_ranges: Vec::new(),
+    }
+}
+
+fn pod_of(pod: Pod) -> cluster::Pod {
+    cluster::Pod {
+        uid: PodUid(uid_of(&pod).into()),
+        namespace: pod.namespace.into(),
+        name: pod.name.into(),
+        node: Some(NodeName(pod.node.into())),
+        addresses: pod.addresses,
+        labels: BTreeMap::new(),
+        workload: pod
+            .workload
+            .map(|workload| Workload { kind: workload.kind.into(), name: workload.name.into() }),
+        since: UnixNanos(0),
+        until: None,
     }
 }
 

@@ -1,24 +1,28 @@
 //! Who owned an address, when.
 //!
 //! ```text
-//! inventory ─▶ Index ─┬─▶ Scope (for the node's collector)
-//!                     └─▶ join: Batch ─▶ Attributed records
+//! kubernetes, inventory ─▶ Change ─▶ Index ─┬─▶ Scope, ScopeChange (for the node's collector)
+//!                                           └─▶ join: Batch ─▶ Attributed records
 //! ```
 //!
 //! Enters: a cluster's pods and nodes, and batches. Leaves: scopes, and records with names at both ends or the
 //! reason why not. Nothing is lost here: a record whose remote nobody knows leaves as unknown, with its bytes; the
 //! local end is named by the batch itself.
 //!
-//! Pure, but for [`inventory::load`]: the index never asks anybody while a batch is joined.
+//! The index and the join are pure: they never ask anybody while a batch is joined. [`kubernetes`] and
+//! [`inventory::load`] are the drivers that fill them.
 
+mod cluster;
 mod index;
 pub mod inventory;
 mod join;
+pub mod kubernetes;
 mod ranges;
 
 #[cfg(test)]
 mod tests;
 
-pub use index::{Index, NodeFacts, Tenure};
+pub use cluster::{Change, Node, Pod, PodUid};
+pub use index::{ENDED_KEPT, Index, ScopeChange};
 pub use join::{Grouping, attribute};
 pub use ranges::Ranges;

@@ -1,6 +1,5 @@
 //! From an inventory to scopes and to names at both ends.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use egressd_flow::{
@@ -9,7 +8,7 @@ use egressd_flow::{
 };
 
 use crate::inventory::{InventoryError, parse};
-use crate::{Grouping, Index, NodeFacts, Ranges, attribute};
+use crate::{Change, Grouping, Index, Node, Pod, PodUid, ScopeChange, attribute};
 
 const INVENTORY: &str = "
 nodes:
@@ -76,7 +75,7 @@ fn batch(owners: Vec<Arc<Owner>>, remotes: &[Option<&str>]) -> Batch {
 /// Goal: both ends are named, a node by its address is a node, and what nobody knows stays with its bytes.
 #[test]
 fn both_ends_are_named() {
-    let index = parse(INVENTORY).unwrap();
+    let index = parse(INVENTORY).unwrap().into_index();
     let remotes = [Some("10.244.2.2"), Some("172.18.0.3"), Some("203.0.113.1"), Some("198.51.100.1"), None];
     let batch = batch(vec![owner("10.244.1.2", "uid-web", 0, None)], &remotes);
     let attributed = attribute(&index, &node("node-a"), &batch, Grouping::None, Position(3));
@@ -106,7 +105,7 @@ fn both_ends_are_named() {
 /// Goal: grouping erases public addresses only, each to its own family's unspecified address.
 #[test]
 fn grouping_erases_public_addresses_only() {
-    let index = parse(INVENTORY).unwrap();
+    let index = parse(INVENTORY).unwrap().into_index();
     let remotes = [Some("203.0.113.1"), Some("2001:db8::1"), Some("10.244.2.2"), Some("198.51.100.1")];
     let batch = batch(vec![owner("10.244.1.2", "uid-web", 0, None)], &remotes);
     let attributed = attribute(&index, &node("node-a"), &batch, Grouping::Public, Position(1));
@@ -115,34 +114,167 @@ fn grouping_erases_public_addresses_only() {
     assert_eq!(addresses, ["0.0.0.0", "::", "10.244.2.2", "198.51.100.1"]);
 }
 
+const SECOND: u64 = 1_000_000_000;
+
+fn seconds(at: u64) -> UnixNanos {
+    UnixNanos(at * SECOND)
+}
+
+fn pod(name: &str, address: &str, since: u64, until: Option<u64>) -> Pod {
+    Pod {
+        uid: PodUid(name.into()),
+        namespace: "shop".into(),
+        name: name.into(),
+        node: Some(node("node-a")),
+        addresses: vec![address.parse().unwrap()],
+        labels: [].into(),
+        workload: None,
+        since: seconds(since),
+        until: until.map(seconds),
+    }
+}
+
+fn cluster_node(name: &str, zone_name: &str) -> Node {
+    Node {
+        name: node(name),
+        topology_zone: Some(TopologyZone(zone_name.into())),
+        region: None,
+        addresses: vec!["172.18.0.2".parse().unwrap()],
+        pod_ranges: vec!["198.51.100.0/24".parse().unwrap()],
+    }
+}
+
+/// Who had 10.0.0.1 from `from` to `to`.
+fn holder(index: &Index, from: u64, to: u64) -> Result<String, Unattributed> {
+    let span = Span { from: seconds(from), to: seconds(to) };
+    let identity = index.lookup("10.0.0.1".parse().unwrap(), span)?;
+    Ok(identity.pod.as_ref().unwrap().name.to_string())
+}
+
+/// What a collector is told, as `node: pod since..until`.
+fn told(changes: &[ScopeChange]) -> Vec<String> {
+    let of_change = |change: &ScopeChange| {
+        let (name, owners) = (change.node.clone(), change.owners.clone());
+        owners.into_iter().map(move |owner| {
+            let until = owner.until.map_or(String::new(), |until| (until.0 / SECOND).to_string());
+            format!("{name}: {} {}..{until}", owner.name, owner.since.0 / SECOND)
+        })
+    };
+    changes.iter().flat_map(of_change).collect()
+}
+
 /// Goal: an address that changed hands is named by the time of the traffic, and by nobody when both had it.
 #[test]
 fn names_follow_the_time_of_the_traffic() {
-    let owners = vec![owner("10.0.0.1", "old", 10, Some(20)), owner("10.0.0.1", "new", 30, None)];
-    let facts = NodeFacts { owners, ..NodeFacts::default() };
-    let index = Index::new([(node("node-a"), facts)].into(), HashMap::new(), Ranges::default());
-    let name = |from, to| {
-        let identity = index.lookup("10.0.0.1".parse().unwrap(), span(from, to))?;
-        Ok(identity.pod.as_ref().unwrap().name.to_string())
-    };
-    assert_eq!(name(1, 9), Err(Unattributed::Unknown));
-    assert_eq!(name(5, 15), Ok("old".to_owned()));
-    assert_eq!(name(20, 29), Err(Unattributed::Unknown));
-    assert_eq!(name(20, 30), Ok("new".to_owned()));
-    assert_eq!(name(19, 30), Err(Unattributed::Ambiguous));
+    let mut index = Index::default();
+    index.apply(Change::Pod(pod("old", "10.0.0.1", 10, Some(20))), seconds(31));
+    index.apply(Change::Pod(pod("new", "10.0.0.1", 30, None)), seconds(31));
+    assert_eq!(holder(&index, 1, 9), Err(Unattributed::Unknown));
+    assert_eq!(holder(&index, 5, 15), Ok("old".to_owned()));
+    assert_eq!(holder(&index, 20, 29), Err(Unattributed::Unknown));
+    assert_eq!(holder(&index, 20, 30), Ok("new".to_owned()));
+    assert_eq!(holder(&index, 19, 30), Err(Unattributed::Ambiguous));
 }
 
-/// Goal: a node's scope holds its own pods only, and says which are not measured.
+/// Goal: collectors hear of a pod when it has an address, when it ends, and not when nothing changed for them.
+#[test]
+fn collectors_hear_what_changes() {
+    let mut index = Index::default();
+    let unscheduled = Pod { node: None, addresses: vec![], ..pod("web", "10.0.0.1", 10, None) };
+    let scheduled = Pod { addresses: vec![], ..pod("web", "10.0.0.1", 10, None) };
+    let mut apply = |change, now| told(&index.apply(change, seconds(now)));
+    assert!(apply(Change::Pod(unscheduled), 9).is_empty());
+    assert!(apply(Change::Pod(scheduled), 10).is_empty());
+    assert_eq!(apply(Change::Pod(pod("web", "10.0.0.1", 10, None)), 11), ["node-a: web 10.."]);
+    assert!(apply(Change::Pod(pod("web", "10.0.0.1", 10, None)), 12).is_empty());
+    let ended = pod("web", "10.0.0.1", 10, Some(20));
+    assert_eq!(apply(Change::Pod(ended.clone()), 20), ["node-a: web 10..20"]);
+    assert!(apply(Change::PodGone(ended), 21).is_empty(), "its end is known already");
+}
+
+/// Goal: a pod that is gone without a word of when it ended has ended by now; a known end stands.
+#[test]
+fn a_pod_that_is_gone_has_ended() {
+    let mut index = Index::default();
+    index.apply(Change::Pod(pod("web", "10.0.0.1", 10, None)), seconds(11));
+    let gone = index.apply(Change::PodGone(pod("web", "10.0.0.1", 10, None)), seconds(25));
+    assert_eq!(told(&gone), ["node-a: web 10..25"]);
+    assert_eq!(holder(&index, 20, 24), Ok("web".to_owned()));
+    assert_eq!(holder(&index, 25, 26), Err(Unattributed::Unknown));
+}
+
+/// Goal: after a gap the list replaces everything at once: who is not in it has ended, who came meanwhile is new.
+#[test]
+fn a_list_replaces_everything_at_once() {
+    let mut index = Index::default();
+    let listed = vec![pod("old", "10.0.0.1", 10, None), pod("stays", "10.0.0.2", 10, None)];
+    index.apply(Change::Pods(listed), seconds(11));
+    let listed = vec![pod("new", "10.0.0.1", 30, None), pod("stays", "10.0.0.2", 10, None)];
+    let changes = index.apply(Change::Pods(listed), seconds(40));
+    assert_eq!(told(&changes), ["node-a: old 10..40", "node-a: new 30.."]);
+    assert_eq!(index.scope(&node("node-a"), seconds(40)).owners.len(), 3);
+}
+
+/// Goal: a pod that ended stays known for ten minutes, and one that is listed for hours, as Jobs are, stays forgotten.
+#[test]
+fn ended_pods_are_forgotten() {
+    let mut index = Index::default();
+    let ended = pod("job", "10.0.0.1", 10, Some(20));
+    index.apply(Change::Pod(ended.clone()), seconds(20));
+    index.apply(Change::Pod(pod("other", "10.0.0.9", 10, None)), seconds(620));
+    assert_eq!((index.pods(), index.addresses()), (2, 2));
+    index.apply(Change::Pod(pod("other", "10.0.0.9", 11, None)), seconds(621));
+    assert_eq!((index.pods(), index.addresses()), (1, 1));
+    let again = index.apply(Change::Pod(ended), seconds(622));
+    assert_eq!((told(&again), index.pods()), (vec![], 1));
+}
+
+/// Goal: a StatefulSet's pod that is made anew under its name is another pod, whatever order its end is told in.
+#[test]
+fn a_namesake_is_another_pod() {
+    let mut index = Index::default();
+    let with_uid =
+        |uid: &str, since, until| Pod { uid: PodUid(uid.into()), ..pod("web-0", "10.0.0.1", since, until) };
+    index.apply(Change::Pod(with_uid("first", 10, None)), seconds(11));
+    index.apply(Change::Pod(with_uid("second", 30, None)), seconds(31));
+    index.apply(Change::PodGone(with_uid("first", 10, Some(20))), seconds(32));
+    assert_eq!(index.scope(&node("node-a"), seconds(32)).owners.len(), 2);
+    assert_eq!(holder(&index, 30, 40), Ok("web-0".to_owned()));
+}
+
+/// Goal: a node that is moved to another zone takes its pods along, and one that is gone leaves its pods their names.
+#[test]
+fn pods_are_where_their_node_is() {
+    let mut index = Index::default();
+    index.apply(Change::Pod(pod("web", "10.0.0.1", 10, None)), seconds(11));
+    let place = |index: &Index| {
+        let identity = index.lookup("10.0.0.1".parse().unwrap(), span(20, 30 * SECOND)).unwrap();
+        identity.topology_zone.as_ref().map(|name| name.0.to_string())
+    };
+    let class = |index: &Index| index.class("198.51.100.7".parse().unwrap());
+    assert_eq!((place(&index), class(&index)), (None, AddressClass::Public));
+    index.apply(Change::Node(cluster_node("node-a", "zone-1")), seconds(12));
+    assert_eq!((place(&index), class(&index)), (Some("zone-1".to_owned()), AddressClass::Private));
+    index.apply(Change::Nodes(vec![cluster_node("node-a", "zone-2")]), seconds(13));
+    assert_eq!(place(&index), Some("zone-2".to_owned()));
+    assert!(index.lookup("172.18.0.2".parse().unwrap(), span(1, 2)).is_ok());
+    index.apply(Change::NodeGone(node("node-a")), seconds(14));
+    assert!(index.lookup("172.18.0.2".parse().unwrap(), span(1, 2)).is_err());
+    assert_eq!(class(&index), AddressClass::Public);
+    assert!(index.lookup("10.0.0.1".parse().unwrap(), span(20, 30 * SECOND)).is_ok());
+}
+
+/// Goal: a node's scope holds its own pods only.
 #[test]
 fn a_scope_is_one_nodes() {
-    let index = parse(INVENTORY).unwrap();
-    let scope = index.scope(&node("node-b"), &["kube-system".to_owned()], UnixNanos(7));
+    let index = parse(INVENTORY).unwrap().into_index();
+    let scope = index.scope(&node("node-b"), UnixNanos(7));
     assert_eq!(scope.as_of, UnixNanos(7));
     assert_eq!(scope.node_addresses, ["172.18.0.3".parse::<std::net::IpAddr>().unwrap()]);
-    let owners: Vec<_> = scope.owners.iter().map(|owner| (&*owner.pod_uid, owner.measure)).collect();
-    assert_eq!(owners, [("kube-system/dns-0", false)]);
-    assert_eq!(index.scope(&node("node-a"), &[], UnixNanos(7)).owners.len(), 2);
-    assert!(index.scope(&node("node-c"), &[], UnixNanos(7)).owners.is_empty());
+    let owners: Vec<_> = scope.owners.iter().map(|owner| &*owner.pod_uid).collect();
+    assert_eq!(owners, ["kube-system/dns-0"]);
+    assert_eq!(index.scope(&node("node-a"), UnixNanos(7)).owners.len(), 2);
+    assert!(index.scope(&node("node-c"), UnixNanos(7)).owners.is_empty());
 }
 
 /// Goal: an inventory that contradicts itself is refused, with everything that is wrong at once.

@@ -1,44 +1,284 @@
-//! Batches from the ledger to every sink, with names.
+//! The one who knows the cluster: takes in its changes, tells collectors their scopes, gives batches their names.
 //!
-//! A batch has a place in every sink's queue before it gets its position, so that it reaches all of them or none.
+//! One loop owns the index, so a batch is joined before a change or after it, never meanwhile. Nothing is told and
+//! nothing is named before everything was listed once. A batch waits until the watch had time to tell of the pods in
+//! it. It has a place in every sink's queue before it gets its position, so that it reaches all of them or none.
 
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
-use egressd_delivery::serve::Taking;
-use egressd_enrich::{Grouping, Index};
-use egressd_flow::{AttributedBatch, Position};
+use egressd_delivery::serve::{ScopeRequest, Taking};
+use egressd_enrich::kubernetes::Knowledge;
+use egressd_enrich::{Change, Grouping, Index};
+use egressd_flow::{AttributedBatch, NodeName, Owner, Position, Scope, UnixNanos};
+use egressd_service::admin::Part;
+use egressd_service::clock::unix_nanos;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TrySendError;
+use tokio_util::sync::CancellationToken;
+use tracing::info;
 
 use crate::metrics::EnrichMetrics;
+
+#[cfg(test)]
+mod tests;
+
+/// Four times a minute: collectors let go of what nobody owns a minute after a scope does not name it.
+const REFRESH: Duration = Duration::from_secs(15);
+/// Batches that wait for their names, of all collectors together; those of the rest wait in their streams.
+const WAITING_MAX: usize = 1_024;
 
 /// A sink's task is gone; its own error says why.
 #[derive(Debug, thiserror::Error)]
 #[error("a sink takes nothing any more")]
 pub(crate) struct SinkGone;
 
-/// Runs until the ledger's driver lets nothing more in; then the sinks see their queues close.
-pub(crate) async fn attribute(
-    mut takings: mpsc::Receiver<Taking>,
-    index: Arc<Index>,
+/// Where the cluster is known from.
+pub(crate) enum Cluster {
+    /// A file: everything, for ever.
+    Inventory(Box<Index>),
+    /// The API: what it tells, and up to when that is complete.
+    Kubernetes(mpsc::Receiver<Change>, Knowledge),
+}
+
+/// What the loop waits for.
+pub(crate) struct Inputs {
+    pub(crate) takings: mpsc::Receiver<Taking>,
+    pub(crate) scope_requests: mpsc::Receiver<ScopeRequest>,
+    pub(crate) stop: CancellationToken,
+}
+
+enum Event {
+    Change(Option<Change>),
+    ScopeRequest(ScopeRequest),
+    Taking(Option<Taking>),
+    Due,
+    Refresh,
+    Stop,
+}
+
+/// A collector that is told its scope.
+struct Feed {
+    scopes: mpsc::Sender<Scope>,
+    excluded: Vec<String>,
+    /// It missed something: it is told the whole again.
+    behind: bool,
+}
+
+pub(crate) struct Attribution {
+    index: Index,
+    changes: Option<mpsc::Receiver<Change>>,
+    knowledge: Option<Knowledge>,
+    listed: Listed,
+    feeds: HashMap<NodeName, Feed>,
+    waiting: VecDeque<Taking>,
+    /// How long after its span a batch is named.
+    patience: Duration,
+    position: Position,
     sinks: Vec<mpsc::Sender<Arc<AttributedBatch>>>,
-    mut metrics: EnrichMetrics,
-) -> Result<(), SinkGone> {
-    let mut position = Position(0);
-    while let Some(Taking { hello, batch, taken }) = takings.recv().await {
-        let mut places = Vec::with_capacity(sinks.len());
-        for sink in &sinks {
+    metrics: EnrichMetrics,
+    ready: Part,
+}
+
+/// What was listed whole at least once.
+#[derive(Clone, Copy)]
+struct Listed {
+    pods: bool,
+    nodes: bool,
+}
+
+impl Attribution {
+    /// `patience` matters to a cluster that changes only.
+    pub(crate) fn new(
+        cluster: Cluster,
+        ranges: Vec<ipnet::IpNet>,
+        patience: Duration,
+        sinks: Vec<mpsc::Sender<Arc<AttributedBatch>>>,
+        metrics: EnrichMetrics,
+        ready: Part,
+    ) -> Self {
+        let (index, changes, knowledge, is_listed) = match cluster {
+            Cluster::Inventory(index) => (*index, None, None, true),
+            Cluster::Kubernetes(changes, knowledge) => {
+                (Index::new(ranges), Some(changes), Some(knowledge), false)
+            }
+        };
+        ready.set(is_listed);
+        Self {
+            index,
+            patience: if changes.is_some() { patience } else { Duration::ZERO },
+            changes,
+            knowledge,
+            listed: Listed { pods: is_listed, nodes: is_listed },
+            feeds: HashMap::new(),
+            waiting: VecDeque::new(),
+            position: Position(0),
+            sinks,
+            metrics,
+            ready,
+        }
+    }
+
+    /// Runs until the ledger's driver lets nothing more in; then the sinks see their queues close.
+    pub(crate) async fn run(mut self, mut inputs: Inputs) -> Result<(), SinkGone> {
+        let mut refresh = tokio::time::interval(REFRESH);
+        loop {
+            match self.next_event(&mut inputs, &mut refresh).await {
+                Event::Change(Some(change)) => self.change(change),
+                Event::Change(None) => self.changes = None,
+                Event::ScopeRequest(request) => self.dialled(request),
+                Event::Taking(Some(taking)) => self.waiting.push_back(taking),
+                Event::Due => self.name_next().await?,
+                Event::Refresh => self.refresh(),
+                // Who asks for a stop before anything was listed gets no names, and the collectors keep everything.
+                Event::Stop => return Ok(()),
+                Event::Taking(None) => {
+                    while !self.waiting.is_empty() {
+                        self.name_next().await?;
+                    }
+                    return Ok(());
+                }
+            }
+            self.metrics.cluster(&self.index);
+        }
+    }
+
+    async fn next_event(&mut self, inputs: &mut Inputs, refresh: &mut tokio::time::Interval) -> Event {
+        let synced = self.is_synced();
+        let due = self.waiting.front().map(|taking| self.due_in(taking));
+        let Inputs { takings, scope_requests, stop } = inputs;
+        tokio::select! {
+            change = next_change(&mut self.changes) => Event::Change(change),
+            Some(request) = scope_requests.recv() => Event::ScopeRequest(request),
+            () = stop.cancelled(), if !synced => Event::Stop,
+            () = tokio::time::sleep(due.unwrap_or_default()), if due.is_some() => Event::Due,
+            taking = takings.recv(), if synced && self.waiting.len() < WAITING_MAX => Event::Taking(taking),
+            _ = refresh.tick() => Event::Refresh,
+        }
+    }
+
+    fn is_synced(&self) -> bool {
+        self.listed.pods && self.listed.nodes
+    }
+
+    fn due_in(&self, taking: &Taking) -> Duration {
+        // A clock that is far ahead must not keep its batches for ever.
+        let due = taking.batch.span.to.saturating_add(self.patience);
+        due.since(UnixNanos(unix_nanos())).min(self.patience)
+    }
+
+    fn change(&mut self, change: Change) {
+        let was_synced = self.is_synced();
+        match &change {
+            Change::Pods(_) => self.listed.pods = true,
+            Change::Nodes(_) => self.listed.nodes = true,
+            Change::Pod(_) | Change::PodGone(_) | Change::Node(_) | Change::NodeGone(_) => {}
+        }
+        let news = self.index.apply(change, UnixNanos(unix_nanos()));
+        if !self.is_synced() {
+            return;
+        }
+        if !was_synced {
+            info!(nodes = self.index.nodes(), pods = self.index.pods(), "the cluster is known");
+            self.ready.set(true);
+            self.feeds.values_mut().for_each(|feed| feed.behind = true);
+            self.refresh();
+            return;
+        }
+        for change in news {
+            let Some(feed) = self.feeds.get_mut(&change.node) else { continue };
+            // Who is behind is told the whole soon.
+            if !feed.behind {
+                let owners = change.owners.into_iter().map(|owner| feed.judged(owner)).collect();
+                // What was told up to now says nothing of the pods that are still to come.
+                feed.tell(Scope { as_of: UnixNanos(0), whole: false, owners, node_addresses: Vec::new() });
+            }
+        }
+    }
+
+    fn dialled(&mut self, request: ScopeRequest) {
+        let node = request.hello.node.clone();
+        let excluded = request.hello.flags.exclude_namespaces.clone();
+        self.feeds.insert(node.clone(), Feed { scopes: request.feed, excluded, behind: true });
+        if self.is_synced() {
+            self.catch_up(&node);
+        }
+    }
+
+    /// Tells everybody how old the scopes are, and the whole to those who missed something.
+    fn refresh(&mut self) {
+        self.feeds.retain(|_, feed| !feed.scopes.is_closed());
+        if !self.is_synced() {
+            return;
+        }
+        let as_of = self.reaches();
+        let nodes: Vec<NodeName> = self.feeds.keys().cloned().collect();
+        for node in nodes {
+            match self.feeds.get_mut(&node) {
+                Some(feed) if !feed.behind => {
+                    feed.tell(Scope { as_of, whole: false, owners: Vec::new(), node_addresses: Vec::new() });
+                }
+                _ => self.catch_up(&node),
+            }
+        }
+    }
+
+    fn catch_up(&mut self, node: &NodeName) {
+        let scope = self.index.scope(node, self.reaches());
+        let Some(feed) = self.feeds.get_mut(node) else { return };
+        let owners = scope.owners.into_iter().map(|owner| feed.judged(owner)).collect();
+        feed.behind = false;
+        feed.tell(Scope { owners, ..scope });
+    }
+
+    fn reaches(&self) -> UnixNanos {
+        self.knowledge.as_ref().map_or_else(|| UnixNanos(unix_nanos()), Knowledge::reaches)
+    }
+
+    async fn name_next(&mut self) -> Result<(), SinkGone> {
+        let Some(Taking { hello, batch, taken }) = self.waiting.pop_front() else { return Ok(()) };
+        let mut places = Vec::with_capacity(self.sinks.len());
+        for sink in &self.sinks {
             places.push(sink.reserve().await.map_err(|_| SinkGone)?);
         }
-        position = Position(position.0 + 1);
+        self.position = Position(self.position.0 + 1);
         let grouping = if hello.flags.group_public_ips { Grouping::Public } else { Grouping::None };
-        let attributed = egressd_enrich::attribute(&index, &hello.node, &batch, grouping, position);
-        metrics.attributed(&attributed);
+        let attributed = egressd_enrich::attribute(&self.index, &hello.node, &batch, grouping, self.position);
+        self.metrics.attributed(&attributed);
         let attributed = Arc::new(attributed);
         for place in places {
             place.send(Arc::clone(&attributed));
         }
         // A stream that is gone does not undo what was taken: its next one hears of it.
-        let _gone = taken.send(position);
+        let _gone = taken.send(self.position);
+        Ok(())
     }
-    Ok(())
+}
+
+impl Feed {
+    /// The owner as this collector should see it.
+    fn judged(&self, owner: Arc<Owner>) -> Arc<Owner> {
+        if self.excluded.iter().any(|namespace| **namespace == *owner.namespace) {
+            Arc::new(Owner { measure: false, ..Owner::clone(&owner) })
+        } else {
+            owner
+        }
+    }
+
+    fn tell(&mut self, scope: Scope) {
+        match self.scopes.try_send(scope) {
+            // A collector that is gone is forgotten at the next refresh.
+            Ok(()) | Err(TrySendError::Closed(_)) => {}
+            Err(TrySendError::Full(_)) => self.behind = true,
+        }
+    }
+}
+
+/// The next change of a cluster that changes; of another there is none.
+async fn next_change(changes: &mut Option<mpsc::Receiver<Change>>) -> Option<Change> {
+    match changes {
+        Some(changes) => changes.recv().await,
+        None => std::future::pending().await,
+    }
 }

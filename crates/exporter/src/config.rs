@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use egressd_service::args::normalise;
 use egressd_service::duration::parse_go_duration;
 use egressd_service::telemetry::parse_level;
+use ipnet::IpNet;
 use tracing::Level;
 
 /// Names both ends of every flow and writes to the sinks.
@@ -56,9 +57,13 @@ pub(crate) struct Options {
     #[arg(long, default_value = "info", value_parser = parse_level)]
     log_level: Level,
 
-    /// Accepted for the original's charts; nothing is read from it yet.
-    #[arg(long, hide = true, num_args = 0..=1)]
-    kubeconfig: Option<Option<PathBuf>>,
+    /// How to reach the Kubernetes API from outside of its cluster.
+    #[arg(long, num_args = 0..=1)]
+    pub(crate) kubeconfig: Option<Option<PathBuf>>,
+
+    /// Ranges that are the cluster's beside those of its nodes: services, load balancers, what is routed to it.
+    #[arg(long, value_delimiter = ',')]
+    pub(crate) cluster_ranges: Vec<IpNet>,
 }
 
 impl Config {

@@ -11,6 +11,8 @@ use egressd_sink::{RawSink, SinkConfig, SinkError};
 use serde::Deserialize;
 use tracing::warn;
 
+use crate::keys::{UnknownKey, unknown_keys};
+
 /// Where the original's chart mounts it.
 const DEFAULT_PATH: &str = "/etc/egressd/config/config.yaml";
 
@@ -47,6 +49,8 @@ pub(crate) enum FileError {
         #[source]
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    #[error("the configuration {path} has keys that nobody knows: {}", list(.keys))]
+    UnknownKeys { path: PathBuf, keys: Vec<UnknownKey> },
     #[error("the configuration is wrong: {}", list(.0))]
     Wrong(Vec<Problem>),
 }
@@ -59,13 +63,23 @@ pub(crate) enum Problem {
     Sink(SinkError),
 }
 
-fn list(problems: &[Problem]) -> String {
+fn list(problems: &[impl ToString]) -> String {
     problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+/// What becomes of keys that nobody knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum UnknownKeys {
+    /// Each is warned about.
+    Warn,
+    /// They are an error.
+    Refuse,
 }
 
 /// Reads and validates. Without a path the default one is read when it is there.
 pub(crate) fn load(
     path: Option<&Path>,
+    unknown: UnknownKeys,
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Settings, FileError> {
     let text = match path {
@@ -83,6 +97,13 @@ pub(crate) fn load(
         serde_saphyr::from_str(&text)
             .map_err(|error| FileError::Shape { path: path.to_owned(), source: Box::new(error) })?
     };
+    let keys = unknown_keys(&text);
+    if unknown == UnknownKeys::Refuse && !keys.is_empty() {
+        return Err(FileError::UnknownKeys { path: path.to_owned(), keys });
+    }
+    for key in keys {
+        warn!(path = %path.display(), "{key}; passed over");
+    }
     validate(file, environment)
 }
 

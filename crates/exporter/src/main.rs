@@ -4,18 +4,18 @@ mod attribute;
 mod config;
 mod deliver;
 mod file;
+mod keys;
 mod metrics;
-mod scopes;
 mod wire;
 
 use std::env;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
 use egressd_service::{args, lifecycle, telemetry};
 use tracing::{error, info};
 
 use crate::config::{Command, Config};
+use crate::file::UnknownKeys;
 
 fn main() -> ExitCode {
     let config = match Config::parse(env::args_os()) {
@@ -27,7 +27,8 @@ fn main() -> ExitCode {
         Command::Run(options) => (options, false),
         Command::Check(options) => (options, true),
     };
-    let loaded = match load(&options) {
+    let unknown_keys = if is_check { UnknownKeys::Refuse } else { UnknownKeys::Warn };
+    let loaded = match load(&options, unknown_keys) {
         Ok(loaded) => loaded,
         Err(problem) => {
             error!(error = %lifecycle::chain(problem.as_ref()), "this configuration cannot be used");
@@ -35,11 +36,7 @@ fn main() -> ExitCode {
         }
     };
     if is_check {
-        info!(
-            sinks = loaded.file.sinks.len(),
-            nodes = loaded.index.nodes(),
-            "this configuration can be used"
-        );
+        info!(sinks = loaded.file.sinks.len(), "this configuration can be used");
         return ExitCode::SUCCESS;
     }
     lifecycle::run(options.grace, |tasks| wire::wire(options, loaded, tasks))
@@ -48,19 +45,16 @@ fn main() -> ExitCode {
 /// Everything that is read before anything starts.
 struct Loaded {
     file: file::Settings,
-    index: egressd_enrich::Index,
+    /// `None`: the Kubernetes API is asked.
+    inventory: Option<egressd_enrich::Index>,
 }
 
-fn load(options: &config::Options) -> anyhow::Result<Loaded> {
+fn load(options: &config::Options, unknown: UnknownKeys) -> anyhow::Result<Loaded> {
     rustls::crypto::ring::default_provider()
         .install_default()
         .map_err(|_| anyhow::anyhow!("another TLS provider is installed already"))?;
     let environment = |name: &str| env::var(name).ok();
-    let file = file::load(options.config_path.as_deref(), &environment)?;
-    let inventory = options
-        .inventory
-        .as_deref()
-        .context("this version names a cluster from a file only: pass --inventory FILE")?;
-    let index = egressd_enrich::inventory::load(inventory)?;
-    Ok(Loaded { file, index })
+    let file = file::load(options.config_path.as_deref(), unknown, &environment)?;
+    let inventory = options.inventory.as_deref().map(egressd_enrich::inventory::load).transpose()?;
+    Ok(Loaded { file, inventory: inventory.map(egressd_enrich::inventory::Inventory::into_index) })
 }

@@ -1,9 +1,14 @@
-//! Every metric of the exporter that no other crate writes itself: attribution.
+//! Every metric of the exporter that no other crate writes itself: attribution, and what it is based on.
 
+use egressd_enrich::Index;
+use egressd_enrich::kubernetes::{Knowledge, WatchCounts};
 use egressd_flow::{AttributedBatch, Counter as Traffic, Unattributed};
 use egressd_service::figures::{Figures, ReasonLabel};
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Registry;
 
 /// Attribution takes in and lets out the same bytes; some of them without a name at the far end.
@@ -12,6 +17,8 @@ pub(crate) struct EnrichMetrics {
     figures: Figures,
     through: Traffic,
     unattributed_bytes: Family<ReasonLabel, Counter>,
+    nodes: Gauge,
+    pods: Gauge,
 }
 
 impl EnrichMetrics {
@@ -23,7 +30,14 @@ impl EnrichMetrics {
             unattributed_bytes.clone(),
         );
         let figures = Figures::register(registry, "egressd_exporter_enrich", "Records given names");
-        Self { figures, through: Traffic::default(), unattributed_bytes }
+        let (nodes, pods) = (Gauge::default(), Gauge::default());
+        registry.register("egressd_exporter_enrich_nodes", "Nodes known", nodes.clone());
+        registry.register(
+            "egressd_exporter_enrich_pods",
+            "Pods known, lately ended ones included",
+            pods.clone(),
+        );
+        Self { figures, through: Traffic::default(), unattributed_bytes, nodes, pods }
     }
 
     pub(crate) fn attributed(&mut self, batch: &AttributedBatch) {
@@ -37,5 +51,46 @@ impl EnrichMetrics {
             let label = ReasonLabel { reason: unattributed.reason() };
             self.unattributed_bytes.get_or_create(&label).inc_by(sum.bytes);
         }
+    }
+
+    pub(crate) fn cluster(&self, index: &Index) {
+        self.nodes.set(i64::try_from(index.nodes()).unwrap_or(i64::MAX));
+        self.pods.set(i64::try_from(index.pods()).unwrap_or(i64::MAX));
+    }
+}
+
+/// The watches of the Kubernetes API, read when they are scraped.
+#[derive(Debug)]
+pub(crate) struct WatchMetrics {
+    counts: WatchCounts,
+    knowledge: Knowledge,
+}
+
+impl WatchMetrics {
+    pub(crate) fn register(registry: &mut Registry, counts: WatchCounts, knowledge: Knowledge) {
+        registry.register_collector(Box::new(Self { counts, knowledge }));
+    }
+}
+
+impl Collector for WatchMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        for (name, help, value) in [
+            ("lists", "Whole lists of pods or nodes taken in", self.counts.lists()),
+            (
+                "errors",
+                "Requests to the Kubernetes API that failed and watches that broke",
+                self.counts.errors(),
+            ),
+            ("objects_set_aside", "Pods and nodes that make no sense", self.counts.set_aside()),
+        ] {
+            let name = format!("egressd_exporter_kubernetes_{name}");
+            let counter = ConstCounter::new(value);
+            counter.encode(encoder.encode_descriptor(&name, help, None, counter.metric_type())?)?;
+        }
+        let reaches =
+            ConstGauge::new(i64::try_from(self.knowledge.reaches().0 / 1_000_000_000).unwrap_or(i64::MAX));
+        let name = "egressd_exporter_kubernetes_known_until_seconds";
+        let help = "Up to when the cluster is known, in Unix time; stands still while the API is away";
+        reaches.encode(encoder.encode_descriptor(name, help, None, reaches.metric_type())?)
     }
 }

@@ -1,6 +1,8 @@
 //! The exporter's parts, from the far end back: sinks, what feeds them, last the streams.
 
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
@@ -11,6 +13,7 @@ use axum::routing::get;
 use egressd_delivery::ledger::NODES_MAX;
 use egressd_delivery::serve::{Desk, serve};
 use egressd_delivery::{LedgerMetrics, random_id};
+use egressd_enrich::kubernetes::{ConnectError, Knowledge, WatchCounts};
 use egressd_flow::{AttributedBatch, Position, UnixNanos};
 use egressd_protocol::limits::MESSAGE_BYTES_MAX;
 use egressd_protocol::{Settings, SpoolId};
@@ -22,27 +25,32 @@ use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, watch};
 use tracing::info;
 
+use crate::attribute::{Attribution, Cluster, Inputs};
 use crate::config::Options;
-use crate::metrics::EnrichMetrics;
-use crate::{Loaded, attribute, deliver, scopes};
+use crate::metrics::{EnrichMetrics, WatchMetrics};
+use crate::{Loaded, deliver};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Batches on their way to the ledger's next stage, and to each sink.
 const BATCHES_QUEUE: usize = 16;
+/// Collectors that dialled and wait for their scope.
+const SCOPE_REQUESTS_QUEUE: usize = 64;
+/// Changes of the cluster on their way to its index.
+const CHANGES_QUEUE: usize = 1_024;
+/// A watch tells of a pod within a second or two of its start; names are looked up a little later than that.
+const WATCH_PATIENCE: Duration = Duration::from_secs(3);
 
 pub(crate) async fn wire(options: Box<Options>, loaded: Loaded, mut tasks: Tasks) -> anyhow::Result<Tasks> {
     let mut registry = Registry::default();
     let mut admin = Admin::default();
     let spool = SpoolId(random_id().context("no random bytes")?);
-    let index = Arc::new(loaded.index);
     info!(
         version = VERSION,
         spool = %format_args!("{:016x}", spool.0),
         grpc_port = options.grpc_listen_port,
         http_port = options.http_listen_port,
-        nodes = index.nodes(),
-        addresses = index.addresses(),
+        cluster = if loaded.inventory.is_some() { "inventory" } else { "kubernetes" },
         "starting"
     );
     info!(
@@ -66,16 +74,28 @@ pub(crate) async fn wire(options: Box<Options>, loaded: Loaded, mut tasks: Tasks
     let (delivered, delivered_out) = watch::channel(Position::default());
     tasks.spawn("deliver", deliver::deliver(fan.accepted, delivered));
     let (intake, takings) = mpsc::channel(BATCHES_QUEUE);
-    let enrich_metrics = EnrichMetrics::register(&mut registry);
-    tasks.spawn("attribute", attribute::attribute(takings, Arc::clone(&index), fan.batches, enrich_metrics));
-    admin.part("index").set(true);
+    let (scopes, scope_requests) = mpsc::channel(SCOPE_REQUESTS_QUEUE);
+    let cluster = match loaded.inventory {
+        Some(index) => Cluster::Inventory(Box::new(index)),
+        None => kubernetes(options.kubeconfig.flatten().as_deref(), &mut registry, &mut tasks).await?,
+    };
+    let attribution = Attribution::new(
+        cluster,
+        options.cluster_ranges,
+        WATCH_PATIENCE,
+        fan.batches,
+        EnrichMetrics::register(&mut registry),
+        admin.part("cluster"),
+    );
+    let inputs = Inputs { takings, scope_requests, stop: tasks.stop.clone() };
+    tasks.spawn("attribution", attribution.run(inputs));
 
     let desk = Desk {
         spool,
         version: VERSION,
         intake,
         delivered: delivered_out,
-        scopes: scopes::feed(index),
+        scopes,
         settings: Settings { read_interval: options.collector_read_interval, fold: Vec::new() },
         metrics: LedgerMetrics::register(&mut registry),
     };
@@ -83,6 +103,27 @@ pub(crate) async fn wire(options: Box<Options>, loaded: Loaded, mut tasks: Tasks
     let router = admin.router(registry, flows(scrape), tasks.stop.clone());
     tasks.spawn_aside("admin", admin::serve(http, router));
     Ok(tasks)
+}
+
+/// Watches the cluster; what is wrong with the API is no reason not to start.
+async fn kubernetes(
+    kubeconfig: Option<&Path>,
+    registry: &mut Registry,
+    tasks: &mut Tasks,
+) -> Result<Cluster, ConnectError> {
+    let client = egressd_enrich::kubernetes::connect(kubeconfig).await?;
+    let (changes, changes_out) = mpsc::channel(CHANGES_QUEUE);
+    let (knowledge, counts) = (Knowledge::default(), WatchCounts::default());
+    WatchMetrics::register(registry, counts.clone(), knowledge.clone());
+    let watching = egressd_enrich::kubernetes::watch(client, changes, knowledge.clone(), counts);
+    let stop = tasks.stop.clone();
+    tasks.spawn("watch", async move {
+        // Names are needed until the last batch has its own: it ends with whoever listens.
+        watching.await;
+        stop.cancelled().await;
+        anyhow::Ok(())
+    });
+    Ok(Cluster::Kubernetes(changes_out, knowledge))
 }
 
 /// The sinks' queues and how far each got.

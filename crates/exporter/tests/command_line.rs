@@ -59,6 +59,11 @@ fn check_says_what_is_wrong() {
         ("sinks: { a: {} }", INVENTORY, "sink \"a\": has no kind, write http or prom_remote_write"),
         ("exportInterval: 15", INVENTORY, "\"15\" has no unit"),
         ("sinks: [", INVENTORY, "is not understood"),
+        (
+            "exportIntervall: 15s",
+            INVENTORY,
+            "line 1: exportIntervall is not known, did you mean exportInterval",
+        ),
         ("", "nodes: [{}]", "missing field `name`"),
     ] {
         let bad = exporter(&directory, "check", config, inventory).output().unwrap();

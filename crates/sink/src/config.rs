@@ -29,6 +29,13 @@ const HTTP_INTERVAL: Duration = Duration::from_secs(60);
 /// One attempt from connect to answer; Prometheus' own default for remote write and the cost API's documented one.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
+/// The keys of a sink: its kind.
+pub const SINK_KEYS: &[&str] = &["http", "prom_remote_write"];
+/// The keys of `http`.
+pub const HTTP_KEYS: &[&str] = &["url", "method", "compression", "encoding", "timeout", "headers"];
+/// The keys of `prom_remote_write`.
+pub const REMOTE_WRITE_KEYS: &[&str] = &["url", "headers", "labels", "sendReceivedBytesMetric"];
+
 /// A sink as the configuration file has it. Exactly one kind must be there.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]

@@ -35,8 +35,10 @@ mod tests;
 
 pub use books::Reason;
 pub use client::ClientError;
-pub use config::{HttpSettings, Kind, Problem, RawHttp, RawRemoteWrite, RawSink, RemoteWriteSettings};
-pub use config::{SinkConfig, SinkError, expand};
+pub use config::{
+    HTTP_KEYS, HttpSettings, Kind, Problem, RawHttp, RawRemoteWrite, RawSink, RemoteWriteSettings,
+};
+pub use config::{REMOTE_WRITE_KEYS, SINK_KEYS, SinkConfig, SinkError, expand};
 pub use driver::{Clock, Report, Sink, run, system_clock};
 pub use metrics::SinkMetrics;
 pub use scrape::Scrape;

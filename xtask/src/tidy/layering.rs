@@ -16,7 +16,7 @@ const ARROWS: [(&str, &[&str]); 12] = [
     ("conntrack", &["flow"]),
     ("meter", &["flow"]),
     ("delivery", &["flow", "protocol", "service"]),
-    ("enrich", &["flow"]),
+    ("enrich", &["flow", "service"]),
     ("sink", &["flow", "service"]),
     ("service", &[]),
     // The binaries name the stream's nouns (Settings, Status, its limits) and never its messages.

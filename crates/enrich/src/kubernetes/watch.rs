@@ -1,0 +1,325 @@
+//! Two watches, their errors, and how far what they told reaches.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use egressd_flow::{NodeName, UnixNanos};
+use egressd_service::clock::unix_nanos;
+use egressd_service::lifecycle::chain;
+use futures_util::StreamExt as _;
+use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
+use kube::runtime::watcher::{self, Config, Event, InitialListStrategy};
+use kube::runtime::{WatchStreamExt as _, watcher as watch_objects};
+use kube::{Api, Client, Resource, ResourceExt as _};
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout_at};
+use tracing::{debug, info, warn};
+
+use super::object::{NodeObject, ObjectError, PodObject};
+use crate::cluster::Change;
+
+/// How often the API is asked whether it is there, and how long it may take to say so.
+const PULSE_EVERY: Duration = Duration::from_secs(10);
+const PULSE_WITHIN: Duration = Duration::from_secs(5);
+/// How long a watch call may stay open. A connection that died without a word is noticed by then at the latest.
+const WATCH_SECONDS: u32 = 60;
+/// How long a streaming list may take before it is taken for one that this server does not know.
+const STREAMING_LIST_WITHIN: Duration = Duration::from_secs(60);
+/// The first minor version of 1.x that knows streaming lists; older ones pass over the parameter and never end.
+const STREAMING_LISTS_SINCE: u32 = 27;
+
+/// Why there is no client. The operator must correct it.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The kubeconfig file cannot be used.
+    #[error("cannot use the kubeconfig")]
+    Kubeconfig(#[source] KubeconfigError),
+    /// Neither in a cluster nor a kubeconfig at hand.
+    #[error("no Kubernetes API is at hand: run in a cluster, pass --kubeconfig FILE or --inventory FILE")]
+    Nowhere(#[source] kube::config::InferConfigError),
+    /// The client cannot be built.
+    #[error("cannot build the Kubernetes client")]
+    Client(#[source] kube::Error),
+}
+
+/// A client after `kubeconfig`, else after the environment: a pod's service account, or `KUBECONFIG`.
+///
+/// # Errors
+/// What is missing or wrong.
+pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ConnectError> {
+    let mut config = match kubeconfig {
+        Some(path) => {
+            let kubeconfig = Kubeconfig::read_from(path).map_err(ConnectError::Kubeconfig)?;
+            kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+                .await
+                .map_err(ConnectError::Kubeconfig)?
+        }
+        None => kube::Config::infer().await.map_err(ConnectError::Nowhere)?,
+    };
+    // A watch is silent until something happens: it must not be taken for dead before its own end.
+    config.read_timeout = Some(Duration::from_secs(u64::from(WATCH_SECONDS) + 10));
+    Client::try_from(config).map_err(ConnectError::Client)
+}
+
+/// Up to when what was told is known to be complete; clones share it.
+///
+/// It stands still while the API is away or a watch is broken.
+#[derive(Clone, Debug, Default)]
+pub struct Knowledge(Arc<AtomicU64>);
+
+impl Knowledge {
+    /// By this machine's clock; 0 before the first list.
+    #[must_use]
+    pub fn reaches(&self) -> UnixNanos {
+        UnixNanos(self.0.load(Ordering::Acquire))
+    }
+
+    fn advance(&self, to: UnixNanos) {
+        self.0.fetch_max(to.0, Ordering::AcqRel);
+    }
+}
+
+/// What happened on the watches since the start.
+#[derive(Clone, Debug, Default)]
+pub struct WatchCounts(Arc<Counts>);
+
+#[derive(Debug, Default)]
+struct Counts {
+    lists: AtomicU64,
+    errors: AtomicU64,
+    set_aside: AtomicU64,
+}
+
+impl WatchCounts {
+    /// Whole lists taken in, of pods and of nodes.
+    #[must_use]
+    pub fn lists(&self) -> u64 {
+        self.0.lists.load(Ordering::Relaxed)
+    }
+
+    /// Requests that failed and watches that broke; each was tried again.
+    #[must_use]
+    pub fn errors(&self) -> u64 {
+        self.0.errors.load(Ordering::Relaxed)
+    }
+
+    /// Objects that were not understood.
+    #[must_use]
+    pub fn set_aside(&self) -> u64 {
+        self.0.set_aside.load(Ordering::Relaxed)
+    }
+}
+
+/// Tells every change of the cluster's pods and nodes until `changes` is closed.
+pub async fn watch(client: Client, changes: mpsc::Sender<Change>, knowledge: Knowledge, counts: WatchCounts) {
+    let pods = Feed::new("pods", client.clone(), changes.clone(), counts.clone());
+    let nodes = Feed::new("nodes", client.clone(), changes.clone(), counts);
+    let (pods_well, nodes_well) = (pods.well.clone(), nodes.well.clone());
+    let pulse = pulse(client, knowledge, [pods_well, nodes_well]);
+    tokio::select! {
+        () = pods.run::<PodObject>() => {}
+        () = nodes.run::<NodeObject>() => {}
+        () = pulse => {}
+        () = changes.closed() => {}
+    }
+}
+
+/// Asks the API now and then whether it is there; while it is, and both watches are well, knowledge reaches to the
+/// moment of asking.
+async fn pulse(client: Client, knowledge: Knowledge, feeds: [Well; 2]) {
+    let mut every = tokio::time::interval(PULSE_EVERY);
+    loop {
+        every.tick().await;
+        let asked = UnixNanos(unix_nanos());
+        let answered = tokio::time::timeout(PULSE_WITHIN, client.apiserver_version()).await;
+        if matches!(answered, Ok(Ok(_))) && feeds.iter().all(Well::is_well) {
+            knowledge.advance(asked);
+        }
+    }
+}
+
+/// Whether a watch has listed everything and not broken since.
+#[derive(Clone, Debug, Default)]
+struct Well(Arc<std::sync::atomic::AtomicBool>);
+
+impl Well {
+    fn set(&self, well: bool) {
+        self.0.store(well, Ordering::Release);
+    }
+
+    fn is_well(&self) -> bool {
+        self.0.load(Ordering::Acquire)
+    }
+}
+
+/// An object of the API that turns into changes.
+trait Watched: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static {
+    type Told;
+    fn read(self) -> Result<Self::Told, ObjectError>;
+    fn gone(self) -> Result<Change, ObjectError>;
+    fn one(told: Self::Told) -> Change;
+    fn all(told: Vec<Self::Told>) -> Change;
+}
+
+impl Watched for PodObject {
+    type Told = crate::cluster::Pod;
+
+    fn read(self) -> Result<Self::Told, ObjectError> {
+        self.pod()
+    }
+
+    fn gone(self) -> Result<Change, ObjectError> {
+        self.gone().map(Change::PodGone)
+    }
+
+    fn one(told: Self::Told) -> Change {
+        Change::Pod(told)
+    }
+
+    fn all(told: Vec<Self::Told>) -> Change {
+        Change::Pods(told)
+    }
+}
+
+impl Watched for NodeObject {
+    type Told = crate::cluster::Node;
+
+    fn read(self) -> Result<Self::Told, ObjectError> {
+        self.node()
+    }
+
+    fn gone(self) -> Result<Change, ObjectError> {
+        let name = self.meta().name.clone().ok_or(ObjectError::Missing { field: "name" })?;
+        Ok(Change::NodeGone(NodeName(name.into())))
+    }
+
+    fn one(told: Self::Told) -> Change {
+        Change::Node(told)
+    }
+
+    fn all(told: Vec<Self::Told>) -> Change {
+        Change::Nodes(told)
+    }
+}
+
+/// Why a stream of events is left.
+enum Left {
+    /// Nobody listens any more.
+    Closed,
+    /// This server has no streaming lists.
+    NoStreamingLists,
+}
+
+/// One watch and where its changes go.
+struct Feed {
+    what: &'static str,
+    client: Client,
+    changes: mpsc::Sender<Change>,
+    counts: WatchCounts,
+    well: Well,
+}
+
+impl Feed {
+    fn new(what: &'static str, client: Client, changes: mpsc::Sender<Change>, counts: WatchCounts) -> Self {
+        Self { what, client, changes, counts, well: Well::default() }
+    }
+
+    async fn run<K: Watched>(self) {
+        let mut strategy = self.strategy().await;
+        while let Left::NoStreamingLists = self.follow::<K>(&strategy).await {
+            info!(what = self.what, "the API has no streaming lists, listing in pages");
+            strategy = InitialListStrategy::ListWatch;
+        }
+    }
+
+    async fn strategy(&self) -> InitialListStrategy {
+        let version = self.client.apiserver_version().await;
+        let digits = |minor: &str| minor.trim_end_matches(|c: char| !c.is_ascii_digit()).parse::<u32>().ok();
+        match version.ok().and_then(|version| digits(&version.minor)) {
+            Some(minor) if minor >= STREAMING_LISTS_SINCE => InitialListStrategy::StreamingList,
+            _ => InitialListStrategy::ListWatch,
+        }
+    }
+
+    async fn follow<K: Watched>(&self, strategy: &InitialListStrategy) -> Left {
+        let mut config = Config::default().timeout(WATCH_SECONDS);
+        config.initial_list_strategy = strategy.clone();
+        let streaming = *strategy == InitialListStrategy::StreamingList;
+        let mut events = watch_objects(Api::<K>::all(self.client.clone()), config).default_backoff().boxed();
+        let mut listed = Vec::new();
+        let mut list_by = None::<Instant>;
+        loop {
+            let event = match list_by.filter(|_| streaming) {
+                Some(deadline) => timeout_at(deadline, events.next()).await,
+                None => Ok(events.next().await),
+            };
+            let Ok(Some(event)) = event else { return Left::NoStreamingLists };
+            let change = match event {
+                Err(error) => {
+                    if streaming && is_refused(&error) {
+                        return Left::NoStreamingLists;
+                    }
+                    self.failed(&error);
+                    continue;
+                }
+                Ok(Event::Init) => {
+                    listed.clear();
+                    list_by = Some(Instant::now() + STREAMING_LIST_WITHIN);
+                    continue;
+                }
+                Ok(Event::InitApply(object)) => {
+                    listed.extend(self.understood(&object.name_any(), object.read()));
+                    continue;
+                }
+                Ok(Event::InitDone) => {
+                    list_by = None;
+                    self.counts.0.lists.fetch_add(1, Ordering::Relaxed);
+                    debug!(what = self.what, objects = listed.len(), "listed");
+                    Some(K::all(std::mem::take(&mut listed)))
+                }
+                Ok(Event::Apply(object)) => self.understood(&object.name_any(), object.read()).map(K::one),
+                Ok(Event::Delete(object)) => self.understood(&object.name_any(), object.gone()),
+            };
+            if let Some(change) = change
+                && self.changes.send(change).await.is_err()
+            {
+                return Left::Closed;
+            }
+            self.well.set(list_by.is_none());
+        }
+    }
+
+    fn failed(&self, error: &watcher::Error) {
+        self.counts.0.errors.fetch_add(1, Ordering::Relaxed);
+        // Said once for each time that it breaks; the count tells how often it was tried.
+        if self.well.is_well() || self.counts.errors() == 1 {
+            warn!(what = self.what, error = %chain(error), "the watch is broken, trying again");
+        }
+        self.well.set(false);
+    }
+
+    /// One object that makes no sense costs nobody else their name.
+    fn understood<T>(&self, name: &str, read: Result<T, ObjectError>) -> Option<T> {
+        match read {
+            Ok(told) => Some(told),
+            Err(error) => {
+                self.counts.0.set_aside.fetch_add(1, Ordering::Relaxed);
+                warn!(what = self.what, name, %error, "set aside");
+                None
+            }
+        }
+    }
+}
+
+/// A server that knows the parameter and has the feature switched off answers 422 or 400.
+fn is_refused(error: &watcher::Error) -> bool {
+    let (watcher::Error::WatchStartFailed(kube::Error::Api(status))
+    | watcher::Error::InitialListFailed(kube::Error::Api(status))) = error
+    else {
+        return false;
+    };
+    matches!(status.code, 400 | 422)
+}

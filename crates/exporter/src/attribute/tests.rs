@@ -1,0 +1,233 @@
+//! What collectors are told and what batches are named, in the order in which the cluster becomes known.
+
+use egressd_enrich::{Node, Pod, PodUid};
+use egressd_flow::{Batch, Counter, Epoch, IpProtocol, Record, Sequence, Span, TopologyZone, Traffic};
+use egressd_protocol::{CollectorFlags, Hello, Source};
+use egressd_service::admin::Admin;
+use prometheus_client::registry::Registry;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::*;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn node(name: &str) -> NodeName {
+    NodeName(name.into())
+}
+
+fn pod(name: &str, namespace: &str, address: &str) -> Pod {
+    Pod {
+        uid: PodUid(name.into()),
+        namespace: namespace.into(),
+        name: name.into(),
+        node: Some(node("node-a")),
+        addresses: vec![address.parse().unwrap()],
+        labels: [].into(),
+        workload: None,
+        since: UnixNanos(1),
+        until: None,
+    }
+}
+
+fn nodes() -> Change {
+    Change::Nodes(vec![Node {
+        name: node("node-a"),
+        topology_zone: Some(TopologyZone("zone-1".into())),
+        region: None,
+        addresses: vec!["172.18.0.2".parse().unwrap()],
+        pod_ranges: vec![],
+    }])
+}
+
+/// An attribution under test, and everything around it.
+struct Bench {
+    changes: mpsc::Sender<Change>,
+    takings: mpsc::Sender<Taking>,
+    requests: mpsc::Sender<ScopeRequest>,
+    stop: CancellationToken,
+    attributed: mpsc::Receiver<Arc<AttributedBatch>>,
+    running: JoinHandle<Result<(), SinkGone>>,
+}
+
+impl Bench {
+    fn start(patience: Duration) -> Self {
+        let (changes, changes_out) = mpsc::channel(16);
+        let (takings, takings_out) = mpsc::channel(16);
+        let (requests, scope_requests) = mpsc::channel(16);
+        let (sink, attributed) = mpsc::channel(16);
+        let stop = CancellationToken::new();
+        let attribution = Attribution::new(
+            Cluster::Kubernetes(changes_out, Knowledge::default()),
+            vec![],
+            patience,
+            vec![sink],
+            EnrichMetrics::register(&mut Registry::default()),
+            Admin::default().part("cluster"),
+        );
+        let inputs = Inputs { takings: takings_out, scope_requests, stop: stop.clone() };
+        let running = tokio::spawn(attribution.run(inputs));
+        Self { changes, takings, requests, stop, attributed, running }
+    }
+
+    async fn change(&self, change: Change) {
+        self.changes.send(change).await.unwrap();
+    }
+
+    /// A collector of node-a dials; its feed holds `places` scopes.
+    async fn dial(&self, excluded: &[&str], places: usize) -> mpsc::Receiver<Scope> {
+        let (feed, scopes) = mpsc::channel(places);
+        self.requests.send(ScopeRequest { hello: hello(excluded), feed }).await.unwrap();
+        scopes
+    }
+
+    /// A batch of one record from 10.0.0.1 to `remote`, seen just now.
+    async fn offer(&self, remote: &str) -> oneshot::Receiver<Position> {
+        let (taken, position) = oneshot::channel();
+        let now = UnixNanos(unix_nanos());
+        let owner = Owner {
+            address: "10.0.0.1".parse().unwrap(),
+            pod_uid: "web".into(),
+            namespace: "shop".into(),
+            name: "web".into(),
+            labels: [].into(),
+            since: UnixNanos(1),
+            until: None,
+            measure: true,
+        };
+        let traffic = Traffic { tx: Counter { bytes: 5, packets: 1 }, ..Traffic::default() };
+        let record =
+            Record { owner: 0, remote: Some(remote.parse().unwrap()), protocol: IpProtocol::TCP, traffic };
+        let batch = Batch {
+            epoch: Epoch(1),
+            sequence: Sequence(1),
+            span: Span { from: now, to: now },
+            owners: vec![Arc::new(owner)],
+            records: vec![record],
+        };
+        self.takings.send(Taking { hello: hello(&[]), batch, taken }).await.unwrap();
+        position
+    }
+
+    /// The name at the far end of the next batch that reaches the sink.
+    async fn named(&mut self) -> String {
+        let batch = timeout(PATIENCE, self.attributed.recv()).await.expect("a batch comes").unwrap();
+        match &batch.records[0].remote.identity {
+            Ok(identity) => identity.pod.as_ref().map_or("a node".to_owned(), |pod| pod.name.to_string()),
+            Err(unattributed) => unattributed.reason().to_owned(),
+        }
+    }
+}
+
+fn hello(excluded: &[&str]) -> Arc<Hello> {
+    Arc::new(Hello {
+        node: node("node-a"),
+        version: "1".to_owned(),
+        source: Source::Netfilter,
+        last_spool: None,
+        epochs: vec![],
+        clock: UnixNanos(1),
+        flags: CollectorFlags {
+            exclude_namespaces: excluded.iter().map(ToString::to_string).collect(),
+            group_public_ips: false,
+        },
+    })
+}
+
+async fn told(scopes: &mut mpsc::Receiver<Scope>) -> (bool, Vec<String>) {
+    let scope = timeout(PATIENCE, scopes.recv()).await.expect("a scope comes").unwrap();
+    let owner =
+        |owner: &Arc<Owner>| format!("{}{}", owner.name, if owner.measure { "" } else { " unmeasured" });
+    (scope.whole, scope.owners.iter().map(owner).collect())
+}
+
+/// Goal: before everything was listed nobody is told a scope and no batch is named; then both happen at once.
+#[tokio::test]
+async fn nothing_is_said_before_everything_was_listed() {
+    let mut bench = Bench::start(Duration::ZERO);
+    let mut scopes = bench.dial(&["infra"], 4).await;
+    let taken = bench.offer("10.0.0.2").await;
+    bench.change(Change::Pods(vec![pod("web", "shop", "10.0.0.1"), pod("db", "infra", "10.0.0.2")])).await;
+    tokio::task::yield_now().await;
+    assert!(scopes.try_recv().is_err() && bench.attributed.try_recv().is_err());
+    bench.change(nodes()).await;
+    let (whole, mut owners) = told(&mut scopes).await;
+    owners.sort();
+    assert_eq!((whole, owners), (true, vec!["db unmeasured".to_owned(), "web".to_owned()]));
+    assert_eq!(bench.named().await, "db");
+    assert_eq!(taken.await, Ok(Position(1)));
+}
+
+/// Goal: after the whole, a collector is told what changes on its node, and excluded pods as such.
+#[tokio::test]
+async fn a_collector_is_told_the_whole_and_then_changes() {
+    let bench = Bench::start(Duration::ZERO);
+    bench.change(Change::Pods(vec![])).await;
+    bench.change(nodes()).await;
+    let mut scopes = bench.dial(&["infra"], 4).await;
+    assert_eq!(told(&mut scopes).await, (true, vec![]));
+    bench.change(Change::Pod(pod("web", "shop", "10.0.0.1"))).await;
+    assert_eq!(told(&mut scopes).await, (false, vec!["web".to_owned()]));
+    bench.change(Change::Pod(Pod { node: Some(node("node-b")), ..pod("far", "shop", "10.0.0.3") })).await;
+    bench.change(Change::Pod(pod("dns", "infra", "10.0.0.2"))).await;
+    assert_eq!(told(&mut scopes).await, (false, vec!["dns unmeasured".to_owned()]));
+}
+
+/// Goal: a collector that does not keep up is told the whole again instead of missing something.
+#[tokio::test(start_paused = true)]
+async fn a_collector_that_falls_behind_is_told_the_whole_again() {
+    let bench = Bench::start(Duration::ZERO);
+    bench.change(Change::Pods(vec![])).await;
+    bench.change(nodes()).await;
+    let mut scopes = bench.dial(&[], 1).await;
+    while scopes.is_empty() {
+        tokio::task::yield_now().await;
+    }
+    for name in ["one", "two", "three"] {
+        bench.change(Change::Pod(pod(name, "shop", "10.0.0.1"))).await;
+    }
+    // The first place was taken by the whole scope of nobody; nothing else had room.
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    assert_eq!(told(&mut scopes).await, (true, vec![]));
+    let (whole, owners) = told(&mut scopes).await;
+    assert_eq!((whole, owners.len()), (true, 3));
+}
+
+/// Goal: a batch waits for the watch to catch up with it, and a pod told meanwhile gives it its name.
+#[tokio::test]
+async fn a_batch_waits_for_the_watch() {
+    let mut bench = Bench::start(Duration::from_millis(300));
+    bench.change(Change::Pods(vec![])).await;
+    bench.change(nodes()).await;
+    let mut scopes = bench.dial(&[], 4).await;
+    told(&mut scopes).await;
+    let taken = bench.offer("10.0.0.2").await;
+    bench.change(Change::Pod(pod("late", "shop", "10.0.0.2"))).await;
+    assert_eq!(bench.named().await, "late");
+    assert_eq!(taken.await, Ok(Position(1)));
+}
+
+/// Goal: a stop names what waits and ends; before the cluster is known it takes nothing and ends.
+#[tokio::test]
+async fn a_stop_names_what_waits() {
+    let Bench { changes, takings, stop, mut attributed, running, requests } = {
+        let bench = Bench::start(Duration::from_secs(3600));
+        bench.change(Change::Pods(vec![])).await;
+        bench.change(nodes()).await;
+        told(&mut bench.dial(&[], 4).await).await;
+        let _taken = bench.offer("10.0.0.2").await;
+        bench
+    };
+    stop.cancel();
+    drop(takings);
+    timeout(PATIENCE, running).await.expect("it ends").unwrap().unwrap();
+    assert_eq!(attributed.recv().await.unwrap().position, Position(1));
+    drop((changes, requests));
+
+    let unsynced = Bench::start(Duration::ZERO);
+    let taken = unsynced.offer("10.0.0.2").await;
+    unsynced.stop.cancel();
+    timeout(PATIENCE, unsynced.running).await.expect("it ends").unwrap().unwrap();
+    assert!(taken.await.is_err(), "its collector keeps it");
+}

@@ -1,0 +1,205 @@
+//! Keys of the configuration that nobody knows, where they stand, and what was probably meant.
+//!
+//! The tool that this one replaces passes over them, so a running installation must not stop for one: `run` warns,
+//! `check` refuses.
+
+use std::fmt;
+
+use egressd_sink::{HTTP_KEYS, REMOTE_WRITE_KEYS, SINK_KEYS};
+use serde::Deserialize;
+use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde_saphyr::Spanned;
+
+/// The keys at the top.
+pub(crate) const FILE_KEYS: &[&str] = &[
+    "exportInterval",
+    "sinks",
+    "podNamespace",
+    "podIP",
+    "collectorsConcurrentFetchCount",
+    "collectorFetchTimeout",
+];
+
+/// How alike two keys are, from 0 to 1, for one to be proposed in place of the other.
+const LIKENESS_MIN: f64 = 0.7;
+
+/// A key that nobody knows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct UnknownKey {
+    /// Where it is, `sinks.prom.prom_remote_write.lables` for one.
+    pub(crate) path: String,
+    /// Its line in the file, from 1.
+    pub(crate) line: u64,
+    /// The known key that is most like it.
+    pub(crate) nearest: Option<&'static str>,
+}
+
+impl fmt::Display for UnknownKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {}: {} is not known", self.line, self.path)?;
+        self.nearest.map_or(Ok(()), |nearest| write!(f, ", did you mean {nearest}"))
+    }
+}
+
+/// What may stand under a key.
+#[derive(Clone, Copy)]
+enum Shape {
+    /// These keys.
+    Keys(&'static [&'static str], fn(&str) -> Self),
+    /// Names of the operator's own, all of one shape.
+    Names(&'static Self),
+    /// Anything.
+    Any,
+}
+
+const FILE: Shape = Shape::Keys(FILE_KEYS, |key| if key == "sinks" { SINKS } else { Shape::Any });
+const SINKS: Shape = Shape::Names(&SINK);
+const SINK: Shape = Shape::Keys(SINK_KEYS, |key| match key {
+    "http" => Shape::Keys(HTTP_KEYS, |_| Shape::Any),
+    _ => Shape::Keys(REMOTE_WRITE_KEYS, |_| Shape::Any),
+});
+
+/// The unknown keys of a configuration, in its order; none for text that is not YAML, which others complain of.
+pub(crate) fn unknown_keys(text: &str) -> Vec<UnknownKey> {
+    let mut found = Vec::new();
+    if let Ok(tree) = serde_saphyr::from_str::<Tree>(text) {
+        collect(&tree, FILE, "", &mut found);
+    }
+    found
+}
+
+fn collect(tree: &Tree, shape: Shape, path: &str, found: &mut Vec<UnknownKey>) {
+    let Tree(entries) = tree;
+    for (key, below) in entries {
+        let path = if path.is_empty() { key.value.clone() } else { format!("{path}.{}", key.value) };
+        match shape {
+            Shape::Any => {}
+            Shape::Names(shape) => collect(below, *shape, &path, found),
+            Shape::Keys(known, _) if !known.contains(&key.value.as_str()) => {
+                found.push(UnknownKey {
+                    path,
+                    line: key.defined.line(),
+                    nearest: nearest(&key.value, known),
+                });
+            }
+            Shape::Keys(_, shape_of) => collect(below, shape_of(&key.value), &path, found),
+        }
+    }
+}
+
+fn nearest(key: &str, known: &'static [&'static str]) -> Option<&'static str> {
+    let likeness = |candidate: &str| {
+        strsim::normalized_damerau_levenshtein(&key.to_lowercase(), &candidate.to_lowercase())
+    };
+    let best = known.iter().max_by(|one, other| likeness(one).total_cmp(&likeness(other)))?;
+    (likeness(best) >= LIKENESS_MIN).then_some(best)
+}
+
+/// The keys of a document with their places; what is not a map has none.
+struct Tree(Vec<(Spanned<String>, Self)>);
+
+impl<'de> Deserialize<'de> for Tree {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(TreeVisitor)
+    }
+}
+
+struct TreeVisitor;
+
+impl<'de> Visitor<'de> for TreeVisitor {
+    type Value = Tree;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("anything")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Tree, A::Error> {
+        let mut entries = Vec::new();
+        while let Some(entry) = map.next_entry()? {
+            entries.push(entry);
+        }
+        Ok(Tree(entries))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut elements: A) -> Result<Tree, A::Error> {
+        while elements.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(Tree(Vec::new()))
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<Tree, E> {
+        Ok(Tree(Vec::new()))
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<Tree, E> {
+        Ok(Tree(Vec::new()))
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<Tree, E> {
+        Ok(Tree(Vec::new()))
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<Tree, E> {
+        Ok(Tree(Vec::new()))
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<Tree, E> {
+        Ok(Tree(Vec::new()))
+    }
+
+    fn visit_unit<E>(self) -> Result<Tree, E> {
+        Ok(Tree(Vec::new()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: a key that nobody knows is named with its line and what was probably meant; the operator's own names
+    /// are none.
+    #[test]
+    fn unknown_keys_are_named_with_their_line() {
+        let text = "exportIntervall: 15s
+sinks:
+  my-own-name:
+    prom_remote_write:
+      url: http://x
+      lables: { anything: goes }
+      labels: { anything: goes, temporality: too }
+      temporality: delta
+  other:
+    htpp: { url: http://x }
+colour: green
+podIP: 1
+";
+        let found: Vec<String> = unknown_keys(text).iter().map(ToString::to_string).collect();
+        assert_eq!(
+            found,
+            [
+                "line 1: exportIntervall is not known, did you mean exportInterval",
+                "line 6: sinks.my-own-name.prom_remote_write.lables is not known, did you mean labels",
+                "line 8: sinks.my-own-name.prom_remote_write.temporality is not known",
+                "line 10: sinks.other.htpp is not known, did you mean http",
+                "line 11: colour is not known",
+            ]
+        );
+    }
+
+    /// Goal: every key of the tables is one that is understood.
+    #[test]
+    fn known_keys_are_understood() {
+        for (keys, parse) in [
+            (
+                HTTP_KEYS,
+                (|yaml| serde_saphyr::from_str::<egressd_sink::RawHttp>(yaml).is_ok()) as fn(&str) -> bool,
+            ),
+            (REMOTE_WRITE_KEYS, |yaml| serde_saphyr::from_str::<egressd_sink::RawRemoteWrite>(yaml).is_ok()),
+            (SINK_KEYS, |yaml| serde_saphyr::from_str::<egressd_sink::RawSink>(yaml).is_ok()),
+        ] {
+            for key in keys {
+                // A list is the wrong type for each of them, and no complaint about a key that is passed over.
+                assert!(!parse(&format!("{key}: [[1]]")), "{key}");
+            }
+        }
+    }
+}
