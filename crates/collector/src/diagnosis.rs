@@ -144,7 +144,7 @@ pub(crate) fn of_snapshot(snapshot: &Snapshot) -> Vec<Finding> {
 
 /// What is known before the first snapshot.
 pub(crate) fn starting() -> Status {
-    Status { source: Source::Netfilter, diagnosis: "no snapshot yet".to_owned(), losses: Vec::new() }
+    Status { source: Source::Netfilter, diagnosis: String::new(), losses: Vec::new() }
 }
 
 /// How the collector is, for the exporter.

@@ -418,9 +418,9 @@ impl Conversation {
             return;
         }
         if diagnosis.is_empty() {
-            info!(node = %self.hello.node, "its collector is well again");
+            info!(node = %self.hello.node, "the node's collector is well again");
         } else {
-            warn!(node = %self.hello.node, %diagnosis, "its collector is not well");
+            warn!(node = %self.hello.node, %diagnosis, "the node's collector is not well");
         }
         self.diagnosis = diagnosis;
     }

@@ -76,6 +76,12 @@ impl Index {
         self.nodes.len()
     }
 
+    /// Whether there is such a node.
+    #[must_use]
+    pub fn knows_node(&self, name: &NodeName) -> bool {
+        self.nodes.contains_key(name)
+    }
+
     /// How many pods are known, lately ended ones included.
     #[must_use]
     pub fn pods(&self) -> usize {

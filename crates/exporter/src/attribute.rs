@@ -17,7 +17,7 @@ use egressd_service::clock::unix_nanos;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::metrics::EnrichMetrics;
 
@@ -202,6 +202,9 @@ impl Attribution {
         let excluded = request.hello.flags.exclude_namespaces.clone();
         self.feeds.insert(node.clone(), Feed { scopes: request.feed, excluded, behind: true });
         if self.is_synced() {
+            if !self.index.knows_node(&node) {
+                warn!(%node, "a collector says that it is on a node that the cluster does not have: it measures nothing");
+            }
             self.catch_up(&node);
         }
     }

@@ -133,7 +133,14 @@ fn sinks(
 ) -> Vec<SinkConfig> {
     let mut sinks = Vec::new();
     for (name, raw) in raw {
-        match SinkConfig::new(&name, raw, export_interval, environment) {
+        let variable = |variable: &str| {
+            let value = environment(variable);
+            if value.is_none() {
+                warn!(sink = name, variable, "is not set in the environment and becomes empty");
+            }
+            value
+        };
+        match SinkConfig::new(&name, raw, export_interval, &variable) {
             Ok(sink) => sinks.push(sink),
             Err(error) => problems.push(Problem::Sink(error)),
         }

@@ -72,6 +72,17 @@ fn check_says_what_is_wrong() {
     }
 }
 
+/// Goal: a log that cannot be written changes nothing else.
+#[test]
+fn a_log_that_cannot_be_written_is_not_fatal() {
+    let directory = tempfile::tempdir().unwrap();
+    for (config, code) in [("sinks: {}", 0), ("sinks: { a: {} }", 64)] {
+        let full = fs::File::options().write(true).open("/dev/full").unwrap();
+        let status = exporter(&directory, "check", config, INVENTORY).stderr(full).status().unwrap();
+        assert_eq!(status.code(), Some(code));
+    }
+}
+
 /// Goal: a secret in the configuration is not printed when the configuration is wrong.
 #[test]
 fn a_wrong_configuration_prints_no_secret() {

@@ -12,6 +12,8 @@ pub fn install(level: Level) {
         .with_ansi(false)
         .with_max_level(level)
         .with_target(false)
+        // A log that cannot be written is lost, not a reason to panic on the way to say so.
+        .log_internal_errors(false)
         .init();
 }
 

@@ -59,6 +59,8 @@ pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ConnectError> 
         }
         None => kube::Config::infer().await.map_err(ConnectError::Nowhere)?,
     };
+    // Failures are seen and counted here; the library would hide them for minutes.
+    config.default_retry = false;
     // A watch is silent until something happens: it must not be taken for dead before its own end.
     config.read_timeout = Some(Duration::from_secs(u64::from(WATCH_SECONDS) + 10));
     Client::try_from(config).map_err(ConnectError::Client)
