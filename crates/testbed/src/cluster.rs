@@ -15,6 +15,7 @@ use crate::error::Error;
 use crate::flows::Flows;
 use crate::forward::Forward;
 use crate::http::{self, Response};
+use crate::kubernetes;
 use crate::namespace::Namespace;
 use crate::network::{self, ACCOUNTING_SYSCTLS, ROUTER_SYSCTLS, SYSCTLS, TRUTH_TABLE};
 use crate::process::Process;
@@ -222,6 +223,12 @@ impl Cluster {
     #[must_use]
     pub fn inventory(&self) -> String {
         topology::inventory()
+    }
+
+    /// The same nodes and pods as Kubernetes objects, for [`KubernetesApi::apply`](crate::kubernetes::KubernetesApi::apply).
+    #[must_use]
+    pub fn kubernetes_objects(&self) -> Vec<serde_json::Value> {
+        kubernetes::objects_of_cluster()
     }
 }
 

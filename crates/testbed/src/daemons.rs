@@ -109,12 +109,31 @@ impl<'c> Daemon<'c> {
         environment: &[(&str, &str)],
     ) -> Result<Self, Error> {
         let inventory = cluster.write_file("inventory.yaml", &cluster.inventory())?;
-        let config = cluster.write_file("config.yaml", config)?;
         let mut command = Command::new(program);
-        command.arg("run").arg("--inventory").arg(inventory).arg("--config-path").arg(config);
+        command.arg("run").arg("--inventory").arg(inventory).envs(environment.iter().copied());
+        Self::start_exporter(cluster, command, config)
+    }
+
+    /// Starts an exporter that learns of the cluster from a Kubernetes API, by a kubeconfig file.
+    ///
+    /// # Errors
+    /// [`Error::Os`] when it does not start.
+    pub fn exporter_by_kubeconfig(
+        cluster: &'c Cluster,
+        program: impl AsRef<OsStr>,
+        config: &str,
+        kubeconfig: impl AsRef<OsStr>,
+    ) -> Result<Self, Error> {
+        let mut command = Command::new(program);
+        command.arg("run").arg("--kubeconfig").arg(kubeconfig);
+        Self::start_exporter(cluster, command, config)
+    }
+
+    fn start_exporter(cluster: &'c Cluster, mut command: Command, config: &str) -> Result<Self, Error> {
+        let config = cluster.write_file("config.yaml", config)?;
+        command.arg("--config-path").arg(config);
         command.args(["--grpc-listen-port", &GRPC_PORT.to_string()]);
         command.args(["--http-listen-port", &EXPORTER_HTTP_PORT.to_string()]);
-        command.envs(environment.iter().copied());
         let process = cluster.spawn(CONTROL, "exporter", command)?;
         Ok(Self { cluster, place: CONTROL, http_port: EXPORTER_HTTP_PORT, process, told_to_end: false })
     }

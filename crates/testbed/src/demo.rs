@@ -9,6 +9,10 @@ use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+
 use egressd_testbed::topology::{CONTROL, node_at, node_named, pod_at, pod_named};
 use egressd_testbed::traffic::ItemReport;
 use egressd_testbed::{
@@ -25,21 +29,20 @@ const WATCH: Duration = Duration::from_millis(500);
 
 /// Runs it; 1 when a byte is missing, invented or under a wrong name, or a class of traffic did not happen.
 pub(crate) fn run(programs: &Programs, seconds: Option<u64>, json: bool) -> Result<ExitCode, Error> {
+    // Before any thread is there, so that none of them takes the signal; children start without the mask.
+    let interrupts = if seconds.is_none() { Some(Interrupts::catch()?) } else { None };
     let cluster = Cluster::start()?;
     let mut daemons = Daemons::start(&cluster, programs, CONFIG_WITHOUT_SINKS, &[])?;
     let address = cluster.forward(CONTROL, EXPORTER_HTTP_PORT)?;
     let whereabouts = whereabouts(&cluster, &format!("http://{address}/metrics/flows"));
     let mut load = Load::start(&cluster, &programs.testbed, &standard_plans(None))?;
 
-    let Some(seconds) = seconds else { return watch(&cluster, &mut daemons, &mut load, &whereabouts) };
     if !json {
-        print(&format!("{whereabouts}\n{seconds} s of traffic …\n"))?;
+        print(&whereabouts)?;
     }
-    let end = now() + Duration::from_secs(seconds);
-    while now() < end {
-        thread::sleep(WATCH.min(end.saturating_duration_since(now())));
-        daemons.check_running()?;
-        load.check_running()?;
+    match (seconds, interrupts) {
+        (None, Some(interrupts)) => watch(&cluster, &mut daemons, &mut load, &interrupts)?,
+        (seconds, _) => pass(seconds.unwrap_or_default(), json, &mut daemons, &mut load)?,
     }
     let payload = payload(&load.finish()?);
     let comparison = settle(&cluster, &mut daemons)?;
@@ -54,24 +57,62 @@ pub(crate) fn run(programs: &Programs, seconds: Option<u64>, json: bool) -> Resu
     Ok(ExitCode::FAILURE)
 }
 
-/// Until Ctrl-C, which ends this process and with it everything.
+/// Ctrl-C as something that can be looked for.
+struct Interrupts(SignalFd);
+
+impl Interrupts {
+    fn catch() -> Result<Self, Error> {
+        let failed =
+            |errno: Errno| Error::Os { action: "catch", subject: "SIGINT".to_owned(), source: errno.into() };
+        let mask: SigSet = [Signal::SIGINT].into_iter().collect();
+        mask.thread_block().map_err(failed)?;
+        let flags = SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC;
+        SignalFd::with_flags(&mask, flags).map(Self).map_err(failed)
+    }
+
+    fn came(&self) -> bool {
+        matches!(self.0.read_signal(), Ok(Some(_)))
+    }
+}
+
+/// Lets `seconds` of traffic pass.
+fn pass(seconds: u64, json: bool, daemons: &mut Daemons<'_>, load: &mut Load) -> Result<(), Error> {
+    if !json {
+        print(&format!("{seconds} s of traffic …\n"))?;
+    }
+    let end = now() + Duration::from_secs(seconds);
+    while now() < end {
+        thread::sleep(WATCH.min(end.saturating_duration_since(now())));
+        daemons.check_running()?;
+        load.check_running()?;
+    }
+    Ok(())
+}
+
+/// A table every few seconds until Ctrl-C, which ends the traffic: what was on its way then arrives.
 fn watch(
     cluster: &Cluster,
     daemons: &mut Daemons<'_>,
     load: &mut Load,
-    whereabouts: &str,
-) -> Result<ExitCode, Error> {
+    interrupts: &Interrupts,
+) -> Result<(), Error> {
     let clear = if io::stdout().is_terminal() { "\x1b[2J\x1b[H" } else { "" };
-    print(whereabouts)?;
-    loop {
-        thread::sleep(REFRESH);
+    print("first table in 5 s; Ctrl-C ends the traffic, and the last table follows\n")?;
+    let mut shown = now();
+    while !interrupts.came() {
+        thread::sleep(WATCH);
         daemons.check_running()?;
         load.check_running()?;
+        if shown.elapsed() < REFRESH {
+            continue;
+        }
+        shown = now();
         let comparison = Comparison::of(&cluster.truth()?, &daemons.exporter.flows()?);
         let outcome = Outcome { comparison, usage: daemons.usage()?, payload: BTreeMap::new() };
-        let (table, note) = (outcome.table(), "what is on its way counts as a difference; Ctrl-C ends");
-        print(&format!("{clear}{table}\n{whereabouts}\n{note}\n"))?;
+        let (table, note) = (outcome.table(), "what is on its way counts as a difference until Ctrl-C");
+        print(&format!("{clear}{table}\n{note}\n"))?;
     }
+    print("\nthe traffic ends …\n")
 }
 
 /// The last comparison: the first without a difference, else the one at the deadline.

@@ -78,6 +78,16 @@ pub enum Error {
         /// The part that was not understood.
         found: String,
     },
+    /// The Kubernetes API server has no such object.
+    #[error("no {namespace}/{name} among the {resource} of the API server")]
+    NoObject {
+        /// The resource, as in paths.
+        resource: &'static str,
+        /// The namespace; empty where there is none.
+        namespace: String,
+        /// The name.
+        name: String,
+    },
     /// An HTTP request was answered with another status than 200.
     #[error("{path} answered {status}: {body}")]
     Status {

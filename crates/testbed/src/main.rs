@@ -22,7 +22,7 @@ enum Verb {
     /// Run both daemons on real traffic and compare what they say with what nft counted
     Demo {
         /// Seconds of traffic; without it, until Ctrl-C
-        #[arg(long)]
+        #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
         seconds: Option<u64>,
         /// Print one JSON object as the last line instead of a table
         #[arg(long, requires = "seconds")]

@@ -8,6 +8,7 @@
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests fail and speak like tests")]
 
 mod contract;
+mod from_kubernetes;
 mod harness;
 
 use std::thread;
