@@ -55,6 +55,8 @@ pub struct Index {
     ended: BTreeSet<(UnixNanos, PodUid)>,
     configured: Vec<IpNet>,
     ranges: Ranges,
+    /// A node came, changed or went since the ranges were worked out.
+    ranges_stale: bool,
 }
 
 impl Index {
@@ -100,6 +102,10 @@ impl Index {
             Change::Nodes(nodes) => self.replace_nodes(nodes),
         }
         self.forget_ended(now);
+        if std::mem::take(&mut self.ranges_stale) {
+            let of_nodes = self.nodes.values().flat_map(|node| node.pod_ranges.iter().copied());
+            self.ranges = Ranges::new(self.configured.iter().copied().chain(of_nodes).collect());
+        }
         news.into_changes()
     }
 
@@ -230,7 +236,7 @@ impl Index {
                 Tenure { pod: None, since: UnixNanos(0), until: None, identity: Arc::clone(&identity) };
             self.tenures.entry(address).or_default().push(always);
         }
-        self.class_anew();
+        self.ranges_stale = true;
         if moved {
             self.name_anew(&name);
         }
@@ -239,7 +245,7 @@ impl Index {
     fn remove_node(&mut self, name: &NodeName) {
         let Some(node) = self.nodes.remove(name) else { return };
         self.remove_tenures(&node.addresses, None);
-        self.class_anew();
+        self.ranges_stale = true;
     }
 
     /// The node's place is in the identity of each of its pods.
@@ -250,11 +256,6 @@ impl Index {
             self.remove_tenures(&pod.addresses, Some(&uid));
             self.add_tenures(&pod, node);
         }
-    }
-
-    fn class_anew(&mut self) {
-        let of_nodes = self.nodes.values().flat_map(|node| node.pod_ranges.iter().copied());
-        self.ranges = Ranges::new(self.configured.iter().copied().chain(of_nodes).collect());
     }
 
     fn add_tenures(&mut self, pod: &Pod, node: &NodeName) {
@@ -309,17 +310,22 @@ fn owners_of(pod: &Pod) -> impl Iterator<Item = Arc<Owner>> + '_ {
 
 /// Scope changes by node, in the order in which the nodes were first met.
 #[derive(Default)]
-struct News(Vec<ScopeChange>);
+struct News {
+    changes: Vec<ScopeChange>,
+    of_node: HashMap<NodeName, usize>,
+}
 
 impl News {
     fn add(&mut self, node: NodeName, owners: impl Iterator<Item = Arc<Owner>>) {
-        match self.0.iter_mut().find(|change| change.node == node) {
-            Some(change) => change.owners.extend(owners),
-            None => self.0.push(ScopeChange { node, owners: owners.collect() }),
-        }
+        let changes = &mut self.changes;
+        let place = *self.of_node.entry(node.clone()).or_insert_with(|| {
+            changes.push(ScopeChange { node, owners: Vec::new() });
+            changes.len() - 1
+        });
+        changes[place].owners.extend(owners);
     }
 
     fn into_changes(self) -> Vec<ScopeChange> {
-        self.0.into_iter().filter(|change| !change.owners.is_empty()).collect()
+        self.changes.into_iter().filter(|change| !change.owners.is_empty()).collect()
     }
 }

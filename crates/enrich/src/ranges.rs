@@ -8,6 +8,7 @@ use ipnet::IpNet;
 /// The ranges that the cluster or the operator calls its own, before the usual ones.
 #[derive(Clone, Debug, Default)]
 pub struct Ranges {
+    /// Disjoint, in the order of their first addresses: thousands of nodes have a range each.
     own: Vec<IpNet>,
 }
 
@@ -15,14 +16,17 @@ impl Ranges {
     /// `own` are the cluster's pod and service ranges and what the operator adds.
     #[must_use]
     pub fn new(own: Vec<IpNet>) -> Self {
-        Self { own: IpNet::aggregate(&own) }
+        let mut own = IpNet::aggregate(&own);
+        own.sort_unstable_by_key(IpNet::network);
+        Self { own }
     }
 
     /// The class of an address that the index does not know.
     #[must_use]
     pub fn class(&self, address: IpAddr) -> AddressClass {
         let address = address.to_canonical();
-        let own = self.own.iter().any(|range| range.contains(&address));
+        let after = self.own.partition_point(|range| range.network() <= address);
+        let own = after > 0 && self.own[after - 1].contains(&address);
         let usual = match address {
             IpAddr::V4(v4) => is_private_v4(v4),
             IpAddr::V6(v6) => is_private_v6(v6),
@@ -56,6 +60,27 @@ fn is_private_v6(v6: Ipv6Addr) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Goal: among many ranges the right one is found, whatever order they came in.
+    #[test]
+    fn many_ranges_are_told_apart() {
+        let texts =
+            ["203.0.113.64/26", "2001:db8:2::/48", "198.51.100.0/24", "203.0.113.0/26", "203.0.113.192/26"];
+        let ranges = Ranges::new(texts.iter().map(|text| text.parse().unwrap()).collect());
+        for (address, class) in [
+            ("198.51.99.255", AddressClass::Public),
+            ("198.51.100.0", AddressClass::Private),
+            ("198.51.101.0", AddressClass::Public),
+            ("203.0.113.127", AddressClass::Private),
+            ("203.0.113.128", AddressClass::Public),
+            ("203.0.113.255", AddressClass::Private),
+            ("2001:db8:1:ffff::", AddressClass::Public),
+            ("2001:db8:2::1", AddressClass::Private),
+            ("2001:db8:3::", AddressClass::Public),
+        ] {
+            assert_eq!(ranges.class(address.parse().unwrap()), class, "{address}");
+        }
+    }
 
     /// Goal: the cluster's own word comes first, then the usual ranges, and the borders are exact.
     #[test]

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use egressd_flow::{NodeName, UnixNanos};
@@ -24,6 +24,8 @@ use crate::cluster::Change;
 /// How often the API is asked whether it is there, and how long it may take to say so.
 const PULSE_EVERY: Duration = Duration::from_secs(10);
 const PULSE_WITHIN: Duration = Duration::from_secs(5);
+/// A broken watch is tried again within 30 seconds (the library's backoff) and fails within the time for a connection.
+const BROKEN_FOR: Duration = Duration::from_secs(60);
 /// How long a watch call may stay open. A connection that died without a word is noticed by then at the latest.
 const WATCH_SECONDS: u32 = 60;
 /// How long a streaming list may take before it is taken for one that this server does not know.
@@ -137,23 +139,38 @@ async fn pulse(client: Client, knowledge: Knowledge, feeds: [Well; 2]) {
         every.tick().await;
         let asked = UnixNanos(unix_nanos());
         let answered = tokio::time::timeout(PULSE_WITHIN, client.apiserver_version()).await;
-        if matches!(answered, Ok(Ok(_))) && feeds.iter().all(Well::is_well) {
+        if matches!(answered, Ok(Ok(_))) && feeds.iter().all(|feed| feed.is_well(asked)) {
             knowledge.advance(asked);
         }
     }
 }
 
-/// Whether a watch has listed everything and not broken since.
+/// Whether a watch has listed everything and is not broken.
+///
+/// The library does not say when a broken watch is whole again, and a quiet cluster sends nothing on it. While it is
+/// broken it fails again within [`BROKEN_FOR`], so one that has not failed for that long is whole.
 #[derive(Clone, Debug, Default)]
-struct Well(Arc<std::sync::atomic::AtomicBool>);
+struct Well(Arc<WellState>);
+
+#[derive(Debug, Default)]
+struct WellState {
+    listed: AtomicBool,
+    /// By this machine's clock, nanoseconds since 1970; 0 before the first.
+    failed_at: AtomicU64,
+}
 
 impl Well {
-    fn set(&self, well: bool) {
-        self.0.store(well, Ordering::Release);
+    fn listed(&self) {
+        self.0.listed.store(true, Ordering::Release);
     }
 
-    fn is_well(&self) -> bool {
-        self.0.load(Ordering::Acquire)
+    fn failed(&self, now: UnixNanos) {
+        self.0.failed_at.store(now.0, Ordering::Release);
+    }
+
+    fn is_well(&self, now: UnixNanos) -> bool {
+        let failed_at = UnixNanos(self.0.failed_at.load(Ordering::Acquire));
+        self.0.listed.load(Ordering::Acquire) && now.since(failed_at) > BROKEN_FOR
     }
 }
 
@@ -278,6 +295,7 @@ impl Feed {
                 }
                 Ok(Event::InitDone) => {
                     list_by = None;
+                    self.well.listed();
                     self.counts.0.lists.fetch_add(1, Ordering::Relaxed);
                     debug!(what = self.what, objects = listed.len(), "listed");
                     Some(K::all(std::mem::take(&mut listed)))
@@ -290,17 +308,17 @@ impl Feed {
             {
                 return Left::Closed;
             }
-            self.well.set(list_by.is_none());
         }
     }
 
     fn failed(&self, error: &watcher::Error) {
         self.counts.0.errors.fetch_add(1, Ordering::Relaxed);
+        let now = UnixNanos(unix_nanos());
         // Said once for each time that it breaks; the count tells how often it was tried.
-        if self.well.is_well() || self.counts.errors() == 1 {
+        if self.well.is_well(now) || self.counts.errors() == 1 {
             warn!(what = self.what, error = %chain(error), "the watch is broken, trying again");
         }
-        self.well.set(false);
+        self.well.failed(now);
     }
 
     /// One object that makes no sense costs nobody else their name.
