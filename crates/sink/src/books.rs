@@ -2,7 +2,7 @@
 
 use std::ops::AddAssign;
 
-use egressd_flow::Counter;
+use egressd_flow::{AttributedBatch, Counter, Position};
 use prometheus_client::encoding::EncodeLabelValue;
 
 /// Why bytes leave a sink's books without reaching its destination.
@@ -35,9 +35,19 @@ pub(crate) struct Applied {
 }
 
 impl Applied {
-    /// Nothing yet of so many records.
-    pub(crate) fn of(records: usize) -> Self {
-        Self { records: records as u64, ..Self::default() }
+    /// Begins the account of a batch that comes after `applied`, which moves on to it.
+    ///
+    /// # Errors
+    /// The whole account of a batch that was applied before: nothing of it is to be folded in.
+    pub(crate) fn begin(batch: &AttributedBatch, applied: &mut Position) -> Result<Self, Self> {
+        let mut account = Self { records: batch.records.len() as u64, ..Self::default() };
+        if batch.position <= *applied {
+            account.received = batch.sum();
+            account.discard(Reason::repeated, account.received);
+            return Err(account);
+        }
+        *applied = batch.position;
+        Ok(account)
     }
 
     pub(crate) fn discard(&mut self, reason: Reason, traffic: Counter) {

@@ -124,13 +124,10 @@ impl Scrape {
 
 impl State {
     fn apply(&mut self, batch: &AttributedBatch, now: UnixNanos) -> Applied {
-        let mut applied = Applied::of(batch.records.len());
-        if batch.position <= self.applied {
-            applied.received = batch.sum();
-            applied.discard(Reason::repeated, applied.received);
-            return applied;
-        }
-        self.applied = batch.position;
+        let mut applied = match Applied::begin(batch, &mut self.applied) {
+            Ok(begun) => begun,
+            Err(repeated) => return repeated,
+        };
         for record in &batch.records {
             self.apply_record(record, now, &mut applied);
         }
