@@ -177,7 +177,12 @@ mod tests {
             ("xtask", "egressd-flow", Kind::Dev, Some(("xtask depends on flow", none))),
             ("conntrack", "neli", Kind::Normal, None),
             ("collector", "neli", Kind::Normal, Some(("collector names neli", "only conntrack may"))),
-            ("delivery", "kube", Kind::Dev, Some(("delivery names kube", "only cli, enrich, exporter, testbed may"))),
+            (
+                "delivery",
+                "kube",
+                Kind::Dev,
+                Some(("delivery names kube", "only cli, enrich, exporter, testbed may")),
+            ),
             ("meter", "serde", Kind::Normal, None),
         ] {
             let packages = workspace(&[(from, to, kind)]);
