@@ -42,6 +42,8 @@ pub struct ScopeChange {
     pub node: NodeName,
     /// Owners that are new or changed.
     pub owners: Vec<Arc<Owner>>,
+    /// The node is new, or its own addresses changed: only its whole scope tells that.
+    pub renewed: bool,
 }
 
 /// What is known of a cluster.
@@ -97,9 +99,9 @@ impl Index {
             Change::Pod(pod) => self.upsert_pod(pod, now, &mut news),
             Change::PodGone(pod) => self.end_pod(pod, now, &mut news),
             Change::Pods(pods) => self.replace_pods(pods, now, &mut news),
-            Change::Node(node) => self.upsert_node(node),
+            Change::Node(node) => self.upsert_node(node, &mut news),
             Change::NodeGone(name) => self.remove_node(&name),
-            Change::Nodes(nodes) => self.replace_nodes(nodes),
+            Change::Nodes(nodes) => self.replace_nodes(nodes, &mut news),
         }
         self.forget_ended(now);
         if std::mem::take(&mut self.ranges_stale) {
@@ -127,9 +129,12 @@ impl Index {
         if self.tenures.contains_key(&address) { AddressClass::Private } else { self.ranges.class(address) }
     }
 
-    /// The identity of a pod as its owner names it, on `node`.
+    /// The identity of an owner as it names itself, on `node`.
     #[must_use]
     pub fn identity_of(&self, owner: &Owner, node: &NodeName) -> Identity {
+        if owner.is_node() {
+            return self.identity(None, None, node);
+        }
         let pod = PodName { namespace: Arc::clone(&owner.namespace), name: Arc::clone(&owner.name) };
         let known = self.pods.get(&PodUid(Arc::clone(&owner.pod_uid)));
         self.identity(Some(pod), known.and_then(|pod| pod.workload.clone()), node)
@@ -208,21 +213,24 @@ impl Index {
         }
     }
 
-    fn replace_nodes(&mut self, nodes: Vec<Node>) {
+    fn replace_nodes(&mut self, nodes: Vec<Node>, news: &mut News) {
         let listed: HashSet<&NodeName> = nodes.iter().map(|node| &node.name).collect();
         let gone: Vec<NodeName> = self.nodes.keys().filter(|name| !listed.contains(name)).cloned().collect();
         for name in gone {
             self.remove_node(&name);
         }
         for node in nodes {
-            self.upsert_node(node);
+            self.upsert_node(node, news);
         }
     }
 
-    fn upsert_node(&mut self, node: Node) {
+    fn upsert_node(&mut self, node: Node, news: &mut News) {
         let known = self.nodes.get(&node.name);
         if known == Some(&node) {
             return;
+        }
+        if known.is_none_or(|known| known.addresses != node.addresses) {
+            news.renew(node.name.clone());
         }
         let moved = known
             .is_none_or(|known| (&known.topology_zone, &known.region) != (&node.topology_zone, &node.region));
@@ -317,15 +325,23 @@ struct News {
 
 impl News {
     fn add(&mut self, node: NodeName, owners: impl Iterator<Item = Arc<Owner>>) {
+        self.of(node).owners.extend(owners);
+    }
+
+    fn renew(&mut self, node: NodeName) {
+        self.of(node).renewed = true;
+    }
+
+    fn of(&mut self, node: NodeName) -> &mut ScopeChange {
         let changes = &mut self.changes;
         let place = *self.of_node.entry(node.clone()).or_insert_with(|| {
-            changes.push(ScopeChange { node, owners: Vec::new() });
+            changes.push(ScopeChange { node, owners: Vec::new(), renewed: false });
             changes.len() - 1
         });
-        changes[place].owners.extend(owners);
+        &mut changes[place]
     }
 
     fn into_changes(self) -> Vec<ScopeChange> {
-        self.changes.into_iter().filter(|change| !change.owners.is_empty()).collect()
+        self.changes.into_iter().filter(|change| change.renewed || !change.owners.is_empty()).collect()
     }
 }

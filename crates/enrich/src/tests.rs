@@ -264,6 +264,20 @@ fn pods_are_where_their_node_is() {
     assert!(index.lookup("10.0.0.1".parse().unwrap(), span(20, 30 * SECOND)).is_ok());
 }
 
+/// Goal: a node that is new or has other addresses is told as a whole; one that only moved is not.
+#[test]
+fn a_node_with_other_addresses_is_renewed() {
+    let mut index = Index::default();
+    let other_address =
+        Node { addresses: vec!["172.18.0.9".parse().unwrap()], ..cluster_node("node-a", "zone-2") };
+    let mut renewed = |node: Node| {
+        index.apply(Change::Node(node), seconds(1)).iter().filter(|change| change.renewed).count()
+    };
+    assert_eq!(renewed(cluster_node("node-a", "zone-1")), 1);
+    assert_eq!(renewed(cluster_node("node-a", "zone-2")), 0);
+    assert_eq!(renewed(other_address), 1);
+}
+
 /// Goal: a node's scope holds its own pods only.
 #[test]
 fn a_scope_is_one_nodes() {

@@ -71,6 +71,7 @@ pub(crate) struct Attribution {
     changes: Option<mpsc::Receiver<Change>>,
     knowledge: Option<Knowledge>,
     listed: Listed,
+    host_network: bool,
     feeds: HashMap<NodeName, Feed>,
     waiting: VecDeque<Taking>,
     /// How long after its span a batch is named.
@@ -88,12 +89,21 @@ struct Listed {
     nodes: bool,
 }
 
+/// How addresses are judged and named.
+#[derive(Debug, Default)]
+pub(crate) struct Naming {
+    /// Ranges that are the cluster's beside those of its nodes; an inventory has its own.
+    pub(crate) ranges: Vec<ipnet::IpNet>,
+    /// How long after its span a batch of a cluster that changes is named.
+    pub(crate) patience: Duration,
+    /// Whether nodes are measured too: the pods on their network have no address of their own.
+    pub(crate) host_network: bool,
+}
+
 impl Attribution {
-    /// `patience` matters to a cluster that changes only.
     pub(crate) fn new(
         cluster: Cluster,
-        ranges: Vec<ipnet::IpNet>,
-        patience: Duration,
+        naming: Naming,
         sinks: Vec<mpsc::Sender<Arc<AttributedBatch>>>,
         metrics: EnrichMetrics,
         ready: Part,
@@ -101,16 +111,17 @@ impl Attribution {
         let (index, changes, knowledge, is_listed) = match cluster {
             Cluster::Inventory(index) => (*index, None, None, true),
             Cluster::Kubernetes(changes, knowledge) => {
-                (Index::new(ranges), Some(changes), Some(knowledge), false)
+                (Index::new(naming.ranges), Some(changes), Some(knowledge), false)
             }
         };
         ready.set(is_listed);
         Self {
             index,
-            patience: if changes.is_some() { patience } else { Duration::ZERO },
+            patience: if changes.is_some() { naming.patience } else { Duration::ZERO },
             changes,
             knowledge,
             listed: Listed { pods: is_listed, nodes: is_listed },
+            host_network: naming.host_network,
             feeds: HashMap::new(),
             waiting: VecDeque::new(),
             position: Position(0),
@@ -187,6 +198,10 @@ impl Attribution {
             return;
         }
         for change in news {
+            if change.renewed {
+                self.catch_up(&change.node);
+                continue;
+            }
             let Some(feed) = self.feeds.get_mut(&change.node) else { continue };
             // Who is behind is told the whole soon.
             if !feed.behind {
@@ -230,7 +245,11 @@ impl Attribution {
     fn catch_up(&mut self, node: &NodeName) {
         let scope = self.index.scope(node, self.reaches());
         let Some(feed) = self.feeds.get_mut(node) else { return };
-        let owners = scope.owners.into_iter().map(|owner| feed.judged(owner)).collect();
+        let mut owners: Vec<_> = scope.owners.into_iter().map(|owner| feed.judged(owner)).collect();
+        if self.host_network {
+            let of_node = |&address| Arc::new(Owner::of_node(address, node));
+            owners.extend(scope.node_addresses.iter().map(of_node));
+        }
         feed.behind = false;
         feed.tell(Scope { owners, ..scope });
     }

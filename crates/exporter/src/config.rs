@@ -4,8 +4,8 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
-use egressd_service::args::normalise;
+use clap::{ArgAction, Args, Parser, Subcommand};
+use egressd_service::args::{normalise, parse_go_bool};
 use egressd_service::duration::parse_go_duration;
 use egressd_service::telemetry::parse_level;
 use ipnet::IpNet;
@@ -64,6 +64,12 @@ pub(crate) struct Options {
     /// Ranges that are the cluster's beside those of its nodes: services, load balancers, what is routed to it.
     #[arg(long, value_delimiter = ',')]
     pub(crate) cluster_ranges: Vec<IpNet>,
+
+    /// Measure pods on their node's network too, as their node: no address tells one from another. Off, as in the
+    /// original.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
+          action = ArgAction::Set, value_parser = parse_go_bool)]
+    pub(crate) host_network_pods: bool,
 }
 
 impl Config {

@@ -25,7 +25,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, watch};
 use tracing::info;
 
-use crate::attribute::{Attribution, Cluster, Inputs};
+use crate::attribute::{Attribution, Cluster, Inputs, Naming};
 use crate::config::Options;
 use crate::metrics::{EnrichMetrics, WatchMetrics};
 use crate::{Loaded, deliver};
@@ -81,8 +81,11 @@ pub(crate) async fn wire(options: Box<Options>, loaded: Loaded, mut tasks: Tasks
     };
     let attribution = Attribution::new(
         cluster,
-        options.cluster_ranges,
-        WATCH_PATIENCE,
+        Naming {
+            ranges: options.cluster_ranges,
+            patience: WATCH_PATIENCE,
+            host_network: options.host_network_pods,
+        },
         fan.batches,
         EnrichMetrics::register(&mut registry),
         admin.part("cluster"),

@@ -4,16 +4,17 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use crate::record::NodeName;
 use crate::time::UnixNanos;
 
-/// The pod that an address belonged to, from when to when.
+/// The pod that an address belonged to, from when to when; or the node itself.
 ///
 /// A pod with two addresses has two owners, equal but for the address.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Owner {
     /// The pod's address.
     pub address: IpAddr,
-    /// The pod's UID: what tells a pod from its namesake.
+    /// The pod's UID: what tells a pod from its namesake. Not one for [a node](Self::is_node).
     pub pod_uid: Arc<str>,
     /// The pod's namespace.
     pub namespace: Arc<str>,
@@ -29,7 +30,31 @@ pub struct Owner {
     pub measure: bool,
 }
 
+/// The UID and the namespace of an owner that is a node: no pod can have either.
+const NODE: &str = ":node";
+
 impl Owner {
+    /// The node itself as the owner of one of its addresses, for ever: what the pods on its network send.
+    #[must_use]
+    pub fn of_node(address: IpAddr, node: &NodeName) -> Self {
+        Self {
+            address,
+            pod_uid: NODE.into(),
+            namespace: NODE.into(),
+            name: Arc::clone(&node.0),
+            labels: BTreeMap::new(),
+            since: UnixNanos(0),
+            until: None,
+            measure: true,
+        }
+    }
+
+    /// Whether it is a node and no pod.
+    #[must_use]
+    pub fn is_node(&self) -> bool {
+        &*self.pod_uid == NODE
+    }
+
     /// Whether the address was this pod's at `at`. Exclusive of `until`.
     #[must_use]
     pub fn holds(&self, at: UnixNanos) -> bool {

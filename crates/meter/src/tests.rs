@@ -355,6 +355,30 @@ fn every_side_has_its_own_owner() {
     );
 }
 
+/// Goal: a node that is an owner is charged what it opens and what is opened to it, never a pod's masqueraded flow.
+#[test]
+fn a_masqueraded_flow_is_the_pods_and_not_the_nodes() {
+    check(
+        "own 10.0.0.1 web
+         own 172.18.0.2 node
+         node 172.18.0.2
+         scope 1
+         begin 10
+         complete
+         begin 20
+         tcp 10.0.0.1:1>203.0.113.1:80 reply=203.0.113.1:80>172.18.0.2:1 start=15 tx=3/1 rx=4/1
+         tcp 172.18.0.2:2>203.0.113.1:80 start=15 tx=10/1 rx=20/1
+         tcp 172.18.0.3:3>172.18.0.2:10250 start=15 tx=30/1 rx=40/1
+         tcp 172.18.0.3:4>172.18.0.2:30080 reply=10.0.0.1:80>172.18.0.3:4 start=15 tx=50/1 rx=60/1
+         complete
+         cut",
+        "node 172.18.0.3 TCP tx=40/1 rx=30/1
+         node 203.0.113.1 TCP tx=10/1 rx=20/1
+         web 172.18.0.3 TCP tx=60/1 rx=50/1
+         web 203.0.113.1 TCP tx=3/1 rx=4/1",
+    );
+}
+
 /// Goal: a row that speaks for one side is charged to that side only, and a total stays without direction.
 #[test]
 fn a_row_of_one_view_has_one_side() {

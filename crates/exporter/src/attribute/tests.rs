@@ -53,6 +53,10 @@ struct Bench {
 
 impl Bench {
     fn start(patience: Duration) -> Self {
+        Self::naming(Naming { patience, ..Naming::default() })
+    }
+
+    fn naming(naming: Naming) -> Self {
         let (changes, changes_out) = mpsc::channel(16);
         let (takings, takings_out) = mpsc::channel(16);
         let (requests, scope_requests) = mpsc::channel(16);
@@ -60,8 +64,7 @@ impl Bench {
         let stop = CancellationToken::new();
         let attribution = Attribution::new(
             Cluster::Kubernetes(changes_out, Knowledge::default()),
-            vec![],
-            patience,
+            naming,
             vec![sink],
             EnrichMetrics::register(&mut Registry::default()),
             Admin::default().part("cluster"),
@@ -84,8 +87,6 @@ impl Bench {
 
     /// A batch of one record from 10.0.0.1 to `remote`, seen just now.
     async fn offer(&self, remote: &str) -> oneshot::Receiver<Position> {
-        let (taken, position) = oneshot::channel();
-        let now = UnixNanos(unix_nanos());
         let owner = Owner {
             address: "10.0.0.1".parse().unwrap(),
             pod_uid: "web".into(),
@@ -96,6 +97,12 @@ impl Bench {
             until: None,
             measure: true,
         };
+        self.offer_of(&Arc::new(owner), remote).await
+    }
+
+    async fn offer_of(&self, owner: &Arc<Owner>, remote: &str) -> oneshot::Receiver<Position> {
+        let (taken, position) = oneshot::channel();
+        let now = UnixNanos(unix_nanos());
         let traffic = Traffic { tx: Counter { bytes: 5, packets: 1 }, ..Traffic::default() };
         let record =
             Record { owner: 0, remote: Some(remote.parse().unwrap()), protocol: IpProtocol::TCP, traffic };
@@ -103,7 +110,7 @@ impl Bench {
             epoch: Epoch(1),
             sequence: Sequence(1),
             span: Span { from: now, to: now },
-            owners: vec![Arc::new(owner)],
+            owners: vec![Arc::clone(owner)],
             records: vec![record],
         };
         self.takings.send(Taking { hello: hello(&[]), batch, taken }).await.unwrap();
@@ -172,6 +179,29 @@ async fn a_collector_is_told_the_whole_and_then_changes() {
     bench.change(Change::Pod(Pod { node: Some(node("node-b")), ..pod("far", "shop", "10.0.0.3") })).await;
     bench.change(Change::Pod(pod("dns", "infra", "10.0.0.2"))).await;
     assert_eq!(told(&mut scopes).await, (false, vec!["dns unmeasured".to_owned()]));
+}
+
+/// Goal: a node that comes or gets another address after its collector dialled is told as a whole; where host-network
+/// pods are measured, as the owner of its addresses, and what it sends is the node's.
+#[tokio::test]
+async fn a_node_is_an_owner_where_host_network_pods_are_measured() {
+    for (host_network, expected) in [(false, vec![]), (true, vec!["node-a".to_owned()])] {
+        let mut bench = Bench::naming(Naming { host_network, ..Naming::default() });
+        bench.change(Change::Pods(vec![])).await;
+        bench.change(Change::Nodes(vec![])).await;
+        let mut scopes = bench.dial(&[], 4).await;
+        assert_eq!(told(&mut scopes).await, (true, vec![]));
+        bench.change(nodes()).await;
+        let scope = timeout(PATIENCE, scopes.recv()).await.expect("a scope comes").unwrap();
+        let names: Vec<_> = scope.owners.iter().map(|owner| owner.name.to_string()).collect();
+        assert_eq!((scope.whole, names, scope.node_addresses.len()), (true, expected, 1));
+        for owner in &scope.owners {
+            let _taken = bench.offer_of(owner, "10.0.0.2").await;
+            let batch = timeout(PATIENCE, bench.attributed.recv()).await.expect("a batch comes").unwrap();
+            let local = &batch.records[0].local;
+            assert_eq!((&local.pod, local.node.as_ref()), (&None, Some(&node("node-a"))));
+        }
+    }
 }
 
 /// Goal: a collector that does not keep up is told the whole again instead of missing something.
