@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use egressd_conntrack::netfilter::Losses;
-use egressd_flow::{Defects, Snapshot};
+use egressd_flow::{Batch, Defects, Snapshot};
 use egressd_meter::{Books, Discard};
 use egressd_service::figures::{Figures, set, store};
 use prometheus_client::encoding::EncodeLabelSet;
@@ -124,6 +124,8 @@ pub(crate) struct MeterMetrics {
     not_admitted: Counter,
     entries: Gauge,
     entries_active: Gauge,
+    exported: Counter,
+    dropped: Counter,
 }
 
 impl MeterMetrics {
@@ -135,6 +137,8 @@ impl MeterMetrics {
             not_admitted: Counter::default(),
             entries: Gauge::default(),
             entries_active: Gauge::default(),
+            exported: Counter::default(),
+            dropped: Counter::default(),
         };
         for (name, help, counter) in [
             ("preexisting_entries", "Entries older than the watch at first sight", &metrics.preexisting),
@@ -143,14 +147,32 @@ impl MeterMetrics {
         ] {
             registry.register(format!("egressd_collector_meter_{name}"), help, counter.clone());
         }
-        // Two names of the original, which dashboards may use.
+        // Four names of the original, which dashboards may use.
         registry.register("egressd_conntrack_entries", "Entries with a baseline", metrics.entries.clone());
         registry.register(
             "egressd_conntrack_entries_active",
             "Entries that grew in the last snapshot",
             metrics.entries_active.clone(),
         );
+        registry.register(
+            "egressd_exported_events",
+            "Records cut for the exporter",
+            metrics.exported.clone(),
+        );
+        registry.register(
+            "egressd_dropped_events",
+            "Ends that the kernel could not deliver, and sightings without room in the table",
+            metrics.dropped.clone(),
+        );
         metrics
+    }
+
+    pub(crate) fn cut(&self, batches: &[Batch]) {
+        self.exported.inc_by(batches.iter().map(|batch| batch.records.len() as u64).sum());
+    }
+
+    pub(crate) fn dropped(&self, losses: Losses, books: &Books) {
+        store(&self.dropped, losses.events.saturating_add(books.not_admitted));
     }
 
     pub(crate) fn publish(&self, books: &Books) {

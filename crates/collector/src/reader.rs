@@ -135,6 +135,7 @@ impl Reader {
         let books = self.meter.books();
         self.source_metrics.losses(losses, defects);
         self.meter_metrics.publish(&books);
+        self.meter_metrics.dropped(losses, &books);
         if let Some(snapshot) = snapshot {
             let findings: Vec<_> =
                 diagnosis::of_switches().into_iter().chain(diagnosis::of_snapshot(&snapshot)).collect();
@@ -214,6 +215,7 @@ impl Reader {
     fn cut(&mut self) {
         let Ok(place) = self.lines.cuts.try_reserve() else { return };
         let batches = self.meter.cut(now());
+        self.meter_metrics.cut(&batches);
         if !batches.is_empty() {
             place.send(batches);
         }
@@ -224,9 +226,10 @@ impl Reader {
     fn cut_last(&mut self) {
         self.hear_scopes();
         let batches = self.meter.cut(now());
+        self.meter_metrics.cut(&batches);
         let books = self.meter.books();
         self.meter_metrics.publish(&books);
-        info!(batches = batches.len(), unclaimed_bytes = books.held.bytes, "last batches cut");
+        info!(batches = batches.len(), unclaimed_bytes_left = books.held.bytes, "last batches cut");
         if !batches.is_empty() && self.lines.cuts.blocking_send(batches).is_err() {
             warn!("nobody takes the last batches");
         }

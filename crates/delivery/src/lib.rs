@@ -18,6 +18,7 @@
 pub mod dial;
 pub mod ledger;
 mod metrics;
+pub mod roster;
 pub mod serve;
 pub mod window;
 

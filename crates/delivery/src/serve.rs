@@ -26,6 +26,7 @@ use tracing::{info, warn};
 
 use crate::ledger::{Ledger, StreamId, TooManyNodes, Verdict};
 use crate::metrics::LedgerMetrics;
+use crate::roster::Roster;
 
 /// How long a dialled stream may stay without Hello.
 const HELLO_WITHIN: Duration = Duration::from_secs(10);
@@ -78,6 +79,8 @@ pub struct Desk {
     pub settings: Settings,
     /// Our figures.
     pub metrics: LedgerMetrics,
+    /// Where collectors are told of.
+    pub roster: Roster,
 }
 
 /// Serves collectors until `stop` fires and every one of them has its last word, or `abandon` fires.
@@ -101,6 +104,7 @@ pub async fn serve(
         scopes: desk.scopes,
         settings: desk.settings,
         metrics: desk.metrics,
+        roster: desk.roster,
         stop: stop.clone(),
     });
     let closing = Arc::clone(&shared);
@@ -137,6 +141,7 @@ struct Shared {
     scopes: mpsc::Sender<ScopeRequest>,
     settings: Settings,
     metrics: LedgerMetrics,
+    roster: Roster,
     stop: CancellationToken,
 }
 
@@ -159,6 +164,7 @@ impl Shared {
     /// Forgets a stream that has ended and was not replaced.
     fn forget_stream(&self, node: &NodeName, replaced: &CancellationToken) {
         if !replaced.is_cancelled() {
+            self.roster.hung_up(node, UnixNanos(unix_nanos()));
             self.streams.lock().unwrap_or_else(PoisonError::into_inner).remove(node);
         }
     }
@@ -351,6 +357,7 @@ impl Conversation {
         conversation.say(&Down::Welcome(welcome)).await?;
         conversation.say(&Down::Settings(conversation.shared.settings.clone())).await?;
         conversation.acknowledge(true).await?;
+        conversation.shared.roster.dialled(&conversation.hello, UnixNanos(unix_nanos()));
         Ok(conversation)
     }
 
@@ -400,7 +407,7 @@ impl Conversation {
         match Up::from_wire(message)? {
             Some(Up::Batch(batch)) => self.take(batch).await,
             Some(Up::Status(status)) => {
-                self.note(status.diagnosis);
+                self.note(status);
                 Ok(())
             }
             // Names are joined once a tracer sends them; a second Hello says nothing new.
@@ -413,7 +420,9 @@ impl Conversation {
     }
 
     /// Says once what is wrong with a collector, and that it no longer is.
-    fn note(&mut self, diagnosis: String) {
+    fn note(&mut self, status: egressd_protocol::Status) {
+        let diagnosis = status.diagnosis.clone();
+        self.shared.roster.said(&self.hello.node, status, UnixNanos(unix_nanos()));
         if diagnosis == self.diagnosis {
             return;
         }

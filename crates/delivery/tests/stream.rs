@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use egressd_delivery::dial::{DialConfig, Lines, dial};
+use egressd_delivery::roster::{Roster, Tally};
 use egressd_delivery::serve::{Desk, ScopeRequest, Taking, serve};
 use egressd_delivery::window::Window;
 use egressd_delivery::{LedgerMetrics, WindowMetrics};
@@ -92,6 +93,7 @@ struct Exporter {
     delivered: watch::Sender<Position>,
     stop: CancellationToken,
     served: JoinHandle<Result<(), tonic::transport::Error>>,
+    roster: Roster,
     position: u64,
 }
 
@@ -103,7 +105,7 @@ impl Exporter {
     fn start_on(listener: TcpListener, spool: u64) -> Self {
         let (intake, takings) = mpsc::channel(4);
         let (delivered, delivered_out) = watch::channel(Position(0));
-        let stop = CancellationToken::new();
+        let (stop, roster) = (CancellationToken::new(), Roster::default());
         let desk = Desk {
             spool: SpoolId(spool),
             version: "1",
@@ -112,10 +114,11 @@ impl Exporter {
             scopes: tell_scopes(),
             settings: Settings { read_interval: Some(Duration::from_secs(7)), fold: vec![] },
             metrics: LedgerMetrics::register(&mut Registry::default()),
+            roster: roster.clone(),
         };
         let address = listener.local_addr().unwrap();
         let served = tokio::spawn(serve(listener, desk, stop.clone(), CancellationToken::new()));
-        Self { address, takings, delivered, stop, served, position: 0 }
+        Self { address, takings, delivered, stop, served, roster, position: 0 }
     }
 
     /// The next batch that the ledger lets in, given a position.
@@ -411,6 +414,25 @@ async fn a_peer_that_breaks_the_contract_is_told_how() {
     silent.say(&Up::Batch(batch(1))).await;
     assert_eq!(silent.hear_end().await.0, Code::DeadlineExceeded, "Hello comes first");
     assert!(exporter.takings.try_recv().is_err());
+}
+
+/// Goal: the exporter knows of each node whether its collector is there and what it found wrong.
+#[tokio::test]
+async fn the_exporter_knows_how_its_nodes_are() {
+    let exporter = Exporter::start(1).await;
+    let tally = |connected, unwell| Tally { connected, unwell, foreign: connected, missing: 0 };
+    let until = async |expected: Tally| {
+        while exporter.roster.tally() != expected {
+            tokio::task::yield_now().await;
+        }
+    };
+    let peer = Peer::greet(&exporter).await;
+    timeout(PATIENCE, until(tally(1, 0))).await.expect("it is connected");
+    let diagnosis = "acct is off".to_owned();
+    peer.say(&Up::Status(Status { source: Source::Netfilter, diagnosis, losses: vec![] })).await;
+    timeout(PATIENCE, until(tally(1, 1))).await.expect("it is not well");
+    drop(peer);
+    timeout(PATIENCE, until(tally(0, 0))).await.expect("it is gone");
 }
 
 /// Goal: an exporter's address is a host and a port, and nothing else.

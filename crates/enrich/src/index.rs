@@ -80,6 +80,11 @@ impl Index {
         self.nodes.len()
     }
 
+    /// The nodes known, in no order.
+    pub fn node_names(&self) -> impl Iterator<Item = &NodeName> {
+        self.nodes.keys()
+    }
+
     /// Whether there is such a node.
     #[must_use]
     pub fn knows_node(&self, name: &NodeName) -> bool {

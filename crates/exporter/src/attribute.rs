@@ -8,6 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+use egressd_delivery::roster::Roster;
 use egressd_delivery::serve::{ScopeRequest, Taking};
 use egressd_enrich::kubernetes::Knowledge;
 use egressd_enrich::{Change, Grouping, Index};
@@ -79,6 +80,7 @@ pub(crate) struct Attribution {
     position: Position,
     sinks: Vec<mpsc::Sender<Arc<AttributedBatch>>>,
     metrics: EnrichMetrics,
+    roster: Roster,
     ready: Part,
 }
 
@@ -106,6 +108,7 @@ impl Attribution {
         naming: Naming,
         sinks: Vec<mpsc::Sender<Arc<AttributedBatch>>>,
         metrics: EnrichMetrics,
+        roster: Roster,
         ready: Part,
     ) -> Self {
         let (index, changes, knowledge, is_listed) = match cluster {
@@ -127,13 +130,15 @@ impl Attribution {
             position: Position(0),
             sinks,
             metrics,
+            roster,
             ready,
         }
     }
 
     /// Runs until the ledger's driver lets nothing more in; then the sinks see their queues close.
     pub(crate) async fn run(mut self, mut inputs: Inputs) -> Result<(), SinkGone> {
-        let mut refresh = tokio::time::interval(REFRESH);
+        self.roster.cluster(self.index.node_names().cloned());
+        let mut refresh = tokio::time::interval_at(tokio::time::Instant::now() + REFRESH, REFRESH);
         loop {
             match self.next_event(&mut inputs, &mut refresh).await {
                 Event::Change(Some(change)) => self.change(change),
@@ -230,6 +235,7 @@ impl Attribution {
         if !self.is_synced() {
             return;
         }
+        self.roster.cluster(self.index.node_names().cloned());
         let as_of = self.reaches();
         let nodes: Vec<NodeName> = self.feeds.keys().cloned().collect();
         for node in nodes {

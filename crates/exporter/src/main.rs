@@ -6,6 +6,7 @@ mod deliver;
 mod file;
 mod keys;
 mod metrics;
+mod nodes;
 mod wire;
 
 use std::env;

@@ -1,5 +1,6 @@
 //! Every metric of the exporter that no other crate writes itself: attribution, and what it is based on.
 
+use egressd_delivery::roster::Roster;
 use egressd_enrich::Index;
 use egressd_enrich::kubernetes::{Knowledge, WatchCounts};
 use egressd_flow::{AttributedBatch, Counter as Traffic, Unattributed};
@@ -56,6 +57,43 @@ impl EnrichMetrics {
     pub(crate) fn cluster(&self, index: &Index) {
         self.nodes.set(i64::try_from(index.nodes()).unwrap_or(i64::MAX));
         self.pods.set(i64::try_from(index.pods()).unwrap_or(i64::MAX));
+    }
+}
+
+/// Which nodes are collected from, read when they are scraped.
+#[derive(Debug)]
+pub(crate) struct NodeMetrics {
+    roster: Roster,
+}
+
+impl NodeMetrics {
+    pub(crate) fn register(registry: &mut Registry, roster: Roster) {
+        registry.register_collector(Box::new(Self { roster }));
+    }
+}
+
+impl Collector for NodeMetrics {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let tally = self.roster.tally();
+        for (name, help, value) in [
+            ("connected", "Nodes whose collector has a stream open", tally.connected),
+            (
+                "missing",
+                "Nodes of the cluster whose collector has none: they are not measured",
+                tally.missing,
+            ),
+            (
+                "unwell",
+                "Connected nodes whose collector found a fault or lost something; see /nodes",
+                tally.unwell,
+            ),
+            ("foreign", "Connected nodes that the cluster does not have", tally.foreign),
+        ] {
+            let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
+            let name = format!("egressd_exporter_nodes_{name}");
+            gauge.encode(encoder.encode_descriptor(&name, help, None, gauge.metric_type())?)?;
+        }
+        Ok(())
     }
 }
 

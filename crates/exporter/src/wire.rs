@@ -11,6 +11,7 @@ use axum::http::header;
 use axum::response::IntoResponse;
 use axum::routing::get;
 use egressd_delivery::ledger::NODES_MAX;
+use egressd_delivery::roster::Roster;
 use egressd_delivery::serve::{Desk, serve};
 use egressd_delivery::{LedgerMetrics, random_id};
 use egressd_enrich::kubernetes::{ConnectError, Knowledge, WatchCounts};
@@ -27,8 +28,8 @@ use tracing::info;
 
 use crate::attribute::{Attribution, Cluster, Inputs, Naming};
 use crate::config::Options;
-use crate::metrics::{EnrichMetrics, WatchMetrics};
-use crate::{Loaded, deliver};
+use crate::metrics::{EnrichMetrics, NodeMetrics, WatchMetrics};
+use crate::{Loaded, deliver, nodes};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -71,6 +72,8 @@ pub(crate) async fn wire(options: Box<Options>, loaded: Loaded, mut tasks: Tasks
         fan.add(Sink::new(config, &sink_metrics, system_clock())?, &mut tasks);
     }
 
+    let roster = Roster::default();
+    NodeMetrics::register(&mut registry, roster.clone());
     let (delivered, delivered_out) = watch::channel(Position::default());
     tasks.spawn("deliver", deliver::deliver(fan.accepted, delivered));
     let (intake, takings) = mpsc::channel(BATCHES_QUEUE);
@@ -88,6 +91,7 @@ pub(crate) async fn wire(options: Box<Options>, loaded: Loaded, mut tasks: Tasks
         },
         fan.batches,
         EnrichMetrics::register(&mut registry),
+        roster.clone(),
         admin.part("cluster"),
     );
     let inputs = Inputs { takings, scope_requests, stop: tasks.stop.clone() };
@@ -101,9 +105,10 @@ pub(crate) async fn wire(options: Box<Options>, loaded: Loaded, mut tasks: Tasks
         scopes,
         settings: Settings { read_interval: options.collector_read_interval, fold: Vec::new() },
         metrics: LedgerMetrics::register(&mut registry),
+        roster: roster.clone(),
     };
     tasks.spawn("streams", serve(grpc, desk, tasks.stop.clone(), tasks.abandon.clone()));
-    let router = admin.router(registry, flows(scrape), tasks.stop.clone());
+    let router = admin.router(registry, flows(scrape).merge(nodes::page(roster)), tasks.stop.clone());
     tasks.spawn_aside("admin", admin::serve(http, router));
     Ok(tasks)
 }

@@ -67,6 +67,7 @@ impl Bench {
             naming,
             vec![sink],
             EnrichMetrics::register(&mut Registry::default()),
+            Roster::default(),
             Admin::default().part("cluster"),
         );
         let inputs = Inputs { takings: takings_out, scope_requests, stop: stop.clone() };

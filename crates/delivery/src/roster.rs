@@ -1,0 +1,218 @@
+//! Who collects on which node: what each node's collector last said of itself, and which nodes have none.
+//!
+//! Written by the streams and by whoever knows the cluster, read by the exporter's own pages.
+//! Bound: the nodes of the cluster, and collectors' nodes up to [`NODES_MAX`]; one that hung up stays for
+//! [`GONE_KEPT`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use egressd_flow::{NodeName, UnixNanos};
+use egressd_protocol::{Hello, Loss, Source, Status};
+
+use crate::ledger::NODES_MAX;
+
+/// How long a collector that hung up is told of.
+pub const GONE_KEPT: Duration = Duration::from_secs(24 * 3600);
+
+/// What is known of all nodes; clones speak of the same.
+#[derive(Clone, Debug, Default)]
+pub struct Roster(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    cluster: BTreeSet<NodeName>,
+    collectors: BTreeMap<NodeName, Collector>,
+}
+
+/// A node's collector.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Collector {
+    /// Its version.
+    pub version: String,
+    /// Where it reads.
+    pub source: Source,
+    /// When it dialled, by our clock.
+    pub dialled: UnixNanos,
+    /// When it last said how it is, by our clock.
+    pub heard: UnixNanos,
+    /// When it hung up; `None` while its stream is open.
+    pub gone: Option<UnixNanos>,
+    /// What is wrong with it, in its words; empty when nothing is.
+    pub diagnosis: String,
+    /// What it lost since it started.
+    pub losses: Vec<Loss>,
+}
+
+/// A node of the cluster, or one that a collector says it is on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Its name.
+    pub name: NodeName,
+    /// Whether the cluster has it.
+    pub in_cluster: bool,
+    /// `None`: no collector dialled within [`GONE_KEPT`].
+    pub collector: Option<Collector>,
+}
+
+/// How many nodes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// A collector's stream is open.
+    pub connected: u64,
+    /// In the cluster, without an open stream: their traffic is not counted now.
+    pub missing: u64,
+    /// Connected, and something is wrong or was lost.
+    pub unwell: u64,
+    /// Connected from a node that the cluster does not have: nothing there is anybody's.
+    pub foreign: u64,
+}
+
+impl Roster {
+    /// The nodes of the cluster, all of them.
+    pub fn cluster(&self, nodes: impl Iterator<Item = NodeName>) {
+        self.lock().cluster = nodes.collect();
+    }
+
+    /// Every node in the order of names.
+    #[must_use]
+    pub fn nodes(&self) -> Vec<Node> {
+        let State { cluster, collectors } = &*self.lock();
+        let names: BTreeSet<&NodeName> = cluster.iter().chain(collectors.keys()).collect();
+        let node = |name: &NodeName| Node {
+            name: name.clone(),
+            in_cluster: cluster.contains(name),
+            collector: collectors.get(name).cloned(),
+        };
+        names.into_iter().map(node).collect()
+    }
+
+    /// How many nodes are how.
+    #[must_use]
+    pub fn tally(&self) -> Tally {
+        let State { cluster, collectors } = &*self.lock();
+        let mut tally = Tally::default();
+        let mut covered = 0;
+        for (name, collector) in collectors.iter().filter(|(_, collector)| collector.gone.is_none()) {
+            let in_cluster = cluster.contains(name);
+            tally.connected += 1;
+            tally.foreign += u64::from(!in_cluster);
+            tally.unwell += u64::from(collector.is_unwell());
+            covered += usize::from(in_cluster);
+        }
+        tally.missing = (cluster.len() - covered) as u64;
+        tally
+    }
+
+    pub(crate) fn dialled(&self, hello: &Hello, now: UnixNanos) {
+        let collectors = &mut self.lock().collectors;
+        collectors.retain(|_, known| known.gone.is_none_or(|gone| now.since(gone) < GONE_KEPT));
+        if collectors.len() >= NODES_MAX && !collectors.contains_key(&hello.node) {
+            return;
+        }
+        let collector = Collector {
+            version: hello.version.clone(),
+            source: hello.source,
+            dialled: now,
+            heard: now,
+            gone: None,
+            diagnosis: String::new(),
+            losses: Vec::new(),
+        };
+        collectors.insert(hello.node.clone(), collector);
+    }
+
+    pub(crate) fn said(&self, node: &NodeName, status: Status, now: UnixNanos) {
+        if let Some(collector) = self.lock().collectors.get_mut(node) {
+            collector.heard = now;
+            collector.source = status.source;
+            collector.diagnosis = status.diagnosis;
+            collector.losses = status.losses;
+        }
+    }
+
+    /// Not for a stream that a newer one replaced.
+    pub(crate) fn hung_up(&self, node: &NodeName, now: UnixNanos) {
+        if let Some(collector) = self.lock().collectors.get_mut(node) {
+            collector.gone = Some(now);
+        }
+    }
+
+    /// Nobody panics while holding it, and each step is whole in any case.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Collector {
+    fn is_unwell(&self) -> bool {
+        !self.diagnosis.is_empty() || !self.losses.is_empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use egressd_protocol::CollectorFlags;
+
+    use super::*;
+
+    const HOUR: u64 = 3_600_000_000_000;
+
+    fn name(text: &str) -> NodeName {
+        NodeName(text.into())
+    }
+
+    fn hello(node: &str) -> Hello {
+        Hello {
+            node: name(node),
+            version: "1".to_owned(),
+            source: Source::Netfilter,
+            last_spool: None,
+            epochs: vec![],
+            clock: UnixNanos(0),
+            flags: CollectorFlags::default(),
+        }
+    }
+
+    /// Goal: nodes without a collector, collectors without a node, and those that are not well are told apart.
+    #[test]
+    fn every_node_is_told_with_its_collector() {
+        let roster = Roster::default();
+        roster.cluster(["a", "b", "c"].map(name).into_iter());
+        for node in ["a", "b", "x"] {
+            roster.dialled(&hello(node), UnixNanos(HOUR));
+        }
+        let diagnosis = "acct is off".to_owned();
+        let status = Status { source: Source::Netfilter, diagnosis, losses: vec![] };
+        roster.said(&name("a"), status, UnixNanos(2 * HOUR));
+        assert_eq!(roster.tally(), Tally { connected: 3, missing: 1, unwell: 1, foreign: 1 });
+        roster.hung_up(&name("b"), UnixNanos(2 * HOUR));
+        assert_eq!(roster.tally(), Tally { connected: 2, missing: 2, unwell: 1, foreign: 1 });
+        let told = |roster: &Roster| -> Vec<(String, bool, Option<bool>)> {
+            let gone = |collector: Collector| collector.gone.is_some();
+            let nodes = roster.nodes().into_iter();
+            nodes.map(|node| (node.name.to_string(), node.in_cluster, node.collector.map(gone))).collect()
+        };
+        let row = |node: &str, in_cluster, gone| (node.to_owned(), in_cluster, gone);
+        let expected = [
+            row("a", true, Some(false)),
+            row("b", true, Some(true)),
+            row("c", true, None),
+            row("x", false, Some(false)),
+        ];
+        assert_eq!(told(&roster), expected);
+        roster.dialled(&hello("a"), UnixNanos(27 * HOUR));
+        assert_eq!(told(&roster)[1], row("b", true, None), "forgotten after a day");
+    }
+
+    /// Goal: peers that claim ever more nodes fill no more than the bound.
+    #[test]
+    fn claimed_nodes_are_bounded() {
+        let roster = Roster::default();
+        for number in 0..NODES_MAX + 10 {
+            roster.dialled(&hello(&number.to_string()), UnixNanos(1));
+        }
+        assert_eq!(roster.nodes().len(), NODES_MAX);
+    }
+}
