@@ -16,7 +16,7 @@ use egressd_service::duration::parse_go_duration;
 use egressd_service::telemetry::parse_level;
 use tracing::Level;
 
-const VERBS: &[&str] = &["run", "dump", "init", "check", "help"];
+const VERBS: &[&str] = &["run", "dump", "init", "check", "reference", "help"];
 const VERB_FLAGS: &[VerbFlag] =
     &[VerbFlag { flag: "init", verb: "init" }, VerbFlag { flag: "dump-ct", verb: "dump" }];
 
@@ -38,6 +38,9 @@ pub(crate) enum Command {
     Init(InitOptions),
     /// Say why the figures would fall short on this machine, and exit; 0 when nothing is found.
     Check(CheckOptions),
+    /// Print every flag as Markdown, and exit.
+    #[command(hide = true)]
+    Reference,
 }
 
 #[derive(Debug, Args)]
@@ -228,6 +231,7 @@ impl Config {
             Command::Dump(dump) => dump.log.log_level,
             Command::Init(init) => init.log.log_level,
             Command::Check(check) => check.log.log_level,
+            Command::Reference => Level::INFO,
         }
     }
 }

@@ -7,11 +7,13 @@ mod dump;
 mod metrics;
 mod namespace;
 mod reader;
+mod reference;
 mod wire;
 
 use std::env;
 use std::process::ExitCode;
 
+use clap::CommandFactory as _;
 use egressd_conntrack::netfilter::sysctl;
 use egressd_service::{args, lifecycle, telemetry};
 use tracing::{error, info};
@@ -29,6 +31,7 @@ fn main() -> ExitCode {
         Command::Dump(options) => report(dump::dump(&options)),
         Command::Init(options) => report(init(&options)),
         Command::Check(options) => check::check(&options),
+        Command::Reference => args::print(&reference::markdown(&Config::command())),
     }
 }
 

@@ -12,7 +12,7 @@ use egressd_delivery::roster::Roster;
 use egressd_delivery::serve::{ScopeRequest, Taking};
 use egressd_enrich::kubernetes::Knowledge;
 use egressd_enrich::{Change, Grouping, Index};
-use egressd_flow::{AttributedBatch, NodeName, Owner, Position, Scope, UnixNanos};
+use egressd_flow::{NodeName, Owner, Position, Scope, UnixNanos};
 use egressd_service::admin::Part;
 use egressd_service::clock::unix_nanos;
 use tokio::sync::mpsc;
@@ -21,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::metrics::EnrichMetrics;
+use crate::sinks::{Lane, LaneChange};
 
 #[cfg(test)]
 mod tests;
@@ -47,6 +48,8 @@ pub(crate) enum Cluster {
 pub(crate) struct Inputs {
     pub(crate) takings: mpsc::Receiver<Taking>,
     pub(crate) scope_requests: mpsc::Receiver<ScopeRequest>,
+    /// Sinks that come and go.
+    pub(crate) lanes: mpsc::Receiver<LaneChange>,
     pub(crate) stop: CancellationToken,
 }
 
@@ -54,6 +57,7 @@ enum Event {
     Change(Option<Change>),
     ScopeRequest(ScopeRequest),
     Taking(Option<Taking>),
+    Lane(LaneChange),
     Due,
     Refresh,
     Stop,
@@ -78,7 +82,7 @@ pub(crate) struct Attribution {
     /// How long after its span a batch is named.
     patience: Duration,
     position: Position,
-    sinks: Vec<mpsc::Sender<Arc<AttributedBatch>>>,
+    lanes: Vec<Lane>,
     metrics: EnrichMetrics,
     roster: Roster,
     ready: Part,
@@ -106,7 +110,7 @@ impl Attribution {
     pub(crate) fn new(
         cluster: Cluster,
         naming: Naming,
-        sinks: Vec<mpsc::Sender<Arc<AttributedBatch>>>,
+        lanes: Vec<Lane>,
         metrics: EnrichMetrics,
         roster: Roster,
         ready: Part,
@@ -118,7 +122,7 @@ impl Attribution {
             }
         };
         ready.set(is_listed);
-        Self {
+        let mut attribution = Self {
             index,
             patience: if changes.is_some() { naming.patience } else { Duration::ZERO },
             changes,
@@ -128,11 +132,13 @@ impl Attribution {
             feeds: HashMap::new(),
             waiting: VecDeque::new(),
             position: Position(0),
-            sinks,
+            lanes: Vec::new(),
             metrics,
             roster,
             ready,
-        }
+        };
+        lanes.into_iter().for_each(|lane| attribution.lane(LaneChange::Join(lane)));
+        attribution
     }
 
     /// Runs until the ledger's driver lets nothing more in; then the sinks see their queues close.
@@ -145,6 +151,7 @@ impl Attribution {
                 Event::Change(None) => self.changes = None,
                 Event::ScopeRequest(request) => self.dialled(request),
                 Event::Taking(Some(taking)) => self.waiting.push_back(taking),
+                Event::Lane(change) => self.lane(change),
                 Event::Due => self.name_next().await?,
                 Event::Refresh => self.refresh(),
                 // Who asks for a stop before anything was listed gets no names, and the collectors keep everything.
@@ -163,13 +170,14 @@ impl Attribution {
     async fn next_event(&mut self, inputs: &mut Inputs, refresh: &mut tokio::time::Interval) -> Event {
         let synced = self.is_synced();
         let due = self.waiting.front().map(|taking| self.due_in(taking));
-        let Inputs { takings, scope_requests, stop } = inputs;
+        let Inputs { takings, scope_requests, lanes, stop } = inputs;
         tokio::select! {
             change = next_change(&mut self.changes) => Event::Change(change),
             Some(request) = scope_requests.recv() => Event::ScopeRequest(request),
             () = stop.cancelled(), if !synced => Event::Stop,
             () = tokio::time::sleep(due.unwrap_or_default()), if due.is_some() => Event::Due,
             taking = takings.recv(), if synced && self.waiting.len() < WAITING_MAX => Event::Taking(taking),
+            Some(change) = lanes.recv() => Event::Lane(change),
             _ = refresh.tick() => Event::Refresh,
         }
     }
@@ -264,11 +272,22 @@ impl Attribution {
         self.knowledge.as_ref().map_or_else(|| UnixNanos(unix_nanos()), Knowledge::reaches)
     }
 
+    /// Between two batches, so that a sink has all of those after its place or none.
+    fn lane(&mut self, change: LaneChange) {
+        match change {
+            LaneChange::Join(lane) => {
+                lane.accepted.send_replace(self.position);
+                self.lanes.push(lane);
+            }
+            LaneChange::Leave(sink) => self.lanes.retain(|lane| lane.sink != sink),
+        }
+    }
+
     async fn name_next(&mut self) -> Result<(), SinkGone> {
         let Some(Taking { hello, batch, taken }) = self.waiting.pop_front() else { return Ok(()) };
-        let mut places = Vec::with_capacity(self.sinks.len());
-        for sink in &self.sinks {
-            places.push(sink.reserve().await.map_err(|_| SinkGone)?);
+        let mut places = Vec::with_capacity(self.lanes.len());
+        for lane in &self.lanes {
+            places.push(lane.batches.reserve().await.map_err(|_| SinkGone)?);
         }
         self.position = Position(self.position.0 + 1);
         let grouping = if hello.flags.group_public_ips { Grouping::Public } else { Grouping::None };

@@ -25,6 +25,9 @@ pub(crate) enum Command {
     Run(Box<Options>),
     /// Read the configuration, say what is wrong with it, and exit.
     Check(Box<Options>),
+    /// Print every flag and every key of the configuration as Markdown, and exit.
+    #[command(hide = true)]
+    Reference,
 }
 
 #[derive(Debug, Args)]
@@ -74,12 +77,13 @@ pub(crate) struct Options {
 
 impl Config {
     pub(crate) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
-        Self::try_parse_from(normalise(arguments, &["run", "check", "help"], &[]))
+        Self::try_parse_from(normalise(arguments, &["run", "check", "reference", "help"], &[]))
     }
 
     pub(crate) fn log_level(&self) -> Level {
         match &self.command {
             Command::Run(options) | Command::Check(options) => options.log_level,
+            Command::Reference => Level::INFO,
         }
     }
 }

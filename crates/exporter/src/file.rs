@@ -76,39 +76,47 @@ pub(crate) enum UnknownKeys {
     Refuse,
 }
 
-/// Reads and validates. Without a path the default one is read when it is there.
-pub(crate) fn load(
-    path: Option<&Path>,
+/// A file as it was read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Source {
+    pub(crate) path: PathBuf,
+    text: String,
+}
+
+/// Reads the file. Without a path the default one is read when it is there.
+pub(crate) fn read(path: Option<&Path>) -> Result<Source, FileError> {
+    let is_default = path.is_none();
+    let path = path.unwrap_or(Path::new(DEFAULT_PATH)).to_owned();
+    match fs::read_to_string(&path) {
+        Ok(text) => Ok(Source { path, text }),
+        Err(error) if is_default && error.kind() == io::ErrorKind::NotFound => {
+            Ok(Source { path, text: String::new() })
+        }
+        Err(source) => Err(FileError::Read { path, source }),
+    }
+}
+
+/// What a file says, validated.
+pub(crate) fn understand(
+    source: &Source,
     unknown: UnknownKeys,
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Settings, FileError> {
-    let text = match path {
-        Some(path) => read(path)?,
-        None => match fs::read_to_string(DEFAULT_PATH) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-            Err(source) => return Err(FileError::Read { path: DEFAULT_PATH.into(), source }),
-        },
-    };
-    let path = path.unwrap_or(Path::new(DEFAULT_PATH));
+    let Source { path, text } = source;
     let file = if text.trim().is_empty() {
         File::default()
     } else {
-        serde_saphyr::from_str(&text)
-            .map_err(|error| FileError::Shape { path: path.to_owned(), source: Box::new(error) })?
+        serde_saphyr::from_str(text)
+            .map_err(|error| FileError::Shape { path: path.clone(), source: Box::new(error) })?
     };
-    let keys = unknown_keys(&text);
+    let keys = unknown_keys(text);
     if unknown == UnknownKeys::Refuse && !keys.is_empty() {
-        return Err(FileError::UnknownKeys { path: path.to_owned(), keys });
+        return Err(FileError::UnknownKeys { path: path.clone(), keys });
     }
     for key in keys {
         warn!(path = %path.display(), "{key}; passed over");
     }
     validate(file, environment)
-}
-
-fn read(path: &Path) -> Result<String, FileError> {
-    fs::read_to_string(path).map_err(|source| FileError::Read { path: path.to_owned(), source })
 }
 
 fn validate(file: File, environment: &dyn Fn(&str) -> Option<String>) -> Result<Settings, FileError> {

@@ -5,19 +5,35 @@
 
 use std::fmt;
 
-use egressd_sink::{HTTP_KEYS, REMOTE_WRITE_KEYS, SINK_KEYS};
+use egressd_sink::{HTTP_KEYS, Key, REMOTE_WRITE_KEYS, SINK_KEYS};
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
 
 /// The keys at the top.
-pub(crate) const FILE_KEYS: &[&str] = &[
-    "exportInterval",
-    "sinks",
-    "podNamespace",
-    "podIP",
-    "collectorsConcurrentFetchCount",
-    "collectorFetchTimeout",
+pub(crate) const FILE_KEYS: &[Key] = &[
+    Key {
+        name: "exportInterval",
+        default: "15s, http 60s",
+        meaning: "Time between two pushes of each sink. The variable `EXPORT_INTERVAL` goes before it.",
+    },
+    Key {
+        name: "sinks",
+        default: "none",
+        meaning: "Where to write: a map of names of your own, each with one kind.",
+    },
+    Key { name: "podNamespace", default: "none", meaning: "Of the original; means nothing here." },
+    Key { name: "podIP", default: "none", meaning: "Of the original; means nothing here." },
+    Key {
+        name: "collectorsConcurrentFetchCount",
+        default: "none",
+        meaning: "Of the original, which fetched from collectors; means nothing here and is warned about.",
+    },
+    Key {
+        name: "collectorFetchTimeout",
+        default: "none",
+        meaning: "Of the original, which fetched from collectors; means nothing here and is warned about.",
+    },
 ];
 
 /// How alike two keys are, from 0 to 1, for one to be proposed in place of the other.
@@ -45,7 +61,7 @@ impl fmt::Display for UnknownKey {
 #[derive(Clone, Copy)]
 enum Shape {
     /// These keys.
-    Keys(&'static [&'static str], fn(&str) -> Self),
+    Keys(&'static [Key], fn(&str) -> Self),
     /// Names of the operator's own, all of one shape.
     Names(&'static Self),
     /// Anything.
@@ -75,7 +91,7 @@ fn collect(tree: &Tree, shape: Shape, path: &str, found: &mut Vec<UnknownKey>) {
         match shape {
             Shape::Any => {}
             Shape::Names(shape) => collect(below, *shape, &path, found),
-            Shape::Keys(known, _) if !known.contains(&key.value.as_str()) => {
+            Shape::Keys(known, _) if known.iter().all(|known| known.name != key.value) => {
                 found.push(UnknownKey {
                     path,
                     line: key.defined.line(),
@@ -87,11 +103,12 @@ fn collect(tree: &Tree, shape: Shape, path: &str, found: &mut Vec<UnknownKey>) {
     }
 }
 
-fn nearest(key: &str, known: &'static [&'static str]) -> Option<&'static str> {
+fn nearest(key: &str, known: &'static [Key]) -> Option<&'static str> {
     let likeness = |candidate: &str| {
         strsim::normalized_damerau_levenshtein(&key.to_lowercase(), &candidate.to_lowercase())
     };
-    let best = known.iter().max_by(|one, other| likeness(one).total_cmp(&likeness(other)))?;
+    let best =
+        known.iter().map(|key| key.name).max_by(|one, other| likeness(one).total_cmp(&likeness(other)))?;
     (likeness(best) >= LIKENESS_MIN).then_some(best)
 }
 
@@ -198,7 +215,7 @@ podIP: 1
         ] {
             for key in keys {
                 // A list is the wrong type for each of them, and no complaint about a key that is passed over.
-                assert!(!parse(&format!("{key}: [[1]]")), "{key}");
+                assert!(!parse(&format!("{}: [[1]]", key.name)), "{}", key.name);
             }
         }
     }

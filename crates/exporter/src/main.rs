@@ -7,11 +7,15 @@ mod file;
 mod keys;
 mod metrics;
 mod nodes;
+mod reference;
+mod reload;
+mod sinks;
 mod wire;
 
 use std::env;
 use std::process::ExitCode;
 
+use clap::CommandFactory as _;
 use egressd_service::{args, lifecycle, telemetry};
 use tracing::{error, info};
 
@@ -27,6 +31,7 @@ fn main() -> ExitCode {
     let (options, is_check) = match config.command {
         Command::Run(options) => (options, false),
         Command::Check(options) => (options, true),
+        Command::Reference => return args::print(&reference::markdown(&Config::command())),
     };
     let unknown_keys = if is_check { UnknownKeys::Refuse } else { UnknownKeys::Warn };
     let loaded = match load(&options, unknown_keys) {
@@ -46,6 +51,7 @@ fn main() -> ExitCode {
 /// Everything that is read before anything starts.
 struct Loaded {
     file: file::Settings,
+    source: file::Source,
     /// `None`: the Kubernetes API is asked.
     inventory: Option<egressd_enrich::Index>,
 }
@@ -55,7 +61,8 @@ fn load(options: &config::Options, unknown: UnknownKeys) -> anyhow::Result<Loade
         .install_default()
         .map_err(|_| anyhow::anyhow!("another TLS provider is installed already"))?;
     let environment = |name: &str| env::var(name).ok();
-    let file = file::load(options.config_path.as_deref(), unknown, &environment)?;
+    let source = file::read(options.config_path.as_deref())?;
+    let file = file::understand(&source, unknown, &environment)?;
     let inventory = options.inventory.as_deref().map(egressd_enrich::inventory::load).transpose()?;
-    Ok(Loaded { file, inventory: inventory.map(egressd_enrich::inventory::Inventory::into_index) })
+    Ok(Loaded { file, source, inventory: inventory.map(egressd_enrich::inventory::Inventory::into_index) })
 }

@@ -4,7 +4,7 @@ use egressd_delivery::roster::Roster;
 use egressd_enrich::Index;
 use egressd_enrich::kubernetes::{Knowledge, WatchCounts};
 use egressd_flow::{AttributedBatch, Counter as Traffic, Unattributed};
-use egressd_service::figures::{Figures, ReasonLabel};
+use egressd_service::figures::{Figures, ReasonLabel, set};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
@@ -57,6 +57,34 @@ impl EnrichMetrics {
     pub(crate) fn cluster(&self, index: &Index) {
         self.nodes.set(i64::try_from(index.nodes()).unwrap_or(i64::MAX));
         self.pods.set(i64::try_from(index.pods()).unwrap_or(i64::MAX));
+    }
+}
+
+/// Which configuration is in use.
+#[derive(Debug, Default)]
+pub(crate) struct ConfigMetrics {
+    loaded: Gauge,
+    pub(crate) failed: Gauge,
+}
+
+impl ConfigMetrics {
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        registry.register(
+            "egressd_exporter_config_loaded_seconds",
+            "When the configuration in use was loaded, in Unix time",
+            metrics.loaded.clone(),
+        );
+        registry.register(
+            "egressd_exporter_config_reload_failed",
+            "1 while the configuration file says something that cannot be used",
+            metrics.failed.clone(),
+        );
+        metrics
+    }
+
+    pub(crate) fn loaded(&self, unix_nanos: u64) {
+        set(&self.loaded, unix_nanos / 1_000_000_000);
     }
 }
 

@@ -1,7 +1,6 @@
 //! The exporter's parts, from the far end back: sinks, what feeds them, last the streams.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -15,26 +14,29 @@ use egressd_delivery::roster::Roster;
 use egressd_delivery::serve::{Desk, serve};
 use egressd_delivery::{LedgerMetrics, random_id};
 use egressd_enrich::kubernetes::{ConnectError, Knowledge, WatchCounts};
-use egressd_flow::{AttributedBatch, Position, UnixNanos};
+use egressd_flow::{Position, UnixNanos};
 use egressd_protocol::limits::MESSAGE_BYTES_MAX;
 use egressd_protocol::{Settings, SpoolId};
 use egressd_service::admin::{self, Admin};
 use egressd_service::clock::unix_nanos;
 use egressd_service::lifecycle::Tasks;
-use egressd_sink::{FLOWS_MAX, Scrape, Sink, SinkMetrics, system_clock};
+use egressd_sink::{FLOWS_MAX, Scrape, SinkMetrics, system_clock};
 use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, watch};
 use tracing::info;
 
 use crate::attribute::{Attribution, Cluster, Inputs, Naming};
 use crate::config::Options;
-use crate::metrics::{EnrichMetrics, NodeMetrics, WatchMetrics};
-use crate::{Loaded, deliver, nodes};
+use crate::deliver::Party;
+use crate::metrics::{ConfigMetrics, EnrichMetrics, NodeMetrics, WatchMetrics};
+use crate::reload::Reload;
+use crate::sinks::{BATCHES_QUEUE, Lane, LaneChange, Sinks};
+use crate::{Loaded, deliver, nodes, sinks};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Batches on their way to the ledger's next stage, and to each sink.
-const BATCHES_QUEUE: usize = 16;
+/// Sinks that come or go, on their way to those who have to know.
+const LANE_CHANGES_QUEUE: usize = 16;
 /// Collectors that dialled and wait for their scope.
 const SCOPE_REQUESTS_QUEUE: usize = 64;
 /// Changes of the cluster on their way to its index.
@@ -64,18 +66,31 @@ pub(crate) async fn wire(options: Box<Options>, loaded: Loaded, mut tasks: Tasks
     let grpc = admin::bind(options.grpc_listen_port).await?;
     let http = admin::bind(options.http_listen_port).await?;
 
-    let mut fan = Fan::default();
-    let sink_metrics = SinkMetrics::register(&mut registry);
-    let scrape = Scrape::new(&sink_metrics);
-    fan.add_scrape(&scrape, &mut tasks);
-    for config in loaded.file.sinks {
-        fan.add(Sink::new(config, &sink_metrics, system_clock())?, &mut tasks);
-    }
-
     let roster = Roster::default();
     NodeMetrics::register(&mut registry, roster.clone());
+    let (parties, parties_out) = mpsc::channel(LANE_CHANGES_QUEUE);
     let (delivered, delivered_out) = watch::channel(Position::default());
-    tasks.spawn("deliver", deliver::deliver(fan.accepted, delivered));
+    tasks.spawn("deliver", deliver::deliver(parties_out, delivered));
+    let sink_metrics = SinkMetrics::register(&mut registry);
+    let scrape = Scrape::new(&sink_metrics);
+    let mut lanes = vec![add_scrape(&scrape, &parties, &mut tasks).await];
+    let mut sinks = Sinks::new(sink_metrics, parties, tasks.abandon.clone());
+    for change in sinks.become_those_of(loaded.file.sinks).await? {
+        match change {
+            LaneChange::Join(lane) => lanes.push(lane),
+            LaneChange::Leave(_) => {}
+        }
+    }
+    let (lane_changes, lane_changes_out) = mpsc::channel(LANE_CHANGES_QUEUE);
+    let reload = Reload {
+        path: options.config_path,
+        applied: loaded.source,
+        sinks,
+        lanes: lane_changes,
+        metrics: ConfigMetrics::register(&mut registry),
+    };
+    tasks.spawn("sinks", reload.run(tasks.stop.clone()));
+
     let (intake, takings) = mpsc::channel(BATCHES_QUEUE);
     let (scopes, scope_requests) = mpsc::channel(SCOPE_REQUESTS_QUEUE);
     let cluster = match loaded.inventory {
@@ -89,12 +104,12 @@ pub(crate) async fn wire(options: Box<Options>, loaded: Loaded, mut tasks: Tasks
             patience: WATCH_PATIENCE,
             host_network: options.host_network_pods,
         },
-        fan.batches,
+        lanes,
         EnrichMetrics::register(&mut registry),
         roster.clone(),
         admin.part("cluster"),
     );
-    let inputs = Inputs { takings, scope_requests, stop: tasks.stop.clone() };
+    let inputs = Inputs { takings, scope_requests, lanes: lane_changes_out, stop: tasks.stop.clone() };
     tasks.spawn("attribution", attribution.run(inputs));
 
     let desk = Desk {
@@ -134,40 +149,15 @@ async fn kubernetes(
     Ok(Cluster::Kubernetes(changes_out, knowledge))
 }
 
-/// The sinks' queues and how far each got.
-#[derive(Default)]
-struct Fan {
-    batches: Vec<mpsc::Sender<Arc<AttributedBatch>>>,
-    accepted: Vec<watch::Receiver<Position>>,
-}
-
-impl Fan {
-    fn lane(&mut self) -> (mpsc::Receiver<Arc<AttributedBatch>>, watch::Sender<Position>) {
-        let (batches, queue) = mpsc::channel(BATCHES_QUEUE);
-        let (accepted, reached) = watch::channel(Position::default());
-        self.batches.push(batches);
-        self.accepted.push(reached);
-        (queue, accepted)
-    }
-
-    fn add_scrape(&mut self, scrape: &Scrape, tasks: &mut Tasks) {
-        let (queue, accepted) = self.lane();
-        let scrape = scrape.clone();
-        tasks.spawn("scrape", async move {
-            scrape.collect(queue, accepted, system_clock()).await;
-            anyhow::Ok(())
-        });
-    }
-
-    fn add(&mut self, sink: Sink, tasks: &mut Tasks) {
-        let (queue, accepted) = self.lane();
-        let abandon = tasks.abandon.clone();
-        tasks.spawn("sink", async move {
-            // What it had to leave it has said itself.
-            let _said = egressd_sink::run(sink, queue, accepted, abandon).await;
-            anyhow::Ok(())
-        });
-    }
+/// The page of totals takes batches as sinks do.
+async fn add_scrape(scrape: &Scrape, parties: &mpsc::Sender<Party>, tasks: &mut Tasks) -> Lane {
+    let (lane, end) = sinks::lane(egressd_sink::SCRAPE, parties).await;
+    let scrape = scrape.clone();
+    tasks.spawn("scrape", async move {
+        scrape.collect(end.batches, end.accepted, system_clock()).await;
+        anyhow::Ok(())
+    });
+    lane
 }
 
 /// The totals as anybody may scrape them.

@@ -8,6 +8,9 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 use std::{fs, thread};
 
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+
 const POLL: Duration = Duration::from_millis(10);
 const POLLS_MAX: usize = 2_000;
 const INVENTORY: &str = "nodes: [{ name: node-a, addresses: [172.18.0.2] }]\npods: []\n";
@@ -39,14 +42,23 @@ fn get(port: u16, path: &str) -> Option<String> {
 
 #[track_caller]
 fn until_ready(port: u16, child: &mut Child) {
+    until(port, child, "/readyz", |answer| answer.starts_with("HTTP/1.1 200"));
+}
+
+#[track_caller]
+fn until(port: u16, child: &mut Child, path: &str, holds: impl Fn(&str) -> bool) {
     for _ in 0..POLLS_MAX {
-        if get(port, "/readyz").is_some_and(|answer| answer.starts_with("HTTP/1.1 200")) {
+        if get(port, path).is_some_and(|answer| holds(&answer)) {
             return;
         }
         assert!(child.try_wait().unwrap().is_none(), "it ended");
         thread::sleep(POLL);
     }
-    panic!("not ready after {POLLS_MAX} polls");
+    panic!("{path} is not as expected after {POLLS_MAX} polls: {:?}", get(port, path));
+}
+
+fn signal(child: &Child, signal: Signal) {
+    nix::sys::signal::kill(Pid::from_raw(child.id().try_into().unwrap()), signal).unwrap();
 }
 
 /// Goal: `check` accepts what can be used, and names everything that cannot, with the exit code of a usage error.
@@ -111,7 +123,45 @@ fn it_starts_answers_and_stops() {
     assert_eq!(second.status.code(), Some(1));
     assert!(said(&second).contains("cannot listen on"), "{}", said(&second));
 
-    let pid = nix::unistd::Pid::from_raw(child.id().try_into().unwrap());
-    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM).unwrap();
+    signal(&child, Signal::SIGTERM);
     assert!(child.wait().unwrap().success());
+}
+
+/// Goal: a configuration that changes is followed while it runs; one that cannot be used changes nothing and says why.
+#[test]
+fn a_changed_configuration_is_followed() {
+    let sink = |name: &str, path: &str| {
+        format!("  {name}: {{ prom_remote_write: {{ url: 'http://127.0.0.1:1/{path}' }} }}\n")
+    };
+    let directory = tempfile::tempdir().unwrap();
+    let http = free_port();
+    let mut start = exporter(&directory, "run", &format!("sinks:\n{}", sink("stays", "old")), INVENTORY);
+    start.args(["--grpc-listen-port", &free_port().to_string(), "--http-listen-port", &http.to_string()]);
+    let mut child = start.stderr(Stdio::piped()).spawn().unwrap();
+    until_ready(http, &mut child);
+    let has = |page: &str, sample: &str| page.lines().any(|line| line == sample);
+    let (failed, used) =
+        ("egressd_exporter_config_reload_failed 1", "egressd_exporter_config_reload_failed 0");
+    for (text, expected, label) in [
+        ("sinks: { wrong: {} }".to_owned(), failed, "stays"),
+        (format!("sinks:\n{}{}", sink("stays", "new"), sink("joins", "")), used, "joins"),
+        ("sinks: { stays: { http: { url: 'http://127.0.0.1:1/' } } }".to_owned(), failed, "joins"),
+    ] {
+        fs::write(directory.path().join("config"), text).unwrap();
+        signal(&child, Signal::SIGHUP);
+        let label = format!("sink=\"{label}\"");
+        until(http, &mut child, "/metrics", |page| has(page, expected) && page.contains(&label));
+    }
+
+    signal(&child, Signal::SIGTERM);
+    let said = said(&child.wait_with_output().unwrap());
+    for words in [
+        "the changed configuration cannot be used; the one before stays",
+        "sink \"wrong\": has no kind, write http or prom_remote_write",
+        "pushing by new settings",
+        "sink \"stays\" changed its kind: give it another name",
+    ] {
+        let said = said.replace("\\\"", "\"");
+        assert!(said.contains(words), "{words}: {said}");
+    }
 }

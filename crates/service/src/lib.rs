@@ -9,4 +9,5 @@ pub mod clock;
 pub mod duration;
 pub mod figures;
 pub mod lifecycle;
+pub mod reference;
 pub mod telemetry;

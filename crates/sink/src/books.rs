@@ -17,11 +17,14 @@ pub enum Reason {
     flows_full,
     /// The batch's position was applied before.
     repeated,
+    /// The sink was taken out of the configuration, and its destination did not accept what it held in time.
+    removed,
 }
 
 impl Reason {
     /// Every reason there is.
-    pub const ALL: [Self; 4] = [Self::not_asked, Self::undirected, Self::flows_full, Self::repeated];
+    pub const ALL: [Self; 5] =
+        [Self::not_asked, Self::undirected, Self::flows_full, Self::repeated, Self::removed];
 }
 
 /// What applying one batch did.

@@ -64,6 +64,12 @@ impl Endpoint {
         Ok(Self { client: client()?, method, url, headers, timeout })
     }
 
+    /// Where requests go, for tests that stand in for the network.
+    #[cfg(test)]
+    pub(crate) fn url(&self) -> &Url {
+        self.url.expose()
+    }
+
     /// Sends one request. `now` is what a date in `Retry-After` is measured from.
     pub(crate) fn send(&self, body: Bytes, now: UnixNanos) -> impl Future<Output = Answer> + Send + use<> {
         let request = self

@@ -29,13 +29,6 @@ const HTTP_INTERVAL: Duration = Duration::from_secs(60);
 /// One attempt from connect to answer; Prometheus' own default for remote write and the cost API's documented one.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The keys of a sink: its kind.
-pub const SINK_KEYS: &[&str] = &["http", "prom_remote_write"];
-/// The keys of `http`.
-pub const HTTP_KEYS: &[&str] = &["url", "method", "compression", "encoding", "timeout", "headers"];
-/// The keys of `prom_remote_write`.
-pub const REMOTE_WRITE_KEYS: &[&str] = &["url", "headers", "labels", "sendReceivedBytesMetric"];
-
 /// A sink as the configuration file has it. Exactly one kind must be there.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
@@ -111,7 +104,7 @@ impl fmt::Debug for RawRemoteWrite {
 }
 
 /// One sink, validated.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SinkConfig {
     /// Its name in the configuration; the label `sink` of its metrics.
     pub name: String,
@@ -122,7 +115,7 @@ pub struct SinkConfig {
 }
 
 /// A destination.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// The cost API.
     Http(HttpSettings),
@@ -131,7 +124,7 @@ pub enum Kind {
 }
 
 /// The cost API's settings.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HttpSettings {
     /// `http` or `https`, with a host; may hold credentials.
     pub url: Secret<Url>,
@@ -146,7 +139,7 @@ pub struct HttpSettings {
 }
 
 /// A remote write receiver's settings.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemoteWriteSettings {
     /// `http` or `https`, with a host; may hold credentials.
     pub url: Secret<Url>,
@@ -267,7 +260,7 @@ impl SinkConfig {
         variable: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, SinkError> {
         let mut check = Check { variable, problems: Vec::new() };
-        if name == scrape::NAME {
+        if name == scrape::SCRAPE {
             check.problems.push(Problem::NameReserved);
         }
         if export_interval.is_some_and(|interval| interval.is_zero()) {

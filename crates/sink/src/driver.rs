@@ -57,6 +57,8 @@ pub(crate) struct Settled {
 
 /// The machine of a destination: pure, told the time.
 pub(crate) trait Destination {
+    /// Goes on by new settings of its own kind, between two requests.
+    fn reconfigure(&mut self, kind: &Kind);
     /// Folds a batch in.
     fn apply(&mut self, batch: &AttributedBatch, now: UnixNanos) -> Applied;
     /// Begins to push what was applied by now, unless that is going on.
@@ -91,29 +93,15 @@ pub struct Report {
     pub held_flows: u64,
 }
 
-/// A destination that is pushed to, ready to run.
-pub struct Sink {
+/// Settings, and the endpoint that they make.
+#[derive(Clone, Debug)]
+pub(crate) struct Prepared {
     config: SinkConfig,
     endpoint: Endpoint,
-    metrics: OneSink,
-    clock: Clock,
 }
 
-impl fmt::Debug for Sink {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Sink").field("config", &self.config).finish_non_exhaustive()
-    }
-}
-
-impl Sink {
-    /// Prepares a sink; nothing is connected yet.
-    ///
-    /// # Errors
-    /// When there is no usable certificate store.
-    ///
-    /// # Panics
-    /// When the process has installed no default TLS provider (`rustls::crypto`).
-    pub fn new(config: SinkConfig, metrics: &SinkMetrics, clock: Clock) -> Result<Self, ClientError> {
+impl Prepared {
+    pub(crate) fn new(config: SinkConfig) -> Result<Self, ClientError> {
         let endpoint = match &config.kind {
             Kind::Http(settings) => Endpoint::new(
                 settings.method.clone(),
@@ -128,14 +116,65 @@ impl Sink {
                 settings.timeout,
             ),
         }?;
+        Ok(Self { config, endpoint })
+    }
+}
+
+/// A destination that is pushed to, ready to run.
+pub struct Sink {
+    settings: watch::Receiver<Prepared>,
+    metrics: OneSink,
+    clock: Clock,
+}
+
+/// What changes the settings of a running sink.
+#[derive(Debug)]
+pub struct Controls(watch::Sender<Prepared>);
+
+impl fmt::Debug for Sink {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sink").field("settings", &self.settings.borrow().config).finish_non_exhaustive()
+    }
+}
+
+impl Sink {
+    /// Prepares a sink; nothing is connected yet.
+    ///
+    /// # Errors
+    /// When there is no usable certificate store.
+    ///
+    /// # Panics
+    /// When the process has installed no default TLS provider (`rustls::crypto`).
+    pub fn new(
+        config: SinkConfig,
+        metrics: &SinkMetrics,
+        clock: Clock,
+    ) -> Result<(Self, Controls), ClientError> {
         let metrics = metrics.of(&config.name);
-        Ok(Self { config, endpoint, metrics, clock })
+        let (controls, settings) = watch::channel(Prepared::new(config)?);
+        Ok((Self { settings, metrics, clock }, Controls(controls)))
+    }
+}
+
+impl Controls {
+    /// Has the sink go on by `config`, which must be of the same name and kind, from its next request on. What it
+    /// holds stays; where a remote write sink gets another URL or other labels, its series begin anew from zero with
+    /// what was not accepted under the old ones.
+    ///
+    /// # Errors
+    /// When there is no usable certificate store; nothing changes then.
+    ///
+    /// # Panics
+    /// When the process has installed no default TLS provider (`rustls::crypto`).
+    pub fn change(&self, config: SinkConfig) -> Result<(), ClientError> {
+        self.0.send_replace(Prepared::new(config)?);
+        Ok(())
     }
 }
 
 /// Runs a sink until `batches` is closed and everything is accepted, or `abandon` fires.
 ///
-/// `accepted` is told each position that is reached. When `batches` closes, what is held is pushed at once, whatever
+/// `accepted` is told each position that is reached beyond its own. When `batches` closes, what is held is pushed at once, whatever
 /// the wait was, and then on with the usual retries.
 pub async fn run(
     sink: Sink,
@@ -143,29 +182,25 @@ pub async fn run(
     accepted: watch::Sender<Position>,
     abandon: CancellationToken,
 ) -> Report {
-    let Sink { config, endpoint, metrics, clock } = sink;
-    info!(sink = config.name, origin = config.origin(), interval = ?config.interval, "pushing");
+    let Sink { settings, metrics, clock } = sink;
+    let kind = settings.borrow().config.kind.clone();
     let send = {
         let clock = Arc::clone(&clock);
-        move |body| endpoint.send(body, clock())
+        move |endpoint: &Endpoint, body| endpoint.send(body, clock())
     };
-    let pusher = |name, interval| Pusher::new(name, interval, metrics, clock, accepted);
-    match config.kind {
-        Kind::Http(settings) => {
-            let destination = CostApi::new(&settings);
-            pusher(config.name, config.interval).drive(destination, send, batches, abandon).await
-        }
-        Kind::RemoteWrite(settings) => {
-            let destination = RemoteWrite::new(&settings);
-            pusher(config.name, config.interval).drive(destination, send, batches, abandon).await
-        }
+    let pusher = Pusher::new(settings, metrics, clock, accepted);
+    match kind {
+        Kind::Http(settings) => pusher.drive(CostApi::new(&settings), send, batches, abandon).await,
+        Kind::RemoteWrite(settings) => pusher.drive(RemoteWrite::new(settings), send, batches, abandon).await,
     }
 }
 
 /// The part of the loop that is the same for every destination.
 pub(crate) struct Pusher {
     name: String,
+    settings: watch::Receiver<Prepared>,
     interval: Duration,
+    endpoint: Endpoint,
     metrics: OneSink,
     clock: Clock,
     accepted: watch::Sender<Position>,
@@ -182,15 +217,19 @@ type Attempt<F> = (Instant, Pin<Box<F>>);
 
 impl Pusher {
     pub(crate) fn new(
-        name: String,
-        interval: Duration,
+        mut settings: watch::Receiver<Prepared>,
         metrics: OneSink,
         clock: Clock,
         accepted: watch::Sender<Position>,
     ) -> Self {
+        let Prepared { config, endpoint } = settings.borrow_and_update().clone();
+        info!(sink = config.name, origin = config.origin(), interval = ?config.interval, "pushing");
         Self {
-            name,
-            interval,
+            next_push: Instant::now() + config.interval,
+            name: config.name,
+            settings,
+            interval: config.interval,
+            endpoint,
             metrics,
             clock,
             accepted,
@@ -198,7 +237,6 @@ impl Pusher {
             failures: Complaints::default(),
             losses: Complaints::default(),
             undirected_told: false,
-            next_push: Instant::now() + interval,
         }
     }
 
@@ -212,7 +250,7 @@ impl Pusher {
     ) -> Report
     where
         D: Destination,
-        S: Fn(Bytes) -> F,
+        S: Fn(&Endpoint, Bytes) -> F,
         F: Future<Output = Answer>,
     {
         let mut open = true;
@@ -232,15 +270,30 @@ impl Pusher {
                     attempt = None;
                     due = Instant::now() + self.settle(&mut destination, &answer, begun.elapsed());
                 }
+                Ok(()) = self.settings.changed(), if attempt.is_none() => {
+                    self.take_up(&mut destination);
+                    due = Instant::now();
+                }
                 () = sleep_until(due), if attempt.is_none() => {
                     match self.request(&mut destination) {
-                        Some(body) => attempt = Some((Instant::now(), Box::pin(send(body)))),
+                        Some(body) => attempt = Some((Instant::now(), Box::pin(send(&self.endpoint, body)))),
                         None => due = if open { self.next_push } else { Instant::now() },
                     }
                 }
             }
         }
         self.report(&destination)
+    }
+
+    /// Goes on by new settings, at once and without a wait that the old ones caused.
+    fn take_up<D: Destination>(&mut self, destination: &mut D) {
+        let Prepared { config, endpoint } = self.settings.borrow_and_update().clone();
+        info!(sink = config.name, origin = config.origin(), interval = ?config.interval, "pushing by new settings");
+        destination.reconfigure(&config.kind);
+        self.interval = config.interval;
+        self.endpoint = endpoint;
+        self.retry = Retry::new();
+        self.next_push = Instant::now();
     }
 
     fn apply<D: Destination>(&mut self, destination: &mut D, batch: &AttributedBatch) {
@@ -271,7 +324,12 @@ impl Pusher {
         if body.is_none() {
             // A push that took longer than the interval is followed by the next at once, not by those it delayed.
             self.next_push = (self.next_push + self.interval).max(now);
-            self.accepted.send_replace(destination.accepted());
+            let reached = destination.accepted();
+            self.accepted.send_if_modified(|known| {
+                let is_news = reached > *known;
+                *known = reached.max(*known);
+                is_news
+            });
             self.metrics.levels(destination.held(), destination.flows());
         }
         body

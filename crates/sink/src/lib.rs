@@ -25,6 +25,7 @@ mod books;
 mod client;
 mod config;
 mod driver;
+mod keys;
 mod metrics;
 mod retry;
 mod scrape;
@@ -36,11 +37,12 @@ mod tests;
 pub use books::Reason;
 pub use client::ClientError;
 pub use config::{
-    HTTP_KEYS, HttpSettings, Kind, Problem, RawHttp, RawRemoteWrite, RawSink, RemoteWriteSettings,
+    HttpSettings, Kind, Problem, RawHttp, RawRemoteWrite, RawSink, RemoteWriteSettings, SinkConfig,
+    SinkError, expand,
 };
-pub use config::{REMOTE_WRITE_KEYS, SINK_KEYS, SinkConfig, SinkError, expand};
-pub use driver::{Clock, Report, Sink, run, system_clock};
+pub use driver::{Clock, Controls, Report, Sink, run, system_clock};
+pub use keys::{HTTP_KEYS, Key, REMOTE_WRITE_KEYS, SINK_KEYS};
 pub use metrics::SinkMetrics;
-pub use scrape::Scrape;
+pub use scrape::{SCRAPE, Scrape};
 pub use secret::Secret;
 pub use table::FLOWS_MAX;

@@ -147,6 +147,15 @@ impl SinkMetrics {
         registry.register(full("push_seconds"), help, self.push_seconds.clone());
     }
 
+    /// A sink that was taken out of the configuration has ended; `left` is what its [`Report`](crate::Report) holds.
+    pub fn removed(&self, sink: &str, left: Traffic) {
+        let mut last = Applied::default();
+        last.discard(Reason::removed, left);
+        let metrics = self.of(sink);
+        metrics.applied(&last);
+        metrics.levels(Traffic::default(), 0);
+    }
+
     /// The metrics of one sink.
     pub(crate) fn of(&self, sink: &str) -> OneSink {
         let by_sink = BySink { sink: sink.to_owned() };

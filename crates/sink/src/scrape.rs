@@ -28,7 +28,7 @@ use crate::table::{FLOWS_MAX, Fold, Table};
 use crate::totals::{IDLE_MAX, Metric};
 
 /// The value of the label `sink` in its metrics.
-pub(crate) const NAME: &str = "scrape";
+pub const SCRAPE: &str = "scrape";
 
 /// Flows rendered under one lock.
 const STEP: usize = 4_096;
@@ -73,7 +73,7 @@ impl Scrape {
     fn bounded(metrics: &SinkMetrics, flows_max: usize) -> Self {
         let state =
             State { table: Table::new(flows_max), applied: Position::default(), swept: UnixNanos::default() };
-        Self { state: Arc::new(Mutex::new(state)), metrics: metrics.of(NAME) }
+        Self { state: Arc::new(Mutex::new(state)), metrics: metrics.of(SCRAPE) }
     }
 
     /// Folds batches in until their channel closes, and accepts each at once.

@@ -115,6 +115,13 @@ impl Total {
         self.sum.growth(self.accepted).expect("an accepted total is an earlier value of the same sum")
     }
 
+    /// From zero, with what was not accepted.
+    fn begin_anew(&mut self) {
+        let sum = self.unaccepted();
+        let stage = if sum.is_zero() { Stage::Absent } else { Stage::New };
+        *self = Self { sum, accepted: Counter::default(), grown: self.grown, stage };
+    }
+
     fn sample(&self, phase: Phase, now: UnixNanos) -> Option<Figure> {
         match (phase, self.stage) {
             (Phase::Zeros, Stage::New) => Some(Figure::Zero),
@@ -142,9 +149,7 @@ impl Total {
             }
             Figure::Stale(_) => {
                 // Growth that came while the marker was under way begins the series anew.
-                let returned = self.unaccepted();
-                let stage = if returned.is_zero() { Stage::Absent } else { Stage::New };
-                *self = Self { sum: returned, accepted: Counter::default(), grown: self.grown, stage };
+                self.begin_anew();
                 Counter::default()
             }
         }
@@ -263,6 +268,27 @@ impl Totals {
             if !growth.is_zero() {
                 total.grow(growth, now);
             }
+        }
+    }
+
+    /// From now on received bytes are exported, or are not; what is held stays.
+    pub(crate) fn ask_received(&mut self, asked: bool) {
+        self.received_asked = asked;
+    }
+
+    /// Begins every series anew, with what was not accepted: for a destination that has none of them. A cycle that is
+    /// running sweeps everything again.
+    pub(crate) fn begin_anew(&mut self) {
+        for slot in 0..self.table.end() {
+            let Some(FlowTotals(totals)) = self.table.value_mut(slot) else { continue };
+            totals.iter_mut().for_each(Total::begin_anew);
+            if totals.iter().all(|total| total.stage == Stage::Absent) {
+                self.table.remove(slot);
+            }
+        }
+        self.chunk.samples.clear();
+        if let Some(cycle) = &mut self.cycle {
+            *cycle = Cycle { phase: Phase::Zeros, next: 0, ..*cycle };
         }
     }
 

@@ -1,11 +1,13 @@
 //! What collectors are told and what batches are named, in the order in which the cluster becomes known.
 
 use egressd_enrich::{Node, Pod, PodUid};
-use egressd_flow::{Batch, Counter, Epoch, IpProtocol, Record, Sequence, Span, TopologyZone, Traffic};
+use egressd_flow::{
+    AttributedBatch, Batch, Counter, Epoch, IpProtocol, Record, Sequence, Span, TopologyZone, Traffic,
+};
 use egressd_protocol::{CollectorFlags, Hello, Source};
 use egressd_service::admin::Admin;
 use prometheus_client::registry::Registry;
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -41,11 +43,17 @@ fn nodes() -> Change {
     }])
 }
 
+fn lane(sink: &str, batches: mpsc::Sender<Arc<AttributedBatch>>) -> (Lane, watch::Receiver<Position>) {
+    let (accepted, reached) = watch::channel(Position(u64::MAX));
+    (Lane { sink: sink.to_owned(), batches, accepted }, reached)
+}
+
 /// An attribution under test, and everything around it.
 struct Bench {
     changes: mpsc::Sender<Change>,
     takings: mpsc::Sender<Taking>,
     requests: mpsc::Sender<ScopeRequest>,
+    lanes: mpsc::Sender<LaneChange>,
     stop: CancellationToken,
     attributed: mpsc::Receiver<Arc<AttributedBatch>>,
     running: JoinHandle<Result<(), SinkGone>>,
@@ -65,14 +73,15 @@ impl Bench {
         let attribution = Attribution::new(
             Cluster::Kubernetes(changes_out, Knowledge::default()),
             naming,
-            vec![sink],
+            vec![lane("first", sink).0],
             EnrichMetrics::register(&mut Registry::default()),
             Roster::default(),
             Admin::default().part("cluster"),
         );
-        let inputs = Inputs { takings: takings_out, scope_requests, stop: stop.clone() };
+        let (lanes, lanes_out) = mpsc::channel(16);
+        let inputs = Inputs { takings: takings_out, scope_requests, lanes: lanes_out, stop: stop.clone() };
         let running = tokio::spawn(attribution.run(inputs));
-        Self { changes, takings, requests, stop, attributed, running }
+        Self { changes, takings, requests, lanes, stop, attributed, running }
     }
 
     async fn change(&self, change: Change) {
@@ -239,10 +248,33 @@ async fn a_batch_waits_for_the_watch() {
     assert_eq!(taken.await, Ok(Position(1)));
 }
 
+/// Goal: a sink that joins amid the batches is told from where on it has them and gets all of those; one that leaves
+/// sees its queue end.
+#[tokio::test]
+async fn sinks_join_and_leave_between_two_batches() {
+    let mut bench = Bench::start(Duration::ZERO);
+    bench.change(Change::Pods(vec![])).await;
+    bench.change(nodes()).await;
+    assert_eq!(bench.offer("10.0.0.2").await.await, Ok(Position(1)));
+    let (second, mut second_out) = mpsc::channel(16);
+    let (lane, mut from) = lane("second", second);
+    bench.lanes.send(LaneChange::Join(lane)).await.unwrap();
+    timeout(PATIENCE, from.wait_for(|from| *from == Position(1))).await.expect("it is told").unwrap();
+    assert_eq!(bench.offer("10.0.0.2").await.await, Ok(Position(2)));
+    bench.lanes.send(LaneChange::Leave("first".to_owned())).await.unwrap();
+    let mut positions = Vec::new();
+    while let Some(batch) = timeout(PATIENCE, bench.attributed.recv()).await.expect("it ends") {
+        positions.push(batch.position.0);
+    }
+    assert_eq!(bench.offer("10.0.0.2").await.await, Ok(Position(3)));
+    let seconds = [second_out.recv().await, second_out.recv().await].map(|batch| batch.unwrap().position.0);
+    assert_eq!((positions, seconds), (vec![1, 2], [2, 3]));
+}
+
 /// Goal: a stop names what waits and ends; before the cluster is known it takes nothing and ends.
 #[tokio::test]
 async fn a_stop_names_what_waits() {
-    let Bench { changes, takings, stop, mut attributed, running, requests } = {
+    let Bench { changes, takings, stop, mut attributed, running, requests, .. } = {
         let bench = Bench::start(Duration::from_secs(3600));
         bench.change(Change::Pods(vec![])).await;
         bench.change(nodes()).await;

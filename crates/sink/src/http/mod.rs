@@ -17,7 +17,7 @@ use prost::Message;
 use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, USER_AGENT};
 
 use crate::books::Applied;
-use crate::config::HttpSettings;
+use crate::config::{HttpSettings, Kind};
 use crate::driver::{Destination, Settled, Verdict};
 use crate::labels::FlowView;
 use crate::table::FLOWS_MAX;
@@ -67,6 +67,13 @@ impl CostApi {
 }
 
 impl Destination for CostApi {
+    /// The current request says the same again, compressed or not.
+    fn reconfigure(&mut self, kind: &Kind) {
+        let Kind::Http(settings) = kind else { return };
+        self.gzip = settings.gzip;
+        self.body = None;
+    }
+
     fn apply(&mut self, batch: &AttributedBatch, _now: UnixNanos) -> Applied {
         self.deltas.apply(batch)
     }

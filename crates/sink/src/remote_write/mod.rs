@@ -12,7 +12,7 @@ use egressd_flow::{AttributedBatch, Counter, Position, UnixNanos};
 use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 
 use crate::books::Applied;
-use crate::config::RemoteWriteSettings;
+use crate::config::{Kind, RemoteWriteSettings};
 use crate::driver::{Destination, Settled, Verdict};
 use crate::table::FLOWS_MAX;
 use crate::totals::Totals;
@@ -42,24 +42,37 @@ pub(crate) fn headers(configured: &HeaderMap) -> HeaderMap {
 /// A receiver of remote write.
 #[derive(Debug)]
 pub(crate) struct RemoteWrite {
+    settings: RemoteWriteSettings,
     totals: Totals,
     encoder: Encoder,
 }
 
 impl RemoteWrite {
-    pub(crate) fn new(settings: &RemoteWriteSettings) -> Self {
+    pub(crate) fn new(settings: RemoteWriteSettings) -> Self {
         Self::bounded(settings, FLOWS_MAX, SAMPLES_MAX)
     }
 
-    pub(crate) fn bounded(settings: &RemoteWriteSettings, flows_max: usize, samples_max: usize) -> Self {
+    pub(crate) fn bounded(settings: RemoteWriteSettings, flows_max: usize, samples_max: usize) -> Self {
         Self {
             totals: Totals::new(flows_max, samples_max, settings.send_received_bytes_metric),
             encoder: Encoder::new(&settings.labels),
+            settings,
         }
     }
 }
 
 impl Destination for RemoteWrite {
+    /// Another URL may be another store, and other labels are other series: neither has what the old one has.
+    fn reconfigure(&mut self, kind: &Kind) {
+        let Kind::RemoteWrite(settings) = kind else { return };
+        if (&settings.url, &settings.labels) != (&self.settings.url, &self.settings.labels) {
+            self.totals.begin_anew();
+            self.encoder = Encoder::new(&settings.labels);
+        }
+        self.totals.ask_received(settings.send_received_bytes_metric);
+        self.settings = settings.clone();
+    }
+
     fn apply(&mut self, batch: &AttributedBatch, now: UnixNanos) -> Applied {
         self.totals.apply(batch, now)
     }

@@ -32,11 +32,22 @@ pub(crate) fn decode(body: &[u8]) -> Vec<String> {
     series.collect()
 }
 
+/// The samples of a whole push at a time in seconds, every request accepted.
+fn push(sink: &mut RemoteWrite, now: u64) -> Vec<String> {
+    let mut series = Vec::new();
+    sink.begin();
+    while let Some(body) = sink.request(seconds(now)) {
+        series.extend(decode(&body));
+        sink.settle(Verdict::Accepted);
+    }
+    series.iter().map(|series| series.rsplit_once(' ').unwrap().1.to_owned()).collect()
+}
+
 /// Goal: names are sorted with the custom labels among them, empty values are left out, and the scratch message
 /// leaks nothing of one series into the next.
 #[test]
 fn series_are_sorted_and_complete() {
-    let mut sink = RemoteWrite::bounded(&settings(&[("Team", "a"), ("env", "prod"), ("none", "")]), 64, 100);
+    let mut sink = RemoteWrite::bounded(settings(&[("Team", "a"), ("env", "prod"), ("none", "")]), 64, 100);
     let lines = [
         "web/app@n1/a 10.0.0.1 > pg/db@n2/b 10.0.1.2 tcp tx=10/1",
         "web/app@n1/a 10.0.0.1 > folded - udp rx=20/2 undirected=30/3",
@@ -69,20 +80,37 @@ fn series_are_sorted_and_complete() {
     );
 }
 
+/// Goal: another place or other labels begin every series from zero with what was not accepted; other headers and
+/// what is asked for do not.
+#[test]
+fn another_place_gets_what_the_old_one_did_not_accept() {
+    let (anew, goes_on) = (vec!["0@30000", "5@30001"], vec!["25@30000"]);
+    let other_url = crate::Secret::new("http://other.example/".parse().unwrap());
+    for (changed, expected) in [
+        (RemoteWriteSettings { url: other_url, ..settings(&[]) }, &anew),
+        (settings(&[("team", "b")]), &anew),
+        (RemoteWriteSettings { timeout: std::time::Duration::from_secs(9), ..settings(&[]) }, &goes_on),
+        (RemoteWriteSettings { send_received_bytes_metric: false, ..settings(&[]) }, &goes_on),
+    ] {
+        let mut sink = RemoteWrite::bounded(settings(&[]), 64, 100);
+        let flow = "web/app@n1/a 10.0.0.1 > folded - udp";
+        sink.apply(&batch(1, &[&format!("{flow} tx=20/2")]), seconds(1));
+        assert_eq!(push(&mut sink, 15), ["0@15000", "20@15001"]);
+        sink.apply(&batch(2, &[&format!("{flow} tx=5/1")]), seconds(16));
+        sink.begin();
+        assert!(sink.request(seconds(17)).is_some(), "a request that is refused");
+        sink.reconfigure(&Kind::RemoteWrite(changed));
+        assert_eq!(&push(&mut sink, 30), expected);
+        assert_eq!((sink.held(), sink.accepted()), (Counter::default(), Position(2)));
+    }
+}
+
 /// Goal: the end of a series is the one NaN that means it, bit by bit.
 #[test]
 fn stale_marker_keeps_its_bits() {
-    let mut sink = RemoteWrite::bounded(&settings(&[]), 64, 100);
+    let mut sink = RemoteWrite::bounded(settings(&[]), 64, 100);
     sink.apply(&batch(1, &["web/app@n1/a 10.0.0.1 > folded - udp tx=20/2"]), seconds(1));
-    let mut bodies = Vec::new();
-    for now in [15, 700] {
-        sink.begin();
-        while let Some(body) = sink.request(seconds(now)) {
-            bodies.extend(decode(&body));
-            sink.settle(Verdict::Accepted);
-        }
-    }
-    let samples: Vec<_> = bodies.iter().map(|series| series.rsplit_once(' ').unwrap().1).collect();
+    let samples = [15, 700].map(|now| push(&mut sink, now)).concat();
     assert_eq!(samples, ["0@15000", "20@15001", "stale@700000"]);
 }
 

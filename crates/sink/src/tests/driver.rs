@@ -12,9 +12,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::client::Answer;
+use crate::client::{Answer, Endpoint};
 use crate::config::{HttpSettings, Kind, SinkConfig};
-use crate::driver::{Clock, Pusher, Report};
+use crate::driver::{Clock, Prepared, Pusher, Report};
 use crate::http::CostApi;
 use crate::metrics::SinkMetrics;
 
@@ -26,10 +26,17 @@ fn clock() -> Clock {
     Arc::new(move || seconds(1).saturating_add(start.elapsed()))
 }
 
+fn config(yaml: &str, interval: Duration) -> SinkConfig {
+    let raw = serde_saphyr::from_str(yaml).unwrap();
+    SinkConfig::new("test", raw, Some(interval), &|_| None).unwrap()
+}
+
+const COST_API: &str = "http: { url: 'http://127.0.0.1/' }";
+
 fn cost_api() -> CostApi {
-    let raw = serde_saphyr::from_str("http: { url: 'http://127.0.0.1/' }").unwrap();
-    let config = SinkConfig::new("test", raw, None, &|_| None).unwrap();
-    let Kind::Http(settings) = config.kind else { panic!("a kind of http") };
+    let Kind::Http(settings) = config(COST_API, Duration::from_secs(1)).kind else {
+        panic!("a kind of http")
+    };
     CostApi::new(&HttpSettings { gzip: false, ..settings })
 }
 
@@ -42,6 +49,7 @@ fn refused(status: u16, retry_after: Option<u64>) -> Answer {
 struct Bench {
     registry: Registry,
     pusher: Pusher,
+    settings: watch::Sender<Prepared>,
     position: watch::Receiver<Position>,
     batches: mpsc::Sender<Arc<AttributedBatch>>,
     received: mpsc::Receiver<Arc<AttributedBatch>>,
@@ -54,9 +62,11 @@ fn bench(interval: Duration) -> Bench {
     let metrics = SinkMetrics::register(&mut registry);
     let (accepted, position) = watch::channel(Position::default());
     let (batches, received) = mpsc::channel(1);
-    let pusher = Pusher::new("test".to_owned(), interval, metrics.of("test"), clock(), accepted);
+    super::push::install_provider();
+    let (settings, receiver) = watch::channel(Prepared::new(config(COST_API, interval)).unwrap());
+    let pusher = Pusher::new(receiver, metrics.of("test"), clock(), accepted);
     let (abandon, begun) = (CancellationToken::new(), Instant::now());
-    Bench { registry, pusher, position, batches, received, abandon, begun }
+    Bench { registry, pusher, settings, position, batches, received, abandon, begun }
 }
 
 /// Sums of a family's samples.
@@ -77,11 +87,11 @@ pub(crate) fn books(registry: &Registry, unit: &str) -> [u64; 4] {
 /// position moves then and the books balance.
 #[tokio::test(start_paused = true)]
 async fn refused_pushes_are_repeated_until_accepted() {
-    let Bench { registry, pusher, mut position, batches, received, abandon, begun } =
+    let Bench { registry, pusher, mut position, batches, received, abandon, begun, .. } =
         bench(Duration::from_secs(60));
     let script = Mutex::new(vec![Answer::Accepted, refused(429, Some(7)), refused(503, None)]);
     let sent: Mutex<Vec<(Duration, Bytes)>> = Mutex::new(Vec::new());
-    let send = |body: Bytes| {
+    let send = |_: &Endpoint, body: Bytes| {
         sent.lock().unwrap().push((begun.elapsed(), body));
         let answer = script.lock().unwrap().pop().unwrap();
         async move { answer }
@@ -113,7 +123,7 @@ async fn batches_are_taken_while_a_push_is_under_way() {
     let Bench { registry, pusher, mut position, batches, received, abandon, .. } =
         bench(Duration::from_secs(60));
     let (begun, answer) = (Notify::new(), Notify::new());
-    let send = |_| async {
+    let send = |_: &Endpoint, _| async {
         begun.notify_one();
         answer.notified().await;
         Answer::Accepted
@@ -145,7 +155,7 @@ async fn closed_channel_is_drained_at_once() {
         batches.send(Arc::new(batch(1, &[RECORD]))).await.unwrap();
         drop(batches);
     };
-    let send = |_| async { Answer::Accepted };
+    let send = |_: &Endpoint, _| async { Answer::Accepted };
     let (report, ()) = tokio::join!(pusher.drive(cost_api(), send, received, abandon), feed);
     assert_eq!(report, Report { applied: Position(1), accepted: Position(1), ..Report::default() });
     assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
@@ -156,7 +166,7 @@ async fn closed_channel_is_drained_at_once() {
 async fn close_during_a_push_is_followed_by_another_at_once() {
     let Bench { pusher, batches, received, abandon, begun, .. } = bench(Duration::from_secs(3600));
     let (sent, answer) = (Notify::new(), Notify::new());
-    let send = |_| async {
+    let send = |_: &Endpoint, _| async {
         sent.notify_one();
         answer.notified().await;
         Answer::Accepted
@@ -180,7 +190,7 @@ async fn close_during_a_push_is_followed_by_another_at_once() {
 async fn abandoned_sink_reports_what_it_holds() {
     let Bench { registry, pusher, batches, received, abandon, position, .. } = bench(Duration::from_secs(1));
     let attempts = Mutex::new(0_u64);
-    let send = |_| {
+    let send = |_: &Endpoint, _| {
         *attempts.lock().unwrap() += 1;
         async { refused(400, None) }
     };
@@ -197,4 +207,35 @@ async fn abandoned_sink_reports_what_it_holds() {
     // Ten minutes of waits of up to thirty seconds.
     let attempts = attempts.into_inner().unwrap();
     assert!((20..200).contains(&attempts), "{attempts}");
+}
+
+/// Goal: new settings end the wait that the old ones caused, and what was held goes to the new place, once.
+#[tokio::test(start_paused = true)]
+async fn new_settings_take_over_what_is_held() {
+    let Bench { registry, pusher, settings, mut position, batches, received, abandon, .. } =
+        bench(Duration::from_secs(1));
+    let accepted: Mutex<Vec<(String, Bytes)>> = Mutex::new(Vec::new());
+    let refused_once = Notify::new();
+    let send = |endpoint: &Endpoint, body: Bytes| {
+        let place = endpoint.url().to_string();
+        let moved = place.contains("new");
+        if moved {
+            accepted.lock().unwrap().push((place, body));
+        }
+        refused_once.notify_one();
+        async move { if moved { Answer::Accepted } else { refused(401, Some(250)) } }
+    };
+    let feed = async {
+        batches.send(Arc::new(batch(1, &[RECORD]))).await.unwrap();
+        refused_once.notified().await;
+        let changed = config("http: { url: 'http://new.example/' }", Duration::from_secs(1));
+        settings.send_replace(Prepared::new(changed).unwrap());
+        position.wait_for(|position| *position == Position(1)).await.unwrap();
+        drop(batches);
+    };
+    let (report, ()) = tokio::join!(pusher.drive(cost_api(), send, received, abandon), feed);
+    assert_eq!(report, Report { applied: Position(1), accepted: Position(1), ..Report::default() });
+    let places: Vec<_> = accepted.into_inner().unwrap().into_iter().map(|(place, _)| place).collect();
+    assert_eq!(places, ["http://new.example/"]);
+    assert_eq!(books(&registry, "bytes"), [35, 30, 5, 0]);
 }

@@ -96,7 +96,7 @@ impl Prometheus {
             format!("prom_remote_write: {{ url: '{}/api/v1/write', labels: {{ team: a }} }}", self.url);
         let raw = serde_saphyr::from_str(&yaml).unwrap();
         let config = SinkConfig::new("prom", raw, Some(interval), &|_| None).unwrap();
-        Sink::new(config, &SinkMetrics::register(&mut Registry::default()), clock).unwrap()
+        Sink::new(config, &SinkMetrics::register(&mut Registry::default()), clock).unwrap().0
     }
 }
 

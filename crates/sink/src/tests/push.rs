@@ -27,7 +27,7 @@ async fn push(yaml: &str, address: SocketAddr, registry: &mut Registry) -> Repor
     install_provider();
     let raw = serde_saphyr::from_str(&yaml.replace("URL", &format!("http://{address}/path"))).unwrap();
     let config = SinkConfig::new("test", raw, None, &|_| None).unwrap();
-    let sink = Sink::new(config, &SinkMetrics::register(registry), system_clock()).unwrap();
+    let (sink, _controls) = Sink::new(config, &SinkMetrics::register(registry), system_clock()).unwrap();
     let (batches, received) = mpsc::channel(1);
     let (accepted, position) = watch::channel(Position::default());
     batches.send(Arc::new(batch(1, &[RECORD]))).await.unwrap();

@@ -1,0 +1,66 @@
+//! The reference page: every flag and every key of the configuration file, from the tables that read them.
+
+use clap::Command;
+use egressd_service::reference::{command_line, table};
+use egressd_sink::{HTTP_KEYS, Key, REMOTE_WRITE_KEYS, SINK_KEYS};
+
+use crate::keys::FILE_KEYS;
+
+const HEAD: &str = "# egressd-exporter
+
+Every flag and every key, as `egressd-exporter reference` prints them.
+Flags are taken with one dash or two, as `--name=value` or `--name value`; durations are Go's, such as `15s` or `2m30s`.
+";
+
+const CONFIGURATION: &str = "
+## The configuration file
+
+YAML, at `--config-path`. `${NAME}` and `$NAME` in URLs and in values of headers become the variable of that name of the
+environment, and nothing, with a warning, when it is not set. A key that is not listed here is passed over with a
+warning; `check` refuses it. `check` names everything that is wrong at once.
+
+The file is read again when it changes, looked at every 10 seconds, and on SIGHUP:
+
+- a sink that is added takes what comes from then on; one that is taken out pushes what it holds, for a minute at most,
+  and what is left then is counted as discarded (`removed`);
+- a sink whose settings change keeps what it holds and pushes it by the new ones. Where `url` or `labels` of
+  `prom_remote_write` change, its series begin anew from zero with what the old place had not accepted;
+- a file that cannot be used changes nothing; the error is logged and `egressd_exporter_config_reload_failed` is 1.
+
+Flags, variables of the environment and the inventory are read at the start only. A sink cannot change its kind: give it
+another name.
+";
+
+/// The page as Markdown.
+pub(crate) fn markdown(command: &Command) -> String {
+    let mut text = format!("{HEAD}{}{CONFIGURATION}", command_line(command));
+    for (title, keys) in [
+        ("At the top", FILE_KEYS),
+        ("`sinks.<name>`, one of", SINK_KEYS),
+        ("`sinks.<name>.http`", HTTP_KEYS),
+        ("`sinks.<name>.prom_remote_write`", REMOTE_WRITE_KEYS),
+    ] {
+        text.push_str(&format!("\n### {title}\n\n"));
+        table(&mut text, ["key", "default", "meaning"], keys.iter().map(row));
+    }
+    text
+}
+
+fn row(key: &Key) -> [String; 3] {
+    let default = if key.default.is_empty() { "required" } else { key.default };
+    [key.name.to_owned(), default.to_owned(), key.meaning.to_owned()]
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use crate::config::Config;
+
+    /// Goal: the page in the repository is the one that this version prints.
+    #[test]
+    fn the_reference_is_current() {
+        let remedy = "cargo run -p egressd-exporter -- reference > crates/exporter/REFERENCE.md";
+        assert!(super::markdown(&Config::command()) == include_str!("../REFERENCE.md"), "{remedy}");
+    }
+}
