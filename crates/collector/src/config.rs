@@ -305,6 +305,24 @@ mod tests {
         assert_eq!(run.exclude_namespaces, ["kube-system", "infra"]);
     }
 
+    /// Goal: each argument that the original's chart rendered for its collector is understood, where the captures are
+    /// beside the project.
+    #[test]
+    fn the_rendered_arguments_of_the_original_are_understood() {
+        let captures = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/captures/original-chart");
+        // `cargo xtask test` says what it left out.
+        let Ok(render) = std::fs::read_to_string(format!("{captures}/render-castai.yaml")) else { return };
+        let argument = |line: &str| Some(line.trim().strip_prefix("- \"")?.strip_suffix('"')?.to_owned());
+        let lists = render.split(" args:\n").skip(1);
+        let lists: Vec<Vec<String>> = lists.map(|list| list.lines().map_while(argument).collect()).collect();
+        let [init, run, _exporter] = &lists[..] else { panic!("{lists:?}") };
+        assert!(matches!(parse(&format!("c {}", init.join(" "))).unwrap().command, Command::Init(_)));
+        let run = parse(&format!("c {} --node-name node-a", run.join(" "))).unwrap();
+        assert!(
+            matches!(run.command, Command::Run(run) if run.group_public_ips && run.http_listen_port == 6061)
+        );
+    }
+
     /// Goal: verbs that were flags are verbs.
     #[test]
     fn verbs_that_were_flags_are_verbs() {

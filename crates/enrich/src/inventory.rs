@@ -22,6 +22,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use egressd_flow::{NodeName, TopologyZone, UnixNanos, Workload};
+use egressd_service::yaml::{self, YamlError};
 use ipnet::IpNet;
 use serde::Deserialize;
 
@@ -85,9 +86,9 @@ pub enum InventoryError {
         #[source]
         source: std::io::Error,
     },
-    /// It is not YAML of the expected shape; the source says where.
+    /// It is not YAML of the expected shape.
     #[error("the inventory is not understood")]
-    Shape(#[source] Box<dyn std::error::Error + Send + Sync>),
+    Shape(#[from] YamlError),
     /// It contradicts itself.
     #[error("the inventory contradicts itself: {0}")]
     Contradiction(Contradictions),
@@ -193,7 +194,7 @@ pub fn load(path: &Path) -> Result<Inventory, InventoryError> {
 /// # Errors
 /// It cannot be understood or believed.
 pub fn parse(text: &str) -> Result<Inventory, InventoryError> {
-    let file: File = serde_saphyr::from_str(text).map_err(|error| InventoryError::Shape(Box::new(error)))?;
+    let file: File = yaml::read(text)?;
     let contradictions = contradictions_of(&file);
     if !contradictions.is_empty() {
         return Err(InventoryError::Contradiction(Contradictions(contradictions)));

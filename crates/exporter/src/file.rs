@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use egressd_service::duration::{DurationError, parse_go_duration};
+use egressd_service::yaml::{self, YamlError};
 use egressd_sink::{RawSink, SinkConfig, SinkError};
 use serde::Deserialize;
 use tracing::warn;
@@ -15,6 +16,9 @@ use crate::keys::{UnknownKey, unknown_keys};
 
 /// Where the original's chart mounts it.
 const DEFAULT_PATH: &str = "/etc/egressd/config/config.yaml";
+
+/// Variables of the pull model.
+const PULL_VARIABLES: [&str; 2] = ["COLLECTORS_CONCURRENT_FETCH_COUNT", "COLLECTOR_FETCH_TIMEOUT"];
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
@@ -47,7 +51,7 @@ pub(crate) enum FileError {
     Shape {
         path: PathBuf,
         #[source]
-        source: Box<dyn std::error::Error + Send + Sync>,
+        source: YamlError,
     },
     #[error("the configuration {path} has keys that nobody knows: {}", list(.keys))]
     UnknownKeys { path: PathBuf, keys: Vec<UnknownKey> },
@@ -59,6 +63,8 @@ pub(crate) enum FileError {
 pub(crate) enum Problem {
     #[error("exportInterval: {0}")]
     ExportInterval(DurationError),
+    #[error("exportInterval is zero")]
+    ExportIntervalZero,
     #[error(transparent)]
     Sink(SinkError),
 }
@@ -106,8 +112,7 @@ pub(crate) fn understand(
     let file = if text.trim().is_empty() {
         File::default()
     } else {
-        serde_saphyr::from_str(text)
-            .map_err(|error| FileError::Shape { path: path.clone(), source: Box::new(error) })?
+        yaml::read(text).map_err(|source| FileError::Shape { path: path.clone(), source })?
     };
     let keys = unknown_keys(text);
     if unknown == UnknownKeys::Refuse && !keys.is_empty() {
@@ -120,15 +125,29 @@ pub(crate) fn understand(
 }
 
 fn validate(file: File, environment: &dyn Fn(&str) -> Option<String>) -> Result<Settings, FileError> {
-    if file.collectors_concurrent_fetch_count.is_some() || file.collector_fetch_timeout.is_some() {
+    let is_set = |name: &&str| environment(name).is_some();
+    if file.collectors_concurrent_fetch_count.is_some()
+        || file.collector_fetch_timeout.is_some()
+        || PULL_VARIABLES.iter().any(is_set)
+    {
         warn!("collectorsConcurrentFetchCount and collectorFetchTimeout mean nothing: collectors push");
     }
     let mut problems = Vec::new();
     // A variable that is set to nothing is none: templates leave such behind.
     let environment_interval = environment("EXPORT_INTERVAL").filter(|text| !text.is_empty());
-    let export_interval = environment_interval.or(file.export_interval).and_then(|text| {
-        parse_go_duration(&text).map_err(|error| problems.push(Problem::ExportInterval(error))).ok()
-    });
+    let export_interval =
+        match environment_interval.or(file.export_interval).as_deref().map(parse_go_duration) {
+            Some(Ok(Duration::ZERO)) => {
+                problems.push(Problem::ExportIntervalZero);
+                None
+            }
+            Some(Err(error)) => {
+                problems.push(Problem::ExportInterval(error));
+                None
+            }
+            Some(Ok(interval)) => Some(interval),
+            None => None,
+        };
     let sinks = sinks(file.sinks.unwrap_or_default(), export_interval, environment, &mut problems);
     if problems.is_empty() { Ok(Settings { sinks }) } else { Err(FileError::Wrong(problems)) }
 }
@@ -162,7 +181,7 @@ mod tests {
 
     fn parse(text: &str) -> Result<Settings, FileError> {
         let environment = |name: &str| (name == "API_KEY").then(|| "key".to_owned());
-        validate(serde_saphyr::from_str(text).unwrap(), &environment)
+        validate(yaml::read(text).unwrap(), &environment)
     }
 
     /// Goal: the file that the original's chart renders is understood.

@@ -13,8 +13,10 @@ mod sinks;
 mod wire;
 
 use std::env;
+use std::path::Path;
 use std::process::ExitCode;
 
+use anyhow::Context as _;
 use clap::CommandFactory as _;
 use egressd_service::{args, lifecycle, telemetry};
 use tracing::{error, info};
@@ -56,6 +58,10 @@ struct Loaded {
     inventory: Option<egressd_enrich::Index>,
 }
 
+fn read_inventory(path: &Path) -> anyhow::Result<egressd_enrich::inventory::Inventory> {
+    egressd_enrich::inventory::load(path).with_context(|| format!("cannot use {}", path.display()))
+}
+
 fn load(options: &config::Options, unknown: UnknownKeys) -> anyhow::Result<Loaded> {
     rustls::crypto::ring::default_provider()
         .install_default()
@@ -63,6 +69,6 @@ fn load(options: &config::Options, unknown: UnknownKeys) -> anyhow::Result<Loade
     let environment = |name: &str| env::var(name).ok();
     let source = file::read(options.config_path.as_deref())?;
     let file = file::understand(&source, unknown, &environment)?;
-    let inventory = options.inventory.as_deref().map(egressd_enrich::inventory::load).transpose()?;
+    let inventory = options.inventory.as_deref().map(read_inventory).transpose()?;
     Ok(Loaded { file, source, inventory: inventory.map(egressd_enrich::inventory::Inventory::into_index) })
 }

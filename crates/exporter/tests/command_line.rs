@@ -4,6 +4,7 @@
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::Duration;
 use std::{fs, thread};
@@ -69,18 +70,72 @@ fn check_says_what_is_wrong() {
     assert!(good.status.success(), "{}", said(&good));
     for (config, inventory, words) in [
         ("sinks: { a: {} }", INVENTORY, "sink \"a\": has no kind, write http or prom_remote_write"),
-        ("exportInterval: 15", INVENTORY, "\"15\" has no unit"),
-        ("sinks: [", INVENTORY, "is not understood"),
+        ("exportInterval: 15", INVENTORY, "exportInterval: \"15\" has no unit; write for example \"15s\""),
+        ("exportInterval: 0s", INVENTORY, "exportInterval is zero"),
+        ("exportInterval: [15s]", INVENTORY, "line 1, column 17: a single text belongs here"),
+        ("sinks: { a: { http: 5 } }", INVENTORY, "line 1, column 21: keys with values belong here"),
+        ("sinks: {", INVENTORY, "line 1, column 8: unclosed bracket '{'"),
         (
             "exportIntervall: 15s",
             INVENTORY,
             "line 1: exportIntervall is not known, did you mean exportInterval",
         ),
-        ("", "nodes: [{}]", "missing field `name`"),
+        ("", "nodes: [{}]", "the inventory is not understood: line 1, column 9: name is missing"),
     ] {
         let bad = exporter(&directory, "check", config, inventory).output().unwrap();
         assert_eq!(bad.status.code(), Some(64), "{config}: {}", said(&bad));
         assert!(said(&bad).contains(words), "{config}: {}", said(&bad));
+    }
+}
+
+/// What the original's chart rendered, where the captures are beside the project.
+fn renders_of_the_original() -> Vec<String> {
+    let captures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/captures/original-chart");
+    // `cargo xtask test` says what it left out.
+    let Ok(files) = fs::read_dir(&captures) else { return Vec::new() };
+    let paths = files.map(|file| file.unwrap().path());
+    let renders = paths.filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("render-"));
+    renders.map(|path| fs::read_to_string(path).unwrap()).collect()
+}
+
+/// The configuration in a render's ConfigMap, and the arguments of its exporter, which come last.
+fn config_and_arguments(render: &str) -> (String, Vec<&str>) {
+    let (_, map) = render.split_once("config.yaml: |\n").unwrap();
+    let config = map
+        .lines()
+        .map_while(|line| line.strip_prefix("    "))
+        .fold(String::new(), |text, line| text + line + "\n");
+    let (_, arguments) = render.rsplit_once(" args:\n").unwrap();
+    let argument = |line| str::trim(line).strip_prefix("- \"")?.strip_suffix('"');
+    (config, arguments.lines().map_while(argument).collect())
+}
+
+/// Goal: the original's configurations, its own default without a sink, its demo's and CAST AI's, are taken unchanged,
+/// with the arguments that its chart passes.
+#[test]
+fn the_originals_configurations_are_taken_unchanged() {
+    let directory = tempfile::tempdir().unwrap();
+    let by_hand = [
+        ("sinks:\n", vec!["-http-listen-port=6060", "-log-level=info"]),
+        (
+            "exportInterval: 15s\nsinks:\n  prom_sink:\n    prom_remote_write:\n      url: http://victoria:8428/api/v1/write\n",
+            vec![],
+        ),
+    ];
+    let by_hand = by_hand.map(|(config, arguments)| (config.to_owned(), arguments));
+    let renders = renders_of_the_original();
+    for (config, arguments) in
+        by_hand.into_iter().chain(renders.iter().map(|render| config_and_arguments(render)))
+    {
+        let mut check = exporter(&directory, "check", &config, INVENTORY);
+        check
+            .args(&arguments)
+            .env("CLUSTER_ID", "7f9d1c1e")
+            .env("API_KEY", "key")
+            .env("POD_NAMESPACE", "castai-agent");
+        let output = check.output().unwrap();
+        let said = said(&output);
+        assert!(output.status.success() && !said.contains("WARN"), "{config}{arguments:?}: {said}");
     }
 }
 
@@ -99,11 +154,14 @@ fn a_log_that_cannot_be_written_is_not_fatal() {
 #[test]
 fn a_wrong_configuration_prints_no_secret() {
     let directory = tempfile::tempdir().unwrap();
-    let config =
-        "sinks: { a: { http: { url: 'ftp://user:hunter2@x', headers: { X-API-Key: \"hunter2\\n\" } } } }";
-    let bad = exporter(&directory, "check", config, INVENTORY).output().unwrap();
-    assert_eq!(bad.status.code(), Some(64));
-    assert!(!said(&bad).contains("hunter2"), "{}", said(&bad));
+    for config in [
+        "sinks: { a: { http: { url: 'ftp://user:hunter2@x', headers: { X-API-Key: \"hunter2\\n\" } } } }",
+        "sinks:\n  a:\n    http:\n      headers: { X-API-Key: hunter2 }\n      url: [http://x]\n",
+    ] {
+        let bad = exporter(&directory, "check", config, INVENTORY).output().unwrap();
+        assert_eq!(bad.status.code(), Some(64));
+        assert!(!said(&bad).contains("hunter2"), "{}", said(&bad));
+    }
 }
 
 /// Goal: it is ready without any sink, tells its totals, and a stop is a success; a port in use is an error.

@@ -11,3 +11,4 @@ pub mod figures;
 pub mod lifecycle;
 pub mod reference;
 pub mod telemetry;
+pub mod yaml;
