@@ -3,10 +3,10 @@
 //! A tool counts as present when its binary is found, whatever package it came from; only packages of absent tools
 //! are installed, and a machine that lacks nothing is not touched.
 //!
-//! Debian's `prometheus` package starts a server on every interface and enables it at boot. The tests need the
-//! binary alone and start it themselves on loopback, so where this module installs that package it first masks
-//! `prometheus.service`, and while apt runs it forbids services to start (`policy-rc.d`, Debian policy 9.3.3).
-//! `systemctl unmask prometheus` gives the service back.
+//! Debian's packages of Prometheus and VictoriaMetrics start a server on every interface and enable it at boot. The
+//! tests need the binaries alone and start them themselves on loopback, so where this module installs such a package
+//! it first masks its unit, and while apt runs it forbids services to start (`policy-rc.d`, Debian policy 9.3.3).
+//! `systemctl unmask prometheus` gives that service back.
 
 use std::fs::{self, OpenOptions};
 use std::io::{ErrorKind, Write};
@@ -26,11 +26,12 @@ struct Tool {
     purpose: &'static str,
 }
 
-const TOOLS: [Tool; 8] = [
+const TOOLS: [Tool; 9] = [
     Tool { binary: "nft", package: "nftables", purpose: "address translation and the truth's counters" },
     Tool { binary: "conntrack", package: "conntrack", purpose: "a second reader of the kernel's table" },
     Tool { binary: "ip", package: "iproute2", purpose: "network namespaces, links and routes" },
     Tool { binary: PROMETHEUS, package: PROMETHEUS, purpose: "a real store to write to and to ask" },
+    Tool { binary: VICTORIA_METRICS, package: VICTORIA_METRICS, purpose: "a second store, by other authors" },
     Tool {
         binary: "protoc",
         package: "protobuf-compiler",
@@ -42,6 +43,10 @@ const TOOLS: [Tool; 8] = [
 ];
 
 const PROMETHEUS: &str = "prometheus";
+const VICTORIA_METRICS: &str = "victoria-metrics";
+
+/// The packages that bring a service; its unit bears the package's name.
+const SERVERS: [&str; 2] = [PROMETHEUS, VICTORIA_METRICS];
 
 /// Makes this machine ready.
 ///
@@ -110,8 +115,8 @@ fn is_root() -> Result<bool> {
 
 fn install(packages: &[&str], root: &Path) -> Result<()> {
     eprintln!("installing {}", packages.join(" "));
-    if packages.contains(&PROMETHEUS) {
-        mask_prometheus(root)?;
+    for server in SERVERS.iter().filter(|server| packages.contains(server)) {
+        mask(server, root)?;
     }
     let quiet = QuietServices::begin(root)?;
     apt(&["update"])?;
@@ -134,13 +139,13 @@ fn apt(arguments: &[&str]) -> Result<()> {
 }
 
 /// Keeps systemd from ever starting the packaged server, unless the administrator has a unit of that name.
-fn mask_prometheus(root: &Path) -> Result<()> {
+fn mask(service: &str, root: &Path) -> Result<()> {
     let units = root.join("etc/systemd/system");
-    let unit = units.join("prometheus.service");
+    let unit = units.join(format!("{service}.service"));
     fs::create_dir_all(&units).with_context(|| format!("create {}", units.display()))?;
     match symlink("/dev/null", &unit) {
         Ok(()) => {
-            eprintln!("masked prometheus.service; `systemctl unmask prometheus` gives it back");
+            eprintln!("masked {service}.service; `systemctl unmask {service}` gives it back");
             Ok(())
         }
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),

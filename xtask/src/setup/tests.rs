@@ -76,19 +76,21 @@ fn an_earlier_policy_stays() {
     assert_eq!(fs::read_to_string(&policy).unwrap(), "#!/bin/sh\nexit 104\n");
 }
 
-/// Goal: the packaged server is masked, and a unit that an administrator wrote is not replaced.
+/// Goal: a packaged server is masked, and a unit that an administrator wrote is not replaced.
 #[test]
-fn prometheus_is_masked_unless_someone_has_a_unit_of_that_name() {
+fn servers_are_masked_unless_someone_has_a_unit_of_that_name() {
     let machine = Machine::new("mask");
-    let unit = machine.0.join("etc/systemd/system/prometheus.service");
-    mask_prometheus(&machine.0).unwrap();
-    mask_prometheus(&machine.0).unwrap();
-    assert_eq!(fs::read_link(&unit).unwrap(), Path::new("/dev/null"));
+    for server in SERVERS {
+        let unit = machine.0.join("etc/systemd/system").join(format!("{server}.service"));
+        mask(server, &machine.0).unwrap();
+        mask(server, &machine.0).unwrap();
+        assert_eq!(fs::read_link(&unit).unwrap(), Path::new("/dev/null"));
 
-    fs::remove_file(&unit).unwrap();
-    fs::write(&unit, "[Unit]\n").unwrap();
-    mask_prometheus(&machine.0).unwrap();
-    assert_eq!(fs::read_to_string(&unit).unwrap(), "[Unit]\n");
+        fs::remove_file(&unit).unwrap();
+        fs::write(&unit, "[Unit]\n").unwrap();
+        mask(server, &machine.0).unwrap();
+        assert_eq!(fs::read_to_string(&unit).unwrap(), "[Unit]\n");
+    }
 }
 
 /// An empty root folder for one test, removed at its end.
