@@ -64,6 +64,23 @@ impl Applied {
     }
 }
 
+/// Where a destination's machine stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// The last batch that was folded in.
+    pub(crate) applied: Position,
+    /// Every byte up to here was accepted.
+    pub(crate) accepted: Position,
+    /// Folded in and not known to be accepted.
+    pub(crate) held: Held,
+}
+
+impl Standing {
+    pub(crate) fn is_all_accepted(&self) -> bool {
+        self.accepted == self.applied
+    }
+}
+
 /// Bytes and packets that were taken in and not yet let out.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Held(pub(crate) Counter);

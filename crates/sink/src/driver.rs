@@ -18,7 +18,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use crate::books::{Applied, Reason};
+use crate::books::{Applied, Held, Reason, Standing};
 use crate::client::{Answer, ClientError, Endpoint};
 use crate::config::{Kind, SinkConfig};
 use crate::http::{self, CostApi};
@@ -68,12 +68,8 @@ pub(crate) trait Destination {
     fn request(&mut self, now: UnixNanos) -> Option<Bytes>;
     /// Takes note of the answer to that request.
     fn settle(&mut self, verdict: Verdict) -> Settled;
-    /// The last batch folded in.
-    fn applied(&self) -> Position;
-    /// Every byte up to here was accepted.
-    fn accepted(&self) -> Position;
-    /// Folded in and not known to be accepted.
-    fn held(&self) -> Counter;
+    /// What was folded in, what of it was accepted, and what is held.
+    fn standing(&self) -> Standing;
     /// Flows in memory.
     fn flows(&self) -> usize;
     /// Flows with something held.
@@ -256,7 +252,7 @@ impl Pusher {
         let mut open = true;
         let mut due = self.next_push;
         let mut attempt: Option<Attempt<F>> = None;
-        while open || destination.accepted() < destination.applied() {
+        while open || !destination.standing().is_all_accepted() {
             tokio::select! {
                 () = abandon.cancelled() => break,
                 batch = batches.recv(), if open => match batch {
@@ -299,7 +295,7 @@ impl Pusher {
     fn apply<D: Destination>(&mut self, destination: &mut D, batch: &AttributedBatch) {
         let applied = destination.apply(batch, (self.clock)());
         self.metrics.applied(&applied);
-        self.metrics.levels(destination.held(), destination.flows());
+        self.levels(destination);
         if !applied.discarded(Reason::undirected).is_zero() && !self.undirected_told {
             self.undirected_told = true;
             warn!(
@@ -324,13 +320,13 @@ impl Pusher {
         if body.is_none() {
             // A push that took longer than the interval is followed by the next at once, not by those it delayed.
             self.next_push = (self.next_push + self.interval).max(now);
-            let reached = destination.accepted();
+            let reached = destination.standing().accepted;
             self.accepted.send_if_modified(|known| {
                 let is_news = reached > *known;
                 *known = reached.max(*known);
                 is_news
             });
-            self.metrics.levels(destination.held(), destination.flows());
+            self.levels(destination);
         }
         body
     }
@@ -341,7 +337,7 @@ impl Pusher {
         let settled = destination.settle(answer.verdict());
         self.metrics.emitted(settled.emitted);
         self.metrics.ambiguous(settled.ambiguous);
-        self.metrics.levels(destination.held(), destination.flows());
+        self.levels(destination);
         if answer.verdict() == Verdict::Accepted {
             let failures = self.retry.succeeded();
             if failures > 0 {
@@ -352,6 +348,10 @@ impl Pusher {
         }
         self.complain(answer);
         self.retry.failed(answer.retry_after(), draw())
+    }
+
+    fn levels<D: Destination>(&self, destination: &D) {
+        self.metrics.levels(destination.standing().held.0, destination.flows());
     }
 
     fn complain(&mut self, answer: &Answer) {
@@ -383,13 +383,9 @@ impl Pusher {
     }
 
     fn report<D: Destination>(&self, destination: &D) -> Report {
-        self.metrics.levels(destination.held(), destination.flows());
-        let report = Report {
-            applied: destination.applied(),
-            accepted: destination.accepted(),
-            held: destination.held(),
-            held_flows: destination.held_flows(),
-        };
+        self.levels(destination);
+        let Standing { applied, accepted, held: Held(held) } = destination.standing();
+        let report = Report { applied, accepted, held, held_flows: destination.held_flows() };
         if report.held.is_zero() {
             info!(sink = self.name, "everything is accepted");
         } else {

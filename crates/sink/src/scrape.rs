@@ -24,7 +24,7 @@ use crate::books::{Applied, Reason};
 use crate::driver::Clock;
 use crate::labels::FlowView;
 use crate::metrics::{OneSink, SinkMetrics};
-use crate::table::{FLOWS_MAX, Fold, Table};
+use crate::table::{FLOWS_MAX, Table};
 use crate::totals::{IDLE_MAX, Metric};
 
 /// The value of the label `sink` in its metrics.
@@ -140,13 +140,9 @@ impl State {
         if sum.is_zero() {
             return;
         }
-        let Some((fold, flow)) = self.table.admit(FlowView::of(record)) else {
-            applied.discard(Reason::flows_full, sum);
+        let Some(flow) = self.table.fold(FlowView::of(record), sum, applied) else {
             return;
         };
-        if fold == Fold::Rest {
-            applied.folded += sum;
-        }
         if flow.is_idle(now) {
             *flow = FlowSums::default();
         }

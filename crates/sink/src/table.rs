@@ -7,8 +7,10 @@
 
 use std::hash::BuildHasher;
 
+use egressd_flow::Counter;
 use hashbrown::HashTable;
 
+use crate::books::{Applied, Reason};
 use crate::labels::{FlowKey, FlowView};
 
 /// Flows that one table holds at most: what a hash table of 2^20 buckets takes at a load of 7/8.
@@ -22,7 +24,7 @@ const _: () = assert!(FLOWS_MAX < u32::MAX as usize, "slots are numbered by u32"
 
 /// How a flow entered the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Fold {
+enum Fold {
     /// Under its own key.
     Own,
     /// Into the rest of its local end and protocol, since the table is full.
@@ -58,9 +60,26 @@ impl<V: Default> Table<V> {
 
     /// The value of a flow, new when the flow is; `None` when there is no room even for the rest that it folds
     /// into. Allocates nothing for a flow that is there.
-    pub(crate) fn admit(&mut self, flow: FlowView<'_>) -> Option<(Fold, &mut V)> {
+    fn admit(&mut self, flow: FlowView<'_>) -> Option<(Fold, &mut V)> {
         let (fold, slot) = self.slot_for(flow)?;
         Some((fold, self.value_mut(slot)?))
+    }
+
+    /// As [`admit`](Self::admit), and says in `applied` what it means for the record's `traffic`.
+    pub(crate) fn fold(
+        &mut self,
+        flow: FlowView<'_>,
+        traffic: Counter,
+        applied: &mut Applied,
+    ) -> Option<&mut V> {
+        let Some((fold, value)) = self.admit(flow) else {
+            applied.discard(Reason::flows_full, traffic);
+            return None;
+        };
+        if fold == Fold::Rest {
+            applied.folded += traffic;
+        }
+        Some(value)
     }
 
     fn slot_for(&mut self, flow: FlowView<'_>) -> Option<(Fold, u32)> {

@@ -21,9 +21,9 @@ use std::time::Duration;
 
 use egressd_flow::{Attributed, AttributedBatch, Counter, Position, UnixNanos};
 
-use crate::books::{Applied, Held, Reason};
+use crate::books::{Applied, Reason, Standing};
 use crate::labels::FlowView;
-use crate::table::{Fold, Table};
+use crate::table::Table;
 
 /// How long an unchanged total is repeated. Twice Prometheus' look-back of 5 minutes, so that a pause of a few
 /// pushes does not end a series.
@@ -210,12 +210,10 @@ pub(crate) struct Totals {
     table: Table<FlowTotals>,
     received_asked: bool,
     samples_max: usize,
-    applied: Position,
-    accepted: Position,
+    standing: Standing,
     cycle: Option<Cycle>,
     chunk: Chunk,
     last_timestamp_ms: i64,
-    held: Held,
 }
 
 impl Totals {
@@ -226,18 +224,16 @@ impl Totals {
             table: Table::new(flows_max),
             received_asked,
             samples_max: samples_max.max(Metric::ALL.len()),
-            applied: Position::default(),
-            accepted: Position::default(),
+            standing: Standing::default(),
             cycle: None,
             chunk: Chunk::default(),
             last_timestamp_ms: 0,
-            held: Held::default(),
         }
     }
 
     /// Folds a batch in. One whose position was applied before changes nothing.
     pub(crate) fn apply(&mut self, batch: &AttributedBatch, now: UnixNanos) -> Applied {
-        let mut applied = match Applied::begin(batch, &mut self.applied) {
+        let mut applied = match Applied::begin(batch, &mut self.standing.applied) {
             Ok(begun) => begun,
             Err(repeated) => return repeated,
         };
@@ -256,14 +252,10 @@ impl Totals {
         if traffic.is_zero() {
             return;
         }
-        let Some((fold, FlowTotals(totals))) = self.table.admit(FlowView::of(record)) else {
-            applied.discard(Reason::flows_full, traffic.sum());
+        let Some(FlowTotals(totals)) = self.table.fold(FlowView::of(record), traffic.sum(), applied) else {
             return;
         };
-        if fold == Fold::Rest {
-            applied.folded += traffic.sum();
-        }
-        self.held += traffic.sum();
+        self.standing.held += traffic.sum();
         for (total, growth) in totals.iter_mut().zip([traffic.tx, traffic.rx, traffic.undirected]) {
             if !growth.is_zero() {
                 total.grow(growth, now);
@@ -294,7 +286,7 @@ impl Totals {
 
     /// Begins a cycle, unless one is running.
     pub(crate) fn begin(&mut self) {
-        let cycle = Cycle { through: self.applied, phase: Phase::Zeros, next: 0 };
+        let cycle = Cycle { through: self.standing.applied, phase: Phase::Zeros, next: 0 };
         self.cycle.get_or_insert(cycle);
     }
 
@@ -312,7 +304,7 @@ impl Totals {
             self.cycle = match cycle.phase {
                 Phase::Zeros => Some(Cycle { phase: Phase::Totals, next: 0, ..cycle }),
                 Phase::Totals => {
-                    self.accepted = cycle.through;
+                    self.standing.accepted = cycle.through;
                     None
                 }
             };
@@ -360,7 +352,7 @@ impl Totals {
                 self.table.remove(sample.slot);
             }
         }
-        self.held.release(emitted);
+        self.standing.held.release(emitted);
         if let Some(cycle) = &mut self.cycle {
             cycle.next = self.chunk.end;
         }
@@ -370,19 +362,8 @@ impl Totals {
         emitted
     }
 
-    /// The last batch that was folded in.
-    pub(crate) fn applied(&self) -> Position {
-        self.applied
-    }
-
-    /// Every byte up to here was accepted.
-    pub(crate) fn accepted(&self) -> Position {
-        self.accepted
-    }
-
-    /// Folded in and not known to be accepted.
-    pub(crate) fn held(&self) -> Counter {
-        self.held.0
+    pub(crate) fn standing(&self) -> Standing {
+        self.standing
     }
 
     /// Flows in the table.

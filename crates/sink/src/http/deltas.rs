@@ -10,9 +10,9 @@ use std::ops::Range;
 use egressd_flow::{Attributed, AttributedBatch, Counter, Position};
 
 use super::ITEMS_MAX;
-use crate::books::{Applied, Held, Reason};
+use crate::books::{Applied, Reason, Standing};
 use crate::labels::{FlowKey, FlowView};
-use crate::table::{Fold, Table};
+use crate::table::Table;
 
 /// Sent and received.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -64,25 +64,17 @@ struct Frozen {
 pub(crate) struct Deltas {
     open: Table<Delta>,
     frozen: Option<Frozen>,
-    applied: Position,
-    accepted: Position,
-    held: Held,
+    standing: Standing,
 }
 
 impl Deltas {
     pub(crate) fn new(flows_max: usize) -> Self {
-        Self {
-            open: Table::new(flows_max),
-            frozen: None,
-            applied: Position::default(),
-            accepted: Position::default(),
-            held: Held::default(),
-        }
+        Self { open: Table::new(flows_max), frozen: None, standing: Standing::default() }
     }
 
     /// Folds a batch in. One whose position was applied before changes nothing.
     pub(crate) fn apply(&mut self, batch: &AttributedBatch) -> Applied {
-        let mut applied = match Applied::begin(batch, &mut self.applied) {
+        let mut applied = match Applied::begin(batch, &mut self.standing.applied) {
             Ok(begun) => begun,
             Err(repeated) => return repeated,
         };
@@ -99,23 +91,18 @@ impl Deltas {
         if delta == Delta::default() {
             return;
         }
-        let Some((fold, sum)) = self.open.admit(FlowView::of(record)) else {
-            applied.discard(Reason::flows_full, delta.sum());
-            return;
-        };
-        if fold == Fold::Rest {
-            applied.folded += delta.sum();
+        if let Some(sum) = self.open.fold(FlowView::of(record), delta.sum(), applied) {
+            self.standing.held += delta.sum();
+            sum.tx += delta.tx;
+            sum.rx += delta.rx;
         }
-        self.held += delta.sum();
-        sum.tx += delta.tx;
-        sum.rx += delta.rx;
     }
 
     /// Begins a cycle, unless one is running.
     pub(crate) fn begin(&mut self) {
         if self.frozen.is_none() {
             let flows = self.open.take();
-            self.frozen = Some(Frozen { flows, request: 0..0, through: self.applied });
+            self.frozen = Some(Frozen { flows, request: 0..0, through: self.standing.applied });
         }
     }
 
@@ -127,7 +114,7 @@ impl Deltas {
             frozen.request.end = request_end(&frozen.flows, frozen.request.start);
         }
         if frozen.request.is_empty() {
-            self.accepted = frozen.through;
+            self.standing.accepted = frozen.through;
             self.frozen = None;
             return None;
         }
@@ -147,26 +134,15 @@ impl Deltas {
     /// The current request was accepted; what was let out by it.
     pub(crate) fn settle(&mut self) -> Counter {
         let emitted = self.requested();
-        self.held.release(emitted);
+        self.standing.held.release(emitted);
         if let Some(frozen) = &mut self.frozen {
             frozen.request.start = frozen.request.end;
         }
         emitted
     }
 
-    /// The last batch that was folded in.
-    pub(crate) fn applied(&self) -> Position {
-        self.applied
-    }
-
-    /// Every byte up to here was accepted.
-    pub(crate) fn accepted(&self) -> Position {
-        self.accepted
-    }
-
-    /// Folded in and not known to be accepted.
-    pub(crate) fn held(&self) -> Counter {
-        self.held.0
+    pub(crate) fn standing(&self) -> Standing {
+        self.standing
     }
 
     /// Flows held, those of the frozen range and of the open one.

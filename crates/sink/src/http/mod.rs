@@ -10,13 +10,13 @@ use std::fmt::{Display, Write};
 use std::io;
 
 use bytes::Bytes;
-use egressd_flow::{AttributedBatch, Counter, Position, UnixNanos};
+use egressd_flow::{AttributedBatch, Counter, UnixNanos};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use prost::Message;
 use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, USER_AGENT};
 
-use crate::books::Applied;
+use crate::books::{Applied, Standing};
 use crate::config::{HttpSettings, Kind};
 use crate::driver::{Destination, Settled, Verdict};
 use crate::labels::FlowView;
@@ -110,16 +110,8 @@ impl Destination for CostApi {
         }
     }
 
-    fn applied(&self) -> Position {
-        self.deltas.applied()
-    }
-
-    fn accepted(&self) -> Position {
-        self.deltas.accepted()
-    }
-
-    fn held(&self) -> Counter {
-        self.deltas.held()
+    fn standing(&self) -> Standing {
+        self.deltas.standing()
     }
 
     fn flows(&self) -> usize {

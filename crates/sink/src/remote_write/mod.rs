@@ -8,10 +8,10 @@ pub(crate) use encode::NAME_LABEL;
 pub(crate) mod proto;
 
 use bytes::Bytes;
-use egressd_flow::{AttributedBatch, Counter, Position, UnixNanos};
+use egressd_flow::{AttributedBatch, Counter, UnixNanos};
 use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 
-use crate::books::Applied;
+use crate::books::{Applied, Standing};
 use crate::config::{Kind, RemoteWriteSettings};
 use crate::driver::{Destination, Settled, Verdict};
 use crate::table::FLOWS_MAX;
@@ -95,16 +95,8 @@ impl Destination for RemoteWrite {
         Settled { emitted, ambiguous: Counter::default() }
     }
 
-    fn applied(&self) -> Position {
-        self.totals.applied()
-    }
-
-    fn accepted(&self) -> Position {
-        self.totals.accepted()
-    }
-
-    fn held(&self) -> Counter {
-        self.totals.held()
+    fn standing(&self) -> Standing {
+        self.totals.standing()
     }
 
     fn flows(&self) -> usize {

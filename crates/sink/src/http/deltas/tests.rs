@@ -4,7 +4,7 @@ use super::*;
 use crate::tests::batch;
 
 fn apply(deltas: &mut Deltas, lines: &[&str]) -> Applied {
-    let position = deltas.applied().0 + 1;
+    let position = deltas.standing().applied.0 + 1;
     deltas.apply(&batch(position, lines))
 }
 
@@ -31,14 +31,14 @@ fn frozen_range_is_repeated_until_accepted() {
     apply(&mut deltas, &[line]);
     deltas.begin();
     assert_eq!(request(&mut deltas).unwrap(), ["8.8.8.8 20/2 40/4"]);
-    assert_eq!((deltas.held(), deltas.flows()), (Counter { bytes: 90, packets: 9 }, 2));
+    assert_eq!((deltas.standing().held.0, deltas.flows()), (Counter { bytes: 90, packets: 9 }, 2));
     assert_eq!(deltas.settle(), Counter { bytes: 60, packets: 6 });
-    assert_eq!((request(&mut deltas), deltas.accepted()), (None, Position(2)));
+    assert_eq!((request(&mut deltas), deltas.standing().accepted), (None, Position(2)));
     deltas.begin();
     assert_eq!(request(&mut deltas).unwrap(), ["8.8.8.8 10/1 20/2"]);
     assert_eq!(deltas.settle(), Counter { bytes: 30, packets: 3 });
-    assert_eq!((request(&mut deltas), deltas.accepted()), (None, Position(3)));
-    assert_eq!((deltas.held(), deltas.flows()), (Counter::default(), 0));
+    assert_eq!((request(&mut deltas), deltas.standing().accepted), (None, Position(3)));
+    assert_eq!((deltas.standing().held.0, deltas.flows()), (Counter::default(), 0));
 }
 
 /// Goal: what has no direction stays out with its reason, and neither it nor an empty record makes an item.
@@ -51,7 +51,7 @@ fn undirected_and_empty_records_make_no_item() {
     assert_eq!((applied.received, applied.discarded(Reason::undirected)), (counted, counted));
     deltas.begin();
     assert_eq!(
-        (request(&mut deltas), deltas.accepted(), deltas.held()),
+        (request(&mut deltas), deltas.standing().accepted, deltas.standing().held.0),
         (None, Position(1), Counter::default())
     );
 }
@@ -69,11 +69,11 @@ fn large_range_is_cut_and_accepted_at_its_end() {
     deltas.begin();
     let mut sizes = Vec::new();
     while let Some(flows) = request(&mut deltas) {
-        assert_eq!(deltas.accepted(), Position(0));
+        assert_eq!(deltas.standing().accepted, Position(0));
         sizes.push(flows.len());
         deltas.settle();
     }
-    assert_eq!((sizes, deltas.accepted()), (vec![20_000, 20_000, 5_000], Position(1)));
+    assert_eq!((sizes, deltas.standing().accepted), (vec![20_000, 20_000, 5_000], Position(1)));
 }
 
 /// Goal: a figure that the body's signed fields do not hold is said in parts that add up to it.
