@@ -21,6 +21,12 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Kept shorter than the 60 s after which common proxies drop an idle connection without a word.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
 
+/// A request's body at most, before compression; one flow more than that still goes, in a request of its own.
+///
+/// Below every limit that is known: a VictoriaMetrics takes 32 MiB (`maxInsertRequestSize`), a Mimir 100 MB
+/// (`distributor.max-recv-msg-size`), and VictoriaMetrics' own agent sends 8 MiB. The cost API states none.
+pub(crate) const BODY_BYTES_MAX: usize = 4 << 20;
+
 /// Of a refusal's body, for the log.
 const EXCERPT_MAX: usize = 512;
 

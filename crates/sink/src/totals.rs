@@ -12,7 +12,7 @@
 //! - A series whose total is unchanged for [`IDLE_MAX`] and known to be accepted ends with one stale marker and is
 //!   forgotten; a return begins with a new zero.
 //!
-//! Bound: the table's flows, and one request of `samples_max` samples.
+//! Bound: the table's flows, and one request of `samples_max` samples, which whoever encodes it may cut further.
 //!
 //! Prometheus adds up `increase()` over a series' end and its new zero as over a counter reset
 //! (`promql/functions.go`, `extrapolatedRate`), and leaves stale markers out of ranges.
@@ -174,7 +174,7 @@ pub(crate) enum Figure {
 /// One sample of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Sample {
-    slot: u32,
+    pub(crate) slot: u32,
     pub(crate) metric: Metric,
     pub(crate) figure: Figure,
 }
@@ -325,6 +325,13 @@ impl Totals {
             });
             self.chunk.samples.extend(samples);
         }
+    }
+
+    /// Leaves the current request without the flows from a slot on: they go with the next.
+    pub(crate) fn cut(&mut self, slot: u32) {
+        let kept = self.chunk.samples.partition_point(|sample| sample.slot < slot);
+        self.chunk.samples.truncate(kept);
+        self.chunk.end = slot;
     }
 
     /// The current request; empty when there is none.

@@ -3,7 +3,8 @@
 //! A cycle freezes what has come in and cuts it into requests; growth meanwhile folds into the next one.
 //! Invariant: what is frozen does not change until it is accepted, so that a request that is sent again says the
 //! same, byte for byte. The position moves with the last request of the frozen range.
-//! Bound: the flows of one table twice (open and frozen), and [`ITEMS_MAX`] items a request.
+//! Bound: the flows of one table twice (open and frozen), and [`ITEMS_MAX`] items a request, which whoever encodes
+//! it may cut further.
 
 use std::ops::Range;
 
@@ -120,6 +121,13 @@ impl Deltas {
         }
         let Frozen { flows, request, .. } = self.frozen.as_ref()?;
         flows.get(request.clone())
+    }
+
+    /// Leaves the current request with its first `flows`: the others go with the next.
+    pub(crate) fn cut(&mut self, flows: usize) {
+        if let Some(Frozen { request, .. }) = &mut self.frozen {
+            request.end = request.end.min(request.start + flows);
+        }
     }
 
     /// What the current request says.

@@ -1,7 +1,7 @@
 //! The HTTP sink: CAST AI's cost API, deltas as protobuf.
 //!
 //! Invariant: a request that may have been taken in is sent again unchanged, and its bytes are counted as ambiguous.
-//! Bound: [`ITEMS_MAX`] items a request.
+//! Bound: [`ITEMS_MAX`] items and [`BODY_BYTES_MAX`] bytes a request.
 
 mod deltas;
 pub(crate) mod proto;
@@ -17,14 +17,15 @@ use prost::Message;
 use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, USER_AGENT};
 
 use crate::books::{Applied, Standing};
+use crate::client::BODY_BYTES_MAX;
 use crate::config::{HttpSettings, Kind};
 use crate::driver::{Destination, Settled, Verdict};
-use crate::labels::FlowView;
+use crate::labels::{FlowKey, FlowView};
 use crate::table::FLOWS_MAX;
 use deltas::{Delta, Deltas};
 use proto::{PodNetworkMetric, PodNetworkMetricBatch};
 
-/// Items of one request: about 5 MB before compression, encoded in some tens of milliseconds.
+/// Items of one request, encoded in some tens of milliseconds; of usual names 3 to 4 MB before compression.
 pub(crate) const ITEMS_MAX: usize = 20_000;
 
 /// The configuration's headers over the defaults; the encoding is ours to say.
@@ -47,6 +48,8 @@ pub(crate) fn headers(configured: &HeaderMap, gzip: bool) -> HeaderMap {
 pub(crate) struct CostApi {
     deltas: Deltas,
     gzip: bool,
+    /// Of a body, before compression.
+    bytes_max: usize,
     scratch: PodNetworkMetricBatch,
     /// The current request, kept until it is accepted.
     body: Option<Bytes>,
@@ -56,9 +59,14 @@ pub(crate) struct CostApi {
 
 impl CostApi {
     pub(crate) fn new(settings: &HttpSettings) -> Self {
+        Self::bounded(settings, BODY_BYTES_MAX)
+    }
+
+    fn bounded(settings: &HttpSettings, bytes_max: usize) -> Self {
         Self {
             deltas: Deltas::new(FLOWS_MAX),
             gzip: settings.gzip,
+            bytes_max,
             scratch: PodNetworkMetricBatch { items: vec![PodNetworkMetric::default()] },
             body: None,
             ambiguous: false,
@@ -85,10 +93,8 @@ impl Destination for CostApi {
     fn request(&mut self, _now: UnixNanos) -> Option<Bytes> {
         let flows = self.deltas.advance()?;
         if self.body.is_none() {
-            let mut message = Vec::new();
-            for (key, delta) in flows {
-                append(&mut self.scratch, &mut message, key.view(), *delta);
-            }
+            let (message, fitting) = encode(&mut self.scratch, flows, self.bytes_max);
+            self.deltas.cut(fitting);
             self.body = Some(Bytes::from(if self.gzip { compress(&message) } else { message }));
         }
         self.body.clone()
@@ -122,6 +128,24 @@ impl Destination for CostApi {
     fn held_flows(&self) -> u64 {
         self.deltas.flows() as u64
     }
+}
+
+/// The message of the first flows that fit, at least one, and how many these are.
+fn encode(
+    scratch: &mut PodNetworkMetricBatch,
+    flows: &[(FlowKey, Delta)],
+    bytes_max: usize,
+) -> (Vec<u8>, usize) {
+    let mut message = Vec::new();
+    for (at, (key, delta)) in flows.iter().enumerate() {
+        let fitting = message.len();
+        append(scratch, &mut message, key.view(), *delta);
+        if fitting > 0 && message.len() > bytes_max {
+            message.truncate(fitting);
+            return (message, at);
+        }
+    }
+    (message, flows.len())
 }
 
 /// Appends a flow's items. Encoded messages one after another are the message with their items joined, so one

@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 use flate2::read::GzDecoder;
 
 use super::*;
-use crate::tests::{batch, seconds};
+use crate::tests::{batch, cluster_of, seconds};
 
 fn settings(gzip: bool) -> HttpSettings {
     HttpSettings {
@@ -112,6 +112,49 @@ fn ambiguous_bytes_are_counted_once_a_request() {
         }
         assert_eq!(api.request(seconds(position)), None);
     }
+}
+
+/// Goal: a large cluster goes out in several requests, none over the bound of bytes and each as full as it may be; a
+/// repeated request is the same byte for byte, every flow is said once, and the sum is exact.
+#[test]
+fn large_cluster_is_cut_by_bytes() {
+    const BYTES_MAX: usize = 10_000;
+    let mut api = CostApi::bounded(&settings(false), BYTES_MAX);
+    let received = api.apply(&cluster_of(400), seconds(1)).received;
+    api.begin();
+    let (mut sizes, mut remotes, mut emitted) = (Vec::new(), Vec::new(), Counter::default());
+    while let Some(body) = api.request(seconds(15)) {
+        assert_eq!(api.request(seconds(16)), Some(body.clone()));
+        sizes.push(body.len());
+        let items = PodNetworkMetricBatch::decode(body).unwrap().items;
+        remotes.extend(items.into_iter().map(|item| item.dst_ip));
+        emitted += api.settle(Verdict::Accepted).emitted;
+    }
+    assert!(sizes.iter().all(|size| *size <= BYTES_MAX), "{sizes:?}");
+    let early = sizes.iter().filter(|size| **size < BYTES_MAX - 200).count();
+    assert!(sizes.len() > 3 && early == 1, "{sizes:?}");
+    remotes.sort();
+    remotes.dedup();
+    assert_eq!(remotes.len(), 400);
+    assert_eq!((emitted, api.standing().accepted), (received, egressd_flow::Position(1)));
+}
+
+/// Goal: a flow that is larger than the bound by itself still goes, in a request of its own.
+#[test]
+fn oversized_flow_goes_by_itself() {
+    let mut api = CostApi::bounded(&settings(false), 1);
+    let lines = [
+        "web/a@n1/a 10.0.0.1 > unknown 8.8.8.1 tcp tx=1/1",
+        "web/a@n1/a 10.0.0.1 > unknown 8.8.8.2 tcp tx=1/1",
+    ];
+    api.apply(&batch(1, &lines), seconds(1));
+    api.begin();
+    let mut items = Vec::new();
+    while let Some(body) = api.request(seconds(15)) {
+        items.push(PodNetworkMetricBatch::decode(body).unwrap().items.len());
+        api.settle(Verdict::Accepted);
+    }
+    assert_eq!(items, [1, 1]);
 }
 
 /// Goal: the configuration may say everything but the encoding.

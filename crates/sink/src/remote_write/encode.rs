@@ -28,6 +28,19 @@ enum Origin {
     Custom(String),
 }
 
+/// Every label that a series may have, sorted by name.
+fn labels(custom: &BTreeMap<String, String>) -> Vec<(String, Origin)> {
+    let built_in = Label::ALL.map(|label| (label.name().to_owned(), Origin::BuiltIn(label)));
+    let custom = custom
+        .iter()
+        .filter(|(_, value)| !value.is_empty())
+        .map(|(name, value)| (name.clone(), Origin::Custom(value.clone())));
+    let mut labels: Vec<_> = built_in.into_iter().chain(custom).collect();
+    labels.push((NAME_LABEL.to_owned(), Origin::Name));
+    labels.sort_by(|(one, _), (other, _)| one.cmp(other));
+    labels
+}
+
 /// Encodes requests for one destination.
 #[derive(Debug)]
 pub(crate) struct Encoder {
@@ -37,41 +50,56 @@ pub(crate) struct Encoder {
     scratch: WriteRequest,
     spare: Vec<proto::Label>,
     message: Vec<u8>,
+    /// Of a message, before compression.
+    bytes_max: usize,
     snappy: snap::raw::Encoder,
 }
 
 impl Encoder {
     /// `custom` labels go onto every series; none bears a name of our own (the configuration refuses that).
-    pub(crate) fn new(custom: &BTreeMap<String, String>) -> Self {
-        let built_in = Label::ALL.map(|label| (label.name().to_owned(), Origin::BuiltIn(label)));
-        let custom = custom
-            .iter()
-            .filter(|(_, value)| !value.is_empty())
-            .map(|(name, value)| (name.clone(), Origin::Custom(value.clone())));
-        let mut labels: Vec<_> = built_in.into_iter().chain(custom).collect();
-        labels.push((NAME_LABEL.to_owned(), Origin::Name));
-        labels.sort_by(|(one, _), (other, _)| one.cmp(other));
+    pub(crate) fn new(custom: &BTreeMap<String, String>, bytes_max: usize) -> Self {
         let series = TimeSeries { labels: Vec::new(), samples: vec![proto::Sample::default()] };
         Self {
-            labels,
+            labels: labels(custom),
             scratch: WriteRequest { timeseries: vec![series] },
             spare: Vec::new(),
             message: Vec::new(),
+            bytes_max,
             snappy: snap::raw::Encoder::new(),
         }
     }
 
-    /// The body for the current request of the totals.
-    pub(crate) fn encode(&mut self, totals: &Totals) -> Bytes {
+    /// Other custom labels from the next request on.
+    pub(crate) fn relabel(&mut self, custom: &BTreeMap<String, String>) {
+        self.labels = labels(custom);
+    }
+
+    /// The body for the current request of the totals, which is cut to the flows that fit.
+    pub(crate) fn encode(&mut self, totals: &mut Totals) -> Bytes {
         self.message.clear();
-        let chunk = totals.chunk();
-        for sample in &chunk.samples {
-            if let Some(flow) = totals.flow(sample) {
-                self.append(flow, sample, chunk.timestamp_ms);
-            }
+        if let Some(slot) = self.fill(totals) {
+            totals.cut(slot);
         }
         let body = self.snappy.compress_vec(&self.message);
         Bytes::from(body.expect("snappy takes up to 4 GiB, a request is bounded far below"))
+    }
+
+    /// Appends flow by flow; the first that does not fit, of which nothing stays.
+    fn fill(&mut self, totals: &Totals) -> Option<u32> {
+        let chunk = totals.chunk();
+        for samples in chunk.samples.chunk_by(|one, next| one.slot == next.slot) {
+            let fitting = self.message.len();
+            for sample in samples {
+                if let Some(flow) = totals.flow(sample) {
+                    self.append(flow, sample, chunk.timestamp_ms);
+                }
+            }
+            if fitting > 0 && self.message.len() > self.bytes_max {
+                self.message.truncate(fitting);
+                return samples.first().map(|sample| sample.slot);
+            }
+        }
+        None
     }
 
     fn append(&mut self, flow: FlowView<'_>, sample: &Sample, timestamp: i64) {

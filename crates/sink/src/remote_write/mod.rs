@@ -1,7 +1,7 @@
 //! Prometheus remote write 1.0: running totals, one sample a series a request.
 //!
 //! Invariant: every series' labels are sorted by name, without repetition and without an empty value.
-//! Bound: [`SAMPLES_MAX`] samples a request.
+//! Bound: [`SAMPLES_MAX`] samples and [`BODY_BYTES_MAX`] bytes a request.
 
 mod encode;
 pub(crate) use encode::NAME_LABEL;
@@ -12,14 +12,15 @@ use egressd_flow::{AttributedBatch, Counter, UnixNanos};
 use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
 
 use crate::books::{Applied, Standing};
+use crate::client::BODY_BYTES_MAX;
 use crate::config::{Kind, RemoteWriteSettings};
 use crate::driver::{Destination, Settled, Verdict};
 use crate::table::FLOWS_MAX;
 use crate::totals::Totals;
 use encode::Encoder;
 
-/// Samples of one request: 2 to 3 MB before compression. Receivers take 32 MB and more (VictoriaMetrics'
-/// `maxInsertRequestSize`), and a refused request costs no more than this again.
+/// Samples of one request, mostly 2 to 3 MB before compression: between what Prometheus sends (2,000, its
+/// `max_samples_per_send`) and VictoriaMetrics' agent (10,000). A refused request costs no more than this again.
 pub(crate) const SAMPLES_MAX: usize = 5_000;
 
 /// The header that tells the version of the protocol.
@@ -49,13 +50,18 @@ pub(crate) struct RemoteWrite {
 
 impl RemoteWrite {
     pub(crate) fn new(settings: RemoteWriteSettings) -> Self {
-        Self::bounded(settings, FLOWS_MAX, SAMPLES_MAX)
+        Self::bounded(settings, FLOWS_MAX, SAMPLES_MAX, BODY_BYTES_MAX)
     }
 
-    pub(crate) fn bounded(settings: RemoteWriteSettings, flows_max: usize, samples_max: usize) -> Self {
+    pub(crate) fn bounded(
+        settings: RemoteWriteSettings,
+        flows_max: usize,
+        samples_max: usize,
+        bytes_max: usize,
+    ) -> Self {
         Self {
             totals: Totals::new(flows_max, samples_max, settings.send_received_bytes_metric),
-            encoder: Encoder::new(&settings.labels),
+            encoder: Encoder::new(&settings.labels, bytes_max),
             settings,
         }
     }
@@ -67,7 +73,7 @@ impl Destination for RemoteWrite {
         let Kind::RemoteWrite(settings) = kind else { return };
         if (&settings.url, &settings.labels) != (&self.settings.url, &self.settings.labels) {
             self.totals.begin_anew();
-            self.encoder = Encoder::new(&settings.labels);
+            self.encoder.relabel(&settings.labels);
         }
         self.totals.ask_received(settings.send_received_bytes_metric);
         self.settings = settings.clone();
@@ -83,7 +89,7 @@ impl Destination for RemoteWrite {
 
     fn request(&mut self, now: UnixNanos) -> Option<Bytes> {
         self.totals.advance(now)?;
-        Some(self.encoder.encode(&self.totals))
+        Some(self.encoder.encode(&mut self.totals))
     }
 
     /// An answer that leaves it open whether the request was taken in costs nothing: a total is idempotent.

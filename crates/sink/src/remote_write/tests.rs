@@ -5,7 +5,7 @@ use prost::Message;
 use super::encode::STALE_NAN;
 use super::proto::WriteRequest;
 use super::*;
-use crate::tests::{batch, seconds};
+use crate::tests::{batch, cluster_of, seconds};
 
 fn settings(labels: &[(&str, &str)]) -> RemoteWriteSettings {
     RemoteWriteSettings {
@@ -47,7 +47,8 @@ fn push(sink: &mut RemoteWrite, now: u64) -> Vec<String> {
 /// leaks nothing of one series into the next.
 #[test]
 fn series_are_sorted_and_complete() {
-    let mut sink = RemoteWrite::bounded(settings(&[("Team", "a"), ("env", "prod"), ("none", "")]), 64, 100);
+    let mut sink =
+        RemoteWrite::bounded(settings(&[("Team", "a"), ("env", "prod"), ("none", "")]), 64, 100, usize::MAX);
     let lines = [
         "web/app@n1/a 10.0.0.1 > pg/db@n2/b 10.0.1.2 tcp tx=10/1",
         "web/app@n1/a 10.0.0.1 > folded - udp rx=20/2 undirected=30/3",
@@ -92,7 +93,7 @@ fn another_place_gets_what_the_old_one_did_not_accept() {
         (RemoteWriteSettings { timeout: std::time::Duration::from_secs(9), ..settings(&[]) }, &goes_on),
         (RemoteWriteSettings { send_received_bytes_metric: false, ..settings(&[]) }, &goes_on),
     ] {
-        let mut sink = RemoteWrite::bounded(settings(&[]), 64, 100);
+        let mut sink = RemoteWrite::bounded(settings(&[]), 64, 100, usize::MAX);
         let flow = "web/app@n1/a 10.0.0.1 > folded - udp";
         sink.apply(&batch(1, &[&format!("{flow} tx=20/2")]), seconds(1));
         assert_eq!(push(&mut sink, 15), ["0@15000", "20@15001"]);
@@ -109,10 +110,41 @@ fn another_place_gets_what_the_old_one_did_not_accept() {
 /// Goal: the end of a series is the one NaN that means it, bit by bit.
 #[test]
 fn stale_marker_keeps_its_bits() {
-    let mut sink = RemoteWrite::bounded(settings(&[]), 64, 100);
+    let mut sink = RemoteWrite::bounded(settings(&[]), 64, 100, usize::MAX);
     sink.apply(&batch(1, &["web/app@n1/a 10.0.0.1 > folded - udp tx=20/2"]), seconds(1));
     let samples = [15, 700].map(|now| push(&mut sink, now)).concat();
     assert_eq!(samples, ["0@15000", "20@15001", "stale@700000"]);
+}
+
+/// Goal: a large cluster goes out in several requests, none over the bound of bytes and each as full as it may be;
+/// every series gets its zero and its total once, a repeated request says the same series, and the sum is exact.
+#[test]
+fn large_cluster_is_cut_by_bytes() {
+    const BYTES_MAX: usize = 20_000;
+    let mut sink = RemoteWrite::bounded(settings(&[("team", "core")]), 1_024, SAMPLES_MAX, BYTES_MAX);
+    let received = sink.apply(&cluster_of(400), seconds(1)).received;
+    sink.begin();
+    let (mut sizes, mut series, mut emitted) = (Vec::new(), Vec::new(), Counter::default());
+    while let Some(body) = sink.request(seconds(15)) {
+        let again = sink.request(seconds(15)).unwrap();
+        let without_time = |body: &[u8]| -> Vec<String> {
+            decode(body).iter().map(|series| series.split_once('@').unwrap().0.to_owned()).collect()
+        };
+        let said = without_time(&body);
+        assert_eq!(said, without_time(&again));
+        sizes.push(snap::raw::decompress_len(&body).unwrap());
+        series.extend(said);
+        emitted += sink.settle(Verdict::Accepted).emitted;
+    }
+    assert!(sizes.iter().all(|size| *size <= BYTES_MAX), "{sizes:?}");
+    // A flow's two series are less than a kilobyte. The sweep of zeros and that of totals each end early.
+    let early = sizes.iter().filter(|size| **size < BYTES_MAX - 1_000).count();
+    assert!(sizes.len() > 10 && early <= 2, "{sizes:?}");
+    assert_eq!(series.len(), 2 * 2 * 400, "zero and total of what was sent and received");
+    series.sort();
+    series.dedup();
+    assert_eq!(series.len(), 2 * 2 * 400, "none twice");
+    assert_eq!((emitted, sink.standing().accepted), (received, egressd_flow::Position(1)));
 }
 
 /// Goal: the protocol's headers are there, whatever the configuration says beside them.

@@ -87,6 +87,16 @@ pub(crate) fn batch(position: u64, lines: &[&str]) -> AttributedBatch {
     }
 }
 
+/// A batch of so many flows with names of many lengths.
+pub(crate) fn cluster_of(flows: usize) -> AttributedBatch {
+    let line = |flow: usize| {
+        let (pod, net, host) = ("p".repeat(1 + flow % 60), flow / 250, flow % 250);
+        format!("web/{pod}@n1/a 10.0.0.1 > unknown 8.8.{net}.{host} tcp tx=7/1 rx=9/2")
+    };
+    let lines: Vec<String> = (0..flows).map(line).collect();
+    batch(1, &lines.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
 /// An instant from seconds.
 pub(crate) fn seconds(seconds: u64) -> UnixNanos {
     UnixNanos(seconds * 1_000_000_000)
