@@ -168,7 +168,12 @@ fn sinks(
             value
         };
         match SinkConfig::new(&name, raw, export_interval, &variable) {
-            Ok(sink) => sinks.push(sink),
+            Ok(sink) => {
+                for warning in &sink.warnings {
+                    warn!(sink = name, "{warning}");
+                }
+                sinks.push(sink);
+            }
             Err(error) => problems.push(Problem::Sink(error)),
         }
     }

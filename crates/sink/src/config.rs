@@ -47,7 +47,7 @@ pub struct RawHttp {
     pub url: String,
     /// POST when absent.
     pub method: Option<String>,
-    /// `gzip`; everything else is none.
+    /// `gzip` or `none`; absent or empty is none, and so is everything else, with a warning.
     pub compression: Option<String>,
     /// `protobuf`, also when absent.
     pub encoding: Option<String>,
@@ -112,6 +112,8 @@ pub struct SinkConfig {
     pub interval: Duration,
     /// Where to.
     pub kind: Kind,
+    /// What works and is probably not meant so; empty when all is well.
+    pub warnings: Vec<Warning>,
 }
 
 /// A destination.
@@ -247,6 +249,17 @@ pub enum Problem {
     },
 }
 
+/// A setting that is understood otherwise than it reads. A sink with one can run.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Warning {
+    /// `compression` is not one that there is, and then means none, as it does to the tool that this one replaces.
+    #[error("compression {compression:?} is not known and means none; write gzip, or none")]
+    Compression {
+        /// As given.
+        compression: String,
+    },
+}
+
 impl SinkConfig {
     /// Validates a sink. `export_interval` is the file's `exportInterval`, `None` when absent; `variable` looks up
     /// the environment.
@@ -259,7 +272,7 @@ impl SinkConfig {
         export_interval: Option<Duration>,
         variable: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Self, SinkError> {
-        let mut check = Check { variable, problems: Vec::new() };
+        let mut check = Check { variable, problems: Vec::new(), warnings: Vec::new() };
         if name == scrape::SCRAPE {
             check.problems.push(Problem::NameReserved);
         }
@@ -273,9 +286,12 @@ impl SinkConfig {
             (Some(_), Some(_)) => check.fault(Problem::TwoKinds),
         };
         match config {
-            Some((kind, interval)) if check.problems.is_empty() => {
-                Ok(Self { name: name.to_owned(), interval: export_interval.unwrap_or(interval), kind })
-            }
+            Some((kind, interval)) if check.problems.is_empty() => Ok(Self {
+                name: name.to_owned(),
+                interval: export_interval.unwrap_or(interval),
+                kind,
+                warnings: check.warnings,
+            }),
             _ => Err(SinkError { name: name.to_owned(), problems: check.problems }),
         }
     }
@@ -291,10 +307,11 @@ impl SinkConfig {
     }
 }
 
-/// Collects problems while it converts.
+/// Collects what is wrong while it converts.
 struct Check<'a> {
     variable: &'a dyn Fn(&str) -> Option<String>,
     problems: Vec<Problem>,
+    warnings: Vec<Warning>,
 }
 
 impl Check<'_> {
@@ -309,7 +326,7 @@ impl Check<'_> {
         self.encoding(raw.encoding);
         let timeout = self.timeout(raw.timeout);
         let headers = self.headers(&raw.headers, &[CONTENT_ENCODING]);
-        let gzip = raw.compression.is_some_and(|name| name == "gzip");
+        let gzip = self.gzip(raw.compression);
         Some(Kind::Http(HttpSettings { url: url?, method: method?, gzip, timeout: timeout?, headers }))
     }
 
@@ -347,6 +364,15 @@ impl Check<'_> {
             Ok(method) => Some(method),
             Err(_) => self.fault(Problem::Method { method: raw }),
         }
+    }
+
+    fn gzip(&mut self, raw: Option<String>) -> bool {
+        match raw.as_deref() {
+            Some("gzip") => return true,
+            None | Some("" | "none") => {}
+            Some(other) => self.warnings.push(Warning::Compression { compression: other.to_owned() }),
+        }
+        false
     }
 
     fn encoding(&mut self, raw: Option<String>) {

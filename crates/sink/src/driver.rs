@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use egressd_flow::{AttributedBatch, Counter, Position, UnixNanos};
-use egressd_service::lifecycle::chain;
 use reqwest::Method;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
@@ -19,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use crate::books::{Applied, Held, Reason, Standing};
+use crate::cause::Cause;
 use crate::client::{Answer, ClientError, Endpoint};
 use crate::config::{Kind, SinkConfig};
 use crate::http::{self, CostApi};
@@ -195,6 +195,8 @@ pub async fn run(
 pub(crate) struct Pusher {
     name: String,
     settings: watch::Receiver<Prepared>,
+    /// Where to, for the log.
+    origin: String,
     interval: Duration,
     endpoint: Endpoint,
     metrics: OneSink,
@@ -222,6 +224,7 @@ impl Pusher {
         info!(sink = config.name, origin = config.origin(), interval = ?config.interval, "pushing");
         Self {
             next_push: Instant::now() + config.interval,
+            origin: config.origin(),
             name: config.name,
             settings,
             interval: config.interval,
@@ -286,6 +289,7 @@ impl Pusher {
         let Prepared { config, endpoint } = self.settings.borrow_and_update().clone();
         info!(sink = config.name, origin = config.origin(), interval = ?config.interval, "pushing by new settings");
         destination.reconfigure(&config.kind);
+        self.origin = config.origin();
         self.interval = config.interval;
         self.endpoint = endpoint;
         self.retry = Retry::new();
@@ -358,15 +362,25 @@ impl Pusher {
         let Some(withheld) = self.failures.speak(Instant::now()) else {
             return;
         };
-        let (sink, outcome) = (&self.name, answer.outcome());
+        let (sink, origin, outcome) = (&self.name, &self.origin, answer.outcome());
         match answer {
             Answer::Accepted => {}
             Answer::Failed(error) => {
-                warn!(sink, ?outcome, withheld, error = chain(error), "push failed, trying again");
+                let cause = Cause::of(error);
+                let advice = cause.advice();
+                warn!(
+                    sink,
+                    origin,
+                    error = %cause,
+                    advice,
+                    ?outcome,
+                    withheld,
+                    "push failed, data kept, trying again"
+                );
             }
             Answer::Refused { status, excerpt, .. } if answer.is_transient() => {
                 let status = status.as_u16();
-                warn!(sink, ?outcome, withheld, status, ?excerpt, "push refused, trying again");
+                warn!(sink, ?outcome, withheld, status, ?excerpt, "push refused, data kept, trying again");
             }
             Answer::Refused { status, excerpt, .. } => {
                 let status = status.as_u16();

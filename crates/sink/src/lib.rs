@@ -22,6 +22,7 @@ mod totals;
 mod http;
 
 mod books;
+mod cause;
 mod client;
 mod config;
 mod driver;
@@ -38,7 +39,7 @@ pub use books::Reason;
 pub use client::ClientError;
 pub use config::{
     HttpSettings, Kind, Problem, RawHttp, RawRemoteWrite, RawSink, RemoteWriteSettings, SinkConfig,
-    SinkError, expand,
+    SinkError, Warning, expand,
 };
 pub use driver::{Clock, Controls, Report, Sink, run, system_clock};
 pub use keys::{HTTP_KEYS, Key, REMOTE_WRITE_KEYS, SINK_KEYS};

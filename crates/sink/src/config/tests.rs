@@ -82,6 +82,33 @@ fn absent_keys_have_defaults() {
     }
 }
 
+/// Goal: a compression that there is not means none and is warned about; the ones there are and none at all are not.
+#[test]
+fn unknown_compression_is_none_with_a_warning() {
+    for (compression, gzip, warnings) in [
+        ("compression: gzip", true, &[][..]),
+        ("compression: none", false, &[]),
+        ("compression: ''", false, &[]),
+        ("compression: ", false, &[]),
+        ("method: POST", false, &[]),
+        (
+            "compression: zstd",
+            false,
+            &["compression \"zstd\" is not known and means none; write gzip, or none"],
+        ),
+        (
+            "compression: GZIP",
+            false,
+            &["compression \"GZIP\" is not known and means none; write gzip, or none"],
+        ),
+    ] {
+        let config = sink(&format!("http: {{ url: 'http://x/', {compression} }}"), None).unwrap();
+        let said: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
+        let Kind::Http(settings) = config.kind else { panic!("a kind of http") };
+        assert_eq!((settings.gzip, said), (gzip, warnings.iter().map(|text| (*text).to_owned()).collect()));
+    }
+}
+
 /// Goal: everything that is wrong with a sink is said at once, and no value that may be secret is repeated.
 #[test]
 fn problems_are_reported_together() {

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::client::{Answer, Endpoint};
-use crate::config::{HttpSettings, Kind, SinkConfig};
+use crate::config::{Kind, SinkConfig};
 use crate::driver::{Clock, Prepared, Pusher, Report};
 use crate::http::CostApi;
 use crate::metrics::SinkMetrics;
@@ -37,7 +37,7 @@ fn cost_api() -> CostApi {
     let Kind::Http(settings) = config(COST_API, Duration::from_secs(1)).kind else {
         panic!("a kind of http")
     };
-    CostApi::new(&HttpSettings { gzip: false, ..settings })
+    CostApi::new(&settings)
 }
 
 fn refused(status: u16, retry_after: Option<u64>) -> Answer {

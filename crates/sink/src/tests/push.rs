@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use prometheus_client::registry::Registry;
+use reqwest::Method;
+use reqwest::header::HeaderMap;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
@@ -10,6 +13,7 @@ use super::driver::{books, metric};
 use super::receiver::Reply::{Close, Hang, Status};
 use super::receiver::{Receiver, Reply};
 use super::*;
+use crate::client::Endpoint;
 use crate::config::SinkConfig;
 use crate::driver::{Report, Sink, run, system_clock};
 use crate::metrics::SinkMetrics;
@@ -88,7 +92,8 @@ async fn cost_api_repeats_itself_after_each_kind_of_failure() {
     }
 }
 
-fn pushes_of(registry: &Registry, label: &str) -> u64 {
+/// Attempts with a label.
+pub(crate) fn pushes_of(registry: &Registry, label: &str) -> u64 {
     let mut page = String::new();
     prometheus_client::encoding::text::encode(&mut page, registry).unwrap();
     let lines = page.lines().filter(|line| line.starts_with("egressd_exporter_sink_pushes_total{"));
@@ -98,31 +103,15 @@ fn pushes_of(registry: &Registry, label: &str) -> u64 {
         .sum()
 }
 
-/// Goal: the wait that a busy destination asks for is kept.
+/// Goal: the wait that a busy destination asks for is read off its answer.
 #[tokio::test]
-async fn retry_after_is_kept_over_a_real_connection() {
-    let receiver = Receiver::start("127.0.0.1:0", &[Status("429 Too Many Requests\r\nretry-after: 1")]).await;
-    assert_eq!(push("http: { url: 'URL' }", receiver.address, &mut Registry::default()).await, DONE);
-    let requests = receiver.requests();
-    let wait = requests[1].at - requests[0].at;
-    assert!((Duration::from_secs(1)..Duration::from_secs(2)).contains(&wait), "{wait:?}");
-}
-
-/// Goal: a destination that is not there yet is found once it is, and nothing counts as ambiguous.
-#[tokio::test]
-async fn absent_destination_is_found_when_it_comes() {
-    let reserved = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = reserved.local_addr().unwrap();
-    drop(reserved);
-    let mut registry = Registry::default();
-    let come = async {
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        Receiver::start(&address.to_string(), &[]).await
-    };
-    let (report, receiver) = tokio::join!(push("http: { url: 'URL' }", address, &mut registry), come);
-    assert_eq!((report, receiver.requests().len()), (DONE, 1));
-    assert!(pushes_of(&registry, "outcome=\"not_connected\"") > 0);
-    assert_eq!(metric(&registry, "egressd_exporter_sink_ambiguous_bytes_total"), 0);
+async fn retry_after_is_read_over_a_real_connection() {
+    install_provider();
+    let receiver = Receiver::start("127.0.0.1:0", &[Status("429 Too Many Requests\r\nretry-after: 7")]).await;
+    let url = crate::Secret::new(format!("http://{}/", receiver.address).parse().unwrap());
+    let endpoint = Endpoint::new(Method::POST, url, HeaderMap::new(), Duration::from_secs(30)).unwrap();
+    let answer = endpoint.send(Bytes::from_static(b"body"), seconds(1)).await;
+    assert_eq!(answer.retry_after(), Some(Duration::from_secs(7)), "{answer:?}");
 }
 
 /// Goal: remote write says the zero until it is accepted, then the total, each time at a later timestamp, under the

@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex};
 use bytes::Bytes;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::time::Instant;
 
 /// What a request is answered with, after it was read to its end.
 #[derive(Clone, Copy, Debug)]
@@ -23,7 +22,6 @@ pub(crate) enum Reply {
 /// One request as it came.
 #[derive(Clone, Debug)]
 pub(crate) struct Request {
-    pub(crate) at: Instant,
     pub(crate) line: String,
     /// Names in lower case.
     pub(crate) headers: BTreeMap<String, String>,
@@ -101,5 +99,5 @@ async fn read(stream: &mut BufReader<TcpStream>) -> Option<Request> {
         .collect();
     let mut body = vec![0; headers["content-length"].parse().unwrap()];
     stream.read_exact(&mut body).await.ok()?;
-    Some(Request { at: Instant::now(), line, headers, body: Bytes::from(body) })
+    Some(Request { line, headers, body: Bytes::from(body) })
 }
