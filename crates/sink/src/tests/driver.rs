@@ -11,6 +11,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::failures::Log;
 use super::*;
 use crate::client::{Answer, Endpoint};
 use crate::config::{Kind, SinkConfig};
@@ -183,6 +184,32 @@ async fn close_during_a_push_is_followed_by_another_at_once() {
     let (report, ()) = tokio::join!(pusher.drive(cost_api(), send, received, abandon), feed);
     assert_eq!(report, Report { applied: Position(2), accepted: Position(2), ..Report::default() });
     assert_eq!(begun.elapsed().as_secs(), 3600);
+}
+
+/// Goal: traffic of unknown direction is kept from a destination that takes only sent and received, counted by its
+/// reason and warned about once.
+#[tokio::test(start_paused = true)]
+async fn undirected_traffic_is_kept_back_with_one_warning() {
+    let (log, _guard) = Log::begin();
+    let Bench { registry, pusher, batches, received, abandon, .. } = bench(Duration::from_secs(1));
+    let feed = async {
+        for at in 1..=3 {
+            batches.send(Arc::new(batch(at, &[RECORD]))).await.unwrap();
+        }
+        drop(batches);
+    };
+    let send = |_: &Endpoint, _| async { Answer::Accepted };
+    tokio::join!(pusher.drive(cost_api(), send, received, abandon), feed);
+    assert_eq!(books(&registry, "bytes"), [105, 90, 15, 0]);
+    let mut page = String::new();
+    text::encode(&mut page, &registry).unwrap();
+    let counted = "egressd_exporter_sink_discarded_bytes_total{sink=\"test\",reason=\"undirected\"} 15\n";
+    assert!(page.contains(counted), "{page}");
+    assert_eq!(
+        log.lines("WARN"),
+        [" traffic of unknown direction is kept from this sink, which takes only sent and received \
+          sink=\"test\" reason=\"undirected\""]
+    );
 }
 
 /// Goal: a destination that never accepts is tried until the stop runs out of time, and what is held is reported.

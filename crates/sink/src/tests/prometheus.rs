@@ -163,6 +163,22 @@ async fn zero_precedes_the_total_and_a_restart_is_a_counter_reset() {
     assert_eq!((series.len(), labels), (1, expected));
 }
 
+/// Goal: traffic of unknown direction is stored as a metric of its own, to the byte, and never as transmitted.
+#[tokio::test]
+async fn undirected_traffic_is_a_metric_of_its_own() {
+    let prometheus = Prometheus::start().await;
+    let sink = prometheus.sink(Duration::from_secs(15), system_clock());
+    let (batches, received) = mpsc::channel(1);
+    let (accepted, _position) = watch::channel(Position::default());
+    batches.send(Arc::new(batch(1, &[&format!("{FLOW} undirected=30/3")]))).await.unwrap();
+    drop(batches);
+    let report = run(sink, received, accepted, CancellationToken::new()).await;
+    assert_eq!(report, Report { applied: Position(1), accepted: Position(1), ..Report::default() });
+    let stored = prometheus.query("{__name__=~\"egressd_.*\"}", ms(system_clock()()) + 1000).await;
+    let stored: Vec<_> = stored.iter().map(|one| (&one["metric"]["__name__"], &one["value"][1])).collect();
+    assert_eq!(stored, [(&Value::from("egressd_undirected_bytes_total"), &Value::from("30"))]);
+}
+
 /// Goal: an idle series repeats, ends by its marker and not by Prometheus' look-back, returns from zero, and loses
 /// no byte by it.
 #[tokio::test]
