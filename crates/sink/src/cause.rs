@@ -115,7 +115,8 @@ impl Cause {
             };
         };
         match certificate {
-            CertificateError::UnknownIssuer => Self::CertificateUntrusted,
+            // The latter is an authority's name with another key, as when a private one was made anew.
+            CertificateError::UnknownIssuer | CertificateError::BadSignature => Self::CertificateUntrusted,
             CertificateError::NotValidForNameContext { expected, presented } => Self::CertificateName {
                 expected: expected.to_str().into_owned(),
                 presented: names(presented),
@@ -140,8 +141,8 @@ impl Cause {
             }
             Self::AnswerTimedOut => "check the load of the sink's server, or raise the sink's timeout",
             Self::CertificateUntrusted => {
-                "if the authority is your own, add its certificate to the system's store, or name a PEM file that \
-                 has it in the environment's SSL_CERT_FILE; if there is none, the answer may not be the sink's"
+                "if the authority is your own, add its certificate to the system's store, or to a PEM file that \
+                 SSL_CERT_FILE names in the store's place; if there is none, the answer may not be the sink's"
             }
             Self::CertificateName { .. } => {
                 "write one of the certificate's names as the host of the sink's url, or have the server's \

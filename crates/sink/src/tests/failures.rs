@@ -146,6 +146,10 @@ fn certificates_are_told_in_plain_words() {
             "the server's certificate is not trusted: no authority that this process knows has signed it",
         ),
         (
+            CertificateError::BadSignature,
+            "the server's certificate is not trusted: no authority that this process knows has signed it",
+        ),
+        (
             name(&["DnsName(\"other.example\")", "IpAddress(10.0.0.1)"]),
             "the server's certificate is for another name: prom.example was asked for, it is for \
              other.example, 10.0.0.1",
