@@ -16,6 +16,9 @@ pub const TRANSMITTED: &str = "egressd_transmit_bytes_total";
 /// The bytes that it received.
 pub const RECEIVED: &str = "egressd_received_bytes_total";
 
+/// The label that is a series' name.
+pub(crate) const NAME_LABEL: &str = "__name__";
+
 /// Values by name.
 pub(crate) type Names = BTreeMap<String, String>;
 

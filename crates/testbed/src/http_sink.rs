@@ -1,4 +1,5 @@
-//! An honest fake of the cost API: an HTTP/1.1 server in the control namespace that keeps what it is sent.
+//! An honest fake of the cost API, or of whatever takes POSTs: an HTTP/1.1 server in the control namespace, with TLS
+//! or without, that keeps what it is sent.
 //!
 //! Invariant: a request is kept exactly when it was read whole, with the status it was answered with; only those with
 //! 200 count as accepted. Bodies are kept as they came, compression included. Keeping and answering are one step, so
@@ -11,7 +12,10 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
 use crate::acceptor::Acceptor;
+use crate::certificates::Certificate;
 use crate::cluster::Cluster;
 use crate::error::Error;
 use crate::namespace::Namespace;
@@ -69,6 +73,8 @@ pub struct HttpSink {
     namespace: Namespace,
     port: u16,
     kept: Arc<Mutex<Kept>>,
+    /// What new connections are met with; `None` without TLS.
+    certificate: Arc<Mutex<Option<Arc<ServerConfig>>>>,
     /// `None` while away.
     acceptor: Option<Acceptor>,
 }
@@ -79,9 +85,22 @@ impl HttpSink {
     /// # Errors
     /// [`Error::Os`] when the port is taken.
     pub fn start(cluster: &Cluster, port: u16) -> Result<Self, Error> {
+        Self::listen(cluster, port, None)
+    }
+
+    /// As [`start`](Self::start), with TLS.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn start_tls(cluster: &Cluster, port: u16, certificate: &Certificate) -> Result<Self, Error> {
+        Self::listen(cluster, port, Some(Arc::clone(&certificate.0)))
+    }
+
+    fn listen(cluster: &Cluster, port: u16, certificate: Option<Arc<ServerConfig>>) -> Result<Self, Error> {
         let namespace = cluster.namespace(topology::CONTROL)?.clone();
         let kept = Kept { answer: Answer::Status(200), bytes: 0, requests: Vec::new() };
-        let mut sink = Self { namespace, port, kept: Arc::new(Mutex::new(kept)), acceptor: None };
+        let (kept, certificate) = (Arc::new(Mutex::new(kept)), Arc::new(Mutex::new(certificate)));
+        let mut sink = Self { namespace, port, kept, certificate, acceptor: None };
         sink.come_back()?;
         Ok(sink)
     }
@@ -89,7 +108,13 @@ impl HttpSink {
     /// Where the exporter finds it, without a path.
     #[must_use]
     pub fn url(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        let scheme = if locked(&self.certificate).is_some() { "https" } else { "http" };
+        format!("{scheme}://127.0.0.1:{}", self.port)
+    }
+
+    /// Meets new connections with TLS and this certificate from now on.
+    pub fn present(&self, certificate: &Certificate) {
+        *locked(&self.certificate) = Some(Arc::clone(&certificate.0));
     }
 
     /// Treats requests so from now on.
@@ -114,9 +139,12 @@ impl HttpSink {
         let refused = || Error::os("open the port of", "the HTTP sink");
         let port = self.port;
         let listener = self.namespace.enter(|| TcpListener::bind(("0.0.0.0", port)))?.map_err(refused())?;
-        let kept = Arc::clone(&self.kept);
+        let (kept, certificate) = (Arc::clone(&self.kept), Arc::clone(&self.certificate));
         // A connection that breaks is the sender's to notice; what was read whole is kept.
-        let serve = move |stream| drop(serve(stream, &kept));
+        let serve = move |stream| {
+            let tls = locked(&certificate).clone();
+            drop(meet(stream, tls, &kept));
+        };
         self.acceptor = Some(Acceptor::start(listener, CONNECTIONS_MAX, serve).map_err(refused())?);
         Ok(())
     }
@@ -134,18 +162,27 @@ impl HttpSink {
     }
 }
 
-fn serve(stream: TcpStream, kept: &Mutex<Kept>) -> io::Result<()> {
+fn meet(stream: TcpStream, tls: Option<Arc<ServerConfig>>, kept: &Mutex<Kept>) -> io::Result<()> {
     stream.set_read_timeout(Some(SILENCE_MAX))?;
-    let mut writer = stream.try_clone()?;
+    match tls {
+        None => serve(stream, kept),
+        Some(config) => {
+            let connection = ServerConnection::new(config).map_err(io::Error::other)?;
+            serve(StreamOwned::new(connection, stream), kept)
+        }
+    }
+}
+
+fn serve(stream: impl Read + Write, kept: &Mutex<Kept>) -> io::Result<()> {
     let mut reader = BufReader::new(stream);
     while let Some(read) = read_request(&mut reader)? {
         match read {
             Ok(request) => {
                 let mut kept = locked(kept);
                 let Some(status) = kept.keep(request) else { return Ok(()) };
-                answer(&mut writer, status, "keep-alive")?;
+                answer(reader.get_mut(), status, "keep-alive")?;
             }
-            Err(status) => return answer(&mut writer, status, "close"),
+            Err(status) => return answer(reader.get_mut(), status, "close"),
         }
     }
     Ok(())
@@ -153,7 +190,8 @@ fn serve(stream: TcpStream, kept: &Mutex<Kept>) -> io::Result<()> {
 
 fn answer(writer: &mut impl Write, status: u16, connection: &str) -> io::Result<()> {
     let head = format!("HTTP/1.1 {status} -\r\nContent-Length: 0\r\nConnection: {connection}\r\n\r\n");
-    writer.write_all(head.as_bytes())
+    writer.write_all(head.as_bytes())?;
+    writer.flush()
 }
 
 impl Kept {
@@ -216,8 +254,8 @@ fn read_line(reader: &mut impl BufRead) -> io::Result<Option<String>> {
     Ok(Some(text.to_owned()))
 }
 
-fn locked(kept: &Mutex<Kept>) -> MutexGuard<'_, Kept> {
-    kept.lock().unwrap_or_else(PoisonError::into_inner)
+fn locked<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

@@ -98,7 +98,7 @@ fn flows_in(text: &str) -> Result<Flows, Error> {
 }
 
 /// A field that the schema does not have shows as its number, and none of our names needs an escape: neither is taken.
-fn field_of(line: &str) -> Option<(String, String)> {
+pub(crate) fn field_of(line: &str) -> Option<(String, String)> {
     let (name, value) = line.split_once(": ")?;
     let is_unknown = name.starts_with(|first: char| first.is_ascii_digit());
     let value = match value.strip_prefix('"') {

@@ -12,6 +12,7 @@
 
 mod acceptor;
 mod books;
+mod certificates;
 mod claims;
 mod clock;
 mod cluster;
@@ -29,15 +30,17 @@ pub mod kubernetes;
 mod namespace;
 mod network;
 mod process;
-mod prometheus;
+mod recording;
 mod scenario;
 mod scratch;
 mod series;
+mod store;
 pub mod topology;
 pub mod traffic;
 mod truth;
 
 pub use books::{Account, Books};
+pub use certificates::{Authority, Certificate};
 pub use claims::{RECEIVED, TRANSMITTED, flows_in};
 pub use clock::{now, wait_for};
 pub use cluster::{Cluster, Truth};
@@ -51,7 +54,8 @@ pub use http_sink::{Answer, HttpSink, Request};
 pub use ingestion::Ingestion;
 pub use namespace::Namespace;
 pub use process::{Process, Usage};
-pub use prometheus::Prometheus;
+pub use recording::recorded;
 pub use scenario::{Class, Load, class_of, standard_plans};
 pub use series::{Point, Series, flows_by};
+pub use store::Store;
 pub use truth::TruthError;

@@ -1,4 +1,4 @@
-//! A cluster's files: configuration, logs, Prometheus's data.
+//! A cluster's files: configuration, logs, the stores' data.
 //!
 //! Invariant: they stand in a tmpfs that is mounted nowhere and held by one descriptor, so they vanish with the
 //! process even on SIGKILL. Children reach them as `/proc/PID/fd/N/…`.

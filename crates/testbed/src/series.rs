@@ -9,12 +9,10 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::Value;
 
-use crate::claims::{Names, key_of_series, volume_of};
+use crate::claims::{NAME_LABEL, Names, key_of_series, volume_of};
 use crate::error::Error;
 use crate::exposition::whole;
 use crate::flows::{FlowKey, Flows};
-
-const NAME_LABEL: &str = "__name__";
 
 /// A series and some of its points.
 #[derive(Clone, Debug, PartialEq, Eq)]

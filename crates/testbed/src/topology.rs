@@ -8,7 +8,7 @@
 //!                               └─ internet                   203.0.113.10   2001:db8:1::10
 //! ```
 //!
-//! `control` is the fabric (a bridge, and the router to the internet) and the home of the exporter and of Prometheus;
+//! `control` is the fabric (a bridge, and the router to the internet) and the home of the exporter and of the stores;
 //! it has no nft rule, so nothing is tracked there.
 
 use std::fmt::Write;

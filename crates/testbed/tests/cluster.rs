@@ -15,8 +15,7 @@ use std::time::Duration;
 use egressd_testbed::topology::{CONTROL, CONTROL_ADDRESSES, INTERNET, PODS, pod_at, pod_named};
 use egressd_testbed::traffic::{ItemReport, Kind};
 use egressd_testbed::{
-    Answer, Class, Cluster, FlowKey, Flows, HttpSink, Load, Prometheus, Volume, class_of, standard_plans,
-    wait_for,
+    Answer, Class, Cluster, FlowKey, Flows, HttpSink, Load, Store, Volume, class_of, standard_plans, wait_for,
 };
 
 const PROGRAM: &str = env!("CARGO_BIN_EXE_egressd-testbed");
@@ -284,7 +283,7 @@ fn the_http_sink_does_as_it_is_told() {
 #[test]
 fn prometheus_answers_in_the_control_namespace() {
     let cluster = Cluster::start().unwrap();
-    let prometheus = Prometheus::start(&cluster).unwrap();
+    let prometheus = Store::prometheus(&cluster).unwrap();
     let result = prometheus.query("vector(1) + 1").unwrap();
     assert_eq!(result[0]["value"][1], "2");
     assert!(prometheus.query("sum(").unwrap_err().chain().contains("400"));

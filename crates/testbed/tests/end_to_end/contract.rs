@@ -5,9 +5,11 @@
 use std::collections::BTreeMap;
 
 use egressd_testbed::topology::{SERVICE_ADDRESSES, node_at};
-use egressd_testbed::{FlowKey, Flows, HttpSink, RECEIVED, Series, TRANSMITTED, Volume};
+use egressd_testbed::{
+    Comparison, FlowKey, Flows, HttpSink, RECEIVED, Request, Series, TRANSMITTED, Volume, flows_by,
+};
 
-use crate::harness::{API_KEY, CLUSTER_ID};
+use crate::harness::{API_KEY, CLUSTER_ID, TENANT};
 
 /// To a pod. `team` is the configuration's own label.
 const POD_LABELS: &str = "cross_zone dst_ip dst_ip_type dst_namespace dst_node dst_pod dst_zone proto src_ip \
@@ -81,6 +83,41 @@ fn label_names(key: &FlowKey) -> &'static str {
         (None, Some(_)) => NODE_LABELS,
         (None, None) => PUBLIC_LABELS,
     }
+}
+
+/// A sink that does not ask for received bytes is told none, and its own labels are on every series of it.
+pub(crate) fn check_own_labels(series: &[Series]) {
+    assert!(!series.is_empty());
+    for one in series {
+        assert_eq!(one.name, TRANSMITTED);
+        let own = ["Site", "team"].map(|label| one.labels.get(label).map(String::as_str));
+        assert_eq!(own, [Some("lab"), Some("other")], "{one:?}");
+    }
+}
+
+/// Every request to a receiver of remote write has the protocol's headers and the configuration's, and what is in
+/// them is zero first, later at each sample, without labels of another sink, and the truth.
+pub(crate) fn check_recorded(requests: &[Request], series: &[Series], truth: &Flows) {
+    assert!(!requests.is_empty());
+    for request in requests {
+        assert_eq!((request.method.as_str(), request.path.as_str()), ("POST", "/api/v1/push"));
+        for (name, value) in [
+            ("content-type", "application/x-protobuf"),
+            ("content-encoding", "snappy"),
+            ("x-prometheus-remote-write-version", "0.1.0"),
+            ("x-scope-orgid", TENANT),
+            ("authorization", &format!("Bearer {API_KEY}")),
+        ] {
+            assert_eq!(request.header(name), Some(value), "{name}");
+        }
+    }
+    for one in series {
+        assert_eq!(one.points[0].value, 0, "{one:?}");
+        assert!(one.points.is_sorted_by(|before, point| before.at < point.at), "{one:?}");
+        assert!(!one.labels.contains_key("team") && !one.labels.contains_key("Site"), "{one:?}");
+    }
+    let recorded = flows_by(Series::last_value, series).unwrap();
+    assert_eq!(Comparison::of(truth, &recorded).difference_bytes(), 0, "{truth:#?} {recorded:#?}");
 }
 
 /// Every request to the cost API is what its contract says.

@@ -1,4 +1,4 @@
-//! One run: a cluster, both daemons, both destinations, traffic, and the checks that every run ends with.
+//! One run: a cluster, both daemons, four destinations at once, traffic, and the checks that every run ends with.
 //!
 //! Whatever fails, fails by a panic, and the panic is followed by the ends of the daemons' logs.
 
@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use egressd_testbed::traffic::Plan;
 use egressd_testbed::{
-    Books, Cluster, Comparison, Daemon, Daemons, Error, Flows, HttpSink, Ingestion, Load, Programs,
-    Prometheus, Row, Series, Usage, Volume, flows_by, now, standard_plans, wait_for,
+    Books, Cluster, Comparison, Daemon, Daemons, Error, Flows, HttpSink, Ingestion, Load, Programs, Request,
+    Row, Series, Store, Usage, Volume, flows_by, now, recorded, standard_plans, wait_for,
 };
 
 const COST_API_PORT: u16 = 8090;
+const RECORDER_PORT: u16 = 8091;
 /// After the end of the traffic: a collector dials again within 30 s, a sink tries again within 30 s.
 const SETTLED_WITHIN: Duration = Duration::from_secs(90);
 const BALANCED_WITHIN: Duration = Duration::from_secs(30);
@@ -19,13 +20,21 @@ const BALANCED_WITHIN: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(250);
 
 /// Every sample of the product's series so far, whatever their metric: one that should not be there is an error.
-const ALL_SAMPLES: &str = r#"{__name__=~"egressd_.*_bytes_total"}[1h]"#;
+pub(crate) const ALL_SAMPLES: &str = r#"{__name__=~"egressd_.*_bytes_total"}[1h]"#;
 
 pub(crate) const CLUSTER_ID: &str = "7f9d1c1e";
 pub(crate) const API_KEY: &str = "key-of-the-test";
 
-/// Both destinations as a user writes them down.
-fn config(prometheus: &Prometheus<'_>, cost_api: &HttpSink) -> String {
+/// What the recorder's requests are to carry.
+pub(crate) const TENANT: &str = "tenant-of-the-test";
+
+/// The destinations as a user writes them down.
+fn config(
+    prometheus: &Store<'_>,
+    victoria_metrics: &Store<'_>,
+    cost_api: &HttpSink,
+    recorder: &HttpSink,
+) -> String {
     format!(
         "exportInterval: 2s
 sinks:
@@ -42,9 +51,20 @@ sinks:
       url: \"{}\"
       labels: {{ team: core }}
       sendReceivedBytesMetric: true
+  recorder:
+    prom_remote_write:
+      url: \"{}/api/v1/push\"
+      headers: {{ X-Scope-OrgID: {TENANT}, Authorization: \"Bearer ${{API_KEY}}\" }}
+      sendReceivedBytesMetric: true
+  victoria:
+    prom_remote_write:
+      url: \"{}\"
+      labels: {{ Site: lab, team: other }}
 ",
         cost_api.url(),
-        prometheus.write_url()
+        prometheus.write_url(),
+        recorder.url(),
+        victoria_metrics.write_url()
     )
 }
 
@@ -60,20 +80,25 @@ pub(crate) fn gentle_plans() -> Vec<(&'static str, Plan)> {
 /// Truth against what each destination has.
 pub(crate) struct Outcome {
     prometheus: Comparison,
+    /// Of what was sent; it is not told what was received.
+    victoria_metrics: Comparison,
     cost_api: Comparison,
 }
 
 impl Outcome {
     /// The flows that differ, packets included where the destination is told them; empty when none does.
     fn differences(&self) -> Vec<String> {
-        let rows = self.prometheus.rows.iter().filter(|row| row.difference_bytes() > 0);
-        let prometheus = rows.map(|row| ("prometheus", row));
+        let stores = [("prometheus", &self.prometheus), ("victoria-metrics", &self.victoria_metrics)];
+        let stores = stores.into_iter().flat_map(|(place, comparison)| {
+            let rows = comparison.rows.iter().filter(|row| row.difference_bytes() > 0);
+            rows.map(move |row| (place, row))
+        });
         let rows = self.cost_api.rows.iter();
         let rows = rows.filter(|row| row.difference_bytes() + row.difference_packets() > 0);
         let line = |(place, row): (_, &Row)| {
             format!("{place}: {}: truth {:?}, exported {:?}", row.key, row.truth, row.exported)
         };
-        prometheus.chain(rows.map(|row| ("cost API", row))).map(line).collect()
+        stores.chain(rows.map(|row| ("cost API", row))).map(line).collect()
     }
 }
 
@@ -84,8 +109,11 @@ pub(crate) struct Harness<'c> {
     cluster: &'c Cluster,
     programs: Programs,
     config: String,
-    pub(crate) prometheus: Prometheus<'c>,
+    pub(crate) prometheus: Store<'c>,
+    pub(crate) victoria_metrics: Store<'c>,
     pub(crate) cost_api: HttpSink,
+    /// A receiver of remote write that keeps requests as they came.
+    recorder: HttpSink,
     ingestion: Ingestion<'c>,
     pub(crate) daemons: Daemons<'c>,
     load: Option<Load>,
@@ -95,13 +123,28 @@ impl<'c> Harness<'c> {
     /// Starts everything, the traffic last.
     pub(crate) fn start(name: &'static str, cluster: &'c Cluster, plans: &[(&'static str, Plan)]) -> Self {
         let (began, programs) = (now(), Programs::beside_current_exe().unwrap());
-        let prometheus = Prometheus::start(cluster).unwrap();
+        let prometheus = Store::prometheus(cluster).unwrap();
+        let victoria_metrics = Store::victoria_metrics(cluster).unwrap();
         let cost_api = HttpSink::start(cluster, COST_API_PORT).unwrap();
-        let config = config(&prometheus, &cost_api);
+        let recorder = HttpSink::start(cluster, RECORDER_PORT).unwrap();
+        let config = config(&prometheus, &victoria_metrics, &cost_api, &recorder);
         let daemons = Daemons::start(cluster, &programs, &config, ENVIRONMENT).unwrap();
         let ingestion = Ingestion::new(cluster).unwrap();
         let load = Some(Load::start(cluster, &programs.testbed, plans).unwrap());
-        Self { name, began, cluster, programs, config, prometheus, cost_api, ingestion, daemons, load }
+        Self {
+            name,
+            began,
+            cluster,
+            programs,
+            config,
+            prometheus,
+            victoria_metrics,
+            cost_api,
+            recorder,
+            ingestion,
+            daemons,
+            load,
+        }
     }
 
     /// Lets time pass in which everything that was not told to end must run.
@@ -143,12 +186,19 @@ impl<'c> Harness<'c> {
         self.ingestion.flows(&self.cost_api).unwrap()
     }
 
-    /// Truth against both destinations, now.
+    /// The recorder's requests as they came, and the series in them.
+    pub(crate) fn recorded(&self) -> (Vec<Request>, Vec<Series>) {
+        (self.recorder.requests(), recorded(self.cluster, &self.recorder).unwrap())
+    }
+
+    /// Truth against the destinations that every run asks, now.
     pub(crate) fn compare(&mut self, bytes: fn(&Series) -> u64) -> Result<(Flows, Outcome), Error> {
         let truth = self.cluster.truth()?;
         let prometheus = Comparison::of(&truth, &flows_by(bytes, &self.series()?)?);
+        let series = self.victoria_metrics.series(ALL_SAMPLES, None)?;
+        let victoria_metrics = Comparison::of(&only_sent(&truth), &flows_by(bytes, &series)?);
         let cost_api = Comparison::of(&truth, self.ingestion.flows(&self.cost_api)?);
-        Ok((truth, Outcome { prometheus, cost_api }))
+        Ok((truth, Outcome { prometheus, victoria_metrics, cost_api }))
     }
 
     /// The sum of a metric of the collector of `node`.
@@ -162,13 +212,13 @@ impl<'c> Harness<'c> {
         self.daemons.exporter.metric("egressd_exporter_sink_pushes_total", &labels).unwrap().unwrap_or(0)
     }
 
-    /// Ends the traffic, waits for the last byte to arrive at both destinations, checks the daemons' books, ends the
-    /// daemons and compares once more. Gives the truth.
+    /// Ends the traffic, waits for the last byte to arrive everywhere, checks the daemons' books, ends the daemons and
+    /// compares once more. Gives the truth.
     pub(crate) fn finish(&mut self, bytes: fn(&Series) -> u64) -> Flows {
         let traffic = self.began.elapsed();
         self.load.take().unwrap().finish().unwrap();
         let ended = now();
-        wait_for("equality of truth and both destinations", SETTLED_WITHIN, || {
+        wait_for("equality of truth and every destination", SETTLED_WITHIN, || {
             thread::sleep(LOOK);
             self.daemons.check_running()?;
             let differences = self.compare(bytes)?.1.differences();
@@ -213,18 +263,20 @@ impl<'c> Harness<'c> {
 
     fn report(&self, truth: &Flows, outcome: &Outcome) {
         let line = |place: &str, Volume { tx_bytes, tx_packets, rx_bytes, rx_packets }: Volume| {
-            format!("{place:<10} tx {tx_bytes} B {tx_packets} packets, rx {rx_bytes} B {rx_packets} packets")
+            format!("{place:<16} tx {tx_bytes} B {tx_packets} packets, rx {rx_bytes} B {rx_packets} packets")
         };
         let exported = |comparison: &Comparison| {
             let mut sum = Volume::default();
             comparison.rows.iter().for_each(|row| sum += row.exported);
             sum
         };
-        let Outcome { prometheus, cost_api } = outcome;
+        let Outcome { prometheus, victoria_metrics, cost_api } = outcome;
         self.say(&format!("{} flows in {:.1} s", truth.0.len(), self.began.elapsed().as_secs_f32()));
         self.say(&line("truth", truth.total()));
-        let difference = prometheus.difference_bytes();
-        self.say(&format!("{}, difference {difference} B", line("prometheus", exported(prometheus))));
+        for (place, comparison) in [("prometheus", prometheus), ("victoria-metrics", victoria_metrics)] {
+            let difference = comparison.difference_bytes();
+            self.say(&format!("{}, difference {difference} B", line(place, exported(comparison))));
+        }
         let (bytes, packets) = (cost_api.difference_bytes(), cost_api.difference_packets());
         let exported = line("cost API", exported(cost_api));
         self.say(&format!("{exported}, difference {bytes} B {packets} packets"));
@@ -239,6 +291,12 @@ impl<'c> Harness<'c> {
     pub(crate) fn say(&self, text: &str) {
         println!("{}: {text}", self.name);
     }
+}
+
+/// The truth for a destination that is told only what was sent.
+fn only_sent(truth: &Flows) -> Flows {
+    let sent = |volume: &Volume| Volume { rx_bytes: 0, rx_packets: 0, ..*volume };
+    Flows(truth.0.iter().map(|(key, volume)| (key.clone(), sent(volume))).collect())
 }
 
 /// What is unaccounted for in a daemon's books after the traffic, within a stage and from one to the next.
@@ -257,8 +315,10 @@ fn faults_in(books: &[Books]) -> Vec<String> {
 impl Drop for Harness<'_> {
     fn drop(&mut self) {
         if thread::panicking() {
-            let tail = self.prometheus.process().log_tail();
-            println!("{}:\n{}\nprometheus:\n{tail}", self.name, self.daemons.log_tails());
+            println!("{}:\n{}", self.name, self.daemons.log_tails());
+            for store in [&self.prometheus, &self.victoria_metrics] {
+                println!("{}:\n{}", store.process().name(), store.process().log_tail());
+            }
         }
     }
 }
@@ -271,12 +331,21 @@ const LEDGER: &str = "egressd_exporter_ledger";
 const ENRICH: &str = "egressd_exporter_enrich";
 const CASTAI: &str = "egressd_exporter_sink castai";
 const PROM: &str = "egressd_exporter_sink prom";
+const RECORDER: &str = "egressd_exporter_sink recorder";
+const VICTORIA: &str = "egressd_exporter_sink victoria";
 const SCRAPE: &str = "egressd_exporter_sink scrape";
 const COLLECTOR_STAGES: [&str; 2] = [METER, WINDOW];
-const EXPORTER_STAGES: [&str; 5] = [ENRICH, LEDGER, CASTAI, PROM, SCRAPE];
+const EXPORTER_STAGES: [&str; 7] = [ENRICH, LEDGER, CASTAI, PROM, RECORDER, SCRAPE, VICTORIA];
 /// What one lets out the other takes in, within a daemon.
-const HANDED_OVER: [(&str, &str); 5] =
-    [(METER, WINDOW), (LEDGER, ENRICH), (ENRICH, CASTAI), (ENRICH, PROM), (ENRICH, SCRAPE)];
+const HANDED_OVER: [(&str, &str); 7] = [
+    (METER, WINDOW),
+    (LEDGER, ENRICH),
+    (ENRICH, CASTAI),
+    (ENRICH, PROM),
+    (ENRICH, RECORDER),
+    (ENRICH, SCRAPE),
+    (ENRICH, VICTORIA),
+];
 /// Of a collector: what would make its figures less than exact.
 const LOSSES: [&str; 4] = [
     "egressd_collector_conntrack_lost_ends_total",

@@ -1,13 +1,14 @@
-//! The whole way, end to end: the kernel's conntrack, both daemons, a real Prometheus and a fake cost API, against
-//! nft's counters; undisturbed, and over outages of a minute.
+//! The whole way, end to end: the kernel's conntrack, both daemons, a real Prometheus, a real VictoriaMetrics and a
+//! fake cost API, against nft's counters; undisturbed, and over outages of a minute.
 //!
-//! These tests need root, `ip`, `nft`, `prometheus`, `protoc` and `gzip`, and the daemons beside the test executable
+//! These tests need root, `ip`, `nft`, `prometheus`, `victoria-metrics`, `protoc` and `gzip`, and the daemons beside the test executable
 //! (`cargo build --workspace --bins`). Each runs on a cluster of its own and mostly waits, so they are best run all at
 //! once: `--test-threads=4`. `--nocapture` shows the figures of each run.
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests fail and speak like tests")]
 
 mod contract;
+mod failing_sinks;
 mod from_kubernetes;
 mod harness;
 
@@ -24,10 +25,10 @@ const fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
-/// Goal: undisturbed, every byte of every flow arrives at both destinations under its name, once, in the form that
-/// dashboards and the cost API expect.
+/// Goal: undisturbed, every byte of every flow arrives under its name, once, at four destinations at the same time: two
+/// stores, a receiver that records, and the cost API; each in the form that it expects, with its own labels and headers.
 #[test]
-fn every_byte_reaches_prometheus_and_the_cost_api() {
+fn every_byte_reaches_every_destination() {
     let cluster = Cluster::start().unwrap();
     let mut run = Harness::start("undisturbed", &cluster, &standard_plans(None));
     run.pass(seconds(15));
@@ -36,6 +37,10 @@ fn every_byte_reaches_prometheus_and_the_cost_api() {
     let series = run.series().unwrap();
     contract::check_labels(&series, &truth);
     contract::check_requests(&run.cost_api);
+    contract::check_own_labels(&run.victoria_metrics.series(harness::ALL_SAMPLES, None).unwrap());
+    let (requests, recorded) = run.recorded();
+    contract::check_recorded(&requests, &recorded, &truth);
+    run.say(&format!("recorder: {} requests, {} series, difference 0 B", requests.len(), recorded.len()));
     check_increase(&run, &series, &truth);
     check_that_checks_fail(&mut run, truth);
 }
