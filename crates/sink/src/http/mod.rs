@@ -25,7 +25,7 @@ use crate::table::FLOWS_MAX;
 use deltas::{Delta, Deltas};
 use proto::{PodNetworkMetric, PodNetworkMetricBatch};
 
-/// Items of one request, encoded in some tens of milliseconds; of usual names 3 to 4 MB before compression.
+/// Items of one request, encoded in some tens of milliseconds; where names are long, its bytes are the closer bound.
 pub(crate) const ITEMS_MAX: usize = 20_000;
 
 /// The configuration's headers over the defaults; the encoding is ours to say.
