@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use egressd_service::duration::{DurationError, parse_go_duration};
 use egressd_service::yaml::{self, YamlError};
-use egressd_sink::{RawSink, SinkConfig, SinkError};
+use egressd_sink::{RawSink, SinkConfig, SinkError, Warning};
 use serde::Deserialize;
 use tracing::warn;
 
@@ -65,6 +65,8 @@ pub(crate) enum Problem {
     ExportInterval(DurationError),
     #[error("exportInterval is zero")]
     ExportIntervalZero,
+    #[error("sink {sink:?}: {warning}")]
+    Doubtful { sink: String, warning: Warning },
     #[error(transparent)]
     Sink(SinkError),
 }
@@ -73,9 +75,9 @@ fn list(problems: &[impl ToString]) -> String {
     problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
-/// What becomes of keys that nobody knows.
+/// What becomes of what works and is probably not meant so: keys that nobody knows, values that mean nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum UnknownKeys {
+pub(crate) enum Doubts {
     /// Each is warned about.
     Warn,
     /// They are an error.
@@ -105,7 +107,7 @@ pub(crate) fn read(path: Option<&Path>) -> Result<Source, FileError> {
 /// What a file says, validated.
 pub(crate) fn understand(
     source: &Source,
-    unknown: UnknownKeys,
+    doubts: Doubts,
     environment: &dyn Fn(&str) -> Option<String>,
 ) -> Result<Settings, FileError> {
     let Source { path, text } = source;
@@ -115,16 +117,20 @@ pub(crate) fn understand(
         yaml::read(text).map_err(|source| FileError::Shape { path: path.clone(), source })?
     };
     let keys = unknown_keys(text);
-    if unknown == UnknownKeys::Refuse && !keys.is_empty() {
+    if doubts == Doubts::Refuse && !keys.is_empty() {
         return Err(FileError::UnknownKeys { path: path.clone(), keys });
     }
     for key in keys {
         warn!(path = %path.display(), "{key}; passed over");
     }
-    validate(file, environment)
+    validate(file, doubts, environment)
 }
 
-fn validate(file: File, environment: &dyn Fn(&str) -> Option<String>) -> Result<Settings, FileError> {
+fn validate(
+    file: File,
+    doubts: Doubts,
+    environment: &dyn Fn(&str) -> Option<String>,
+) -> Result<Settings, FileError> {
     let is_set = |name: &&str| environment(name).is_some();
     if file.collectors_concurrent_fetch_count.is_some()
         || file.collector_fetch_timeout.is_some()
@@ -149,6 +155,16 @@ fn validate(file: File, environment: &dyn Fn(&str) -> Option<String>) -> Result<
             None => None,
         };
     let sinks = sinks(file.sinks.unwrap_or_default(), export_interval, environment, &mut problems);
+    for (sink, warning) in
+        sinks.iter().flat_map(|sink| sink.warnings.iter().map(move |warning| (&sink.name, warning)))
+    {
+        match doubts {
+            Doubts::Warn => warn!(sink, "{warning}"),
+            Doubts::Refuse => {
+                problems.push(Problem::Doubtful { sink: sink.clone(), warning: warning.clone() })
+            }
+        }
+    }
     if problems.is_empty() { Ok(Settings { sinks }) } else { Err(FileError::Wrong(problems)) }
 }
 
@@ -168,12 +184,7 @@ fn sinks(
             value
         };
         match SinkConfig::new(&name, raw, export_interval, &variable) {
-            Ok(sink) => {
-                for warning in &sink.warnings {
-                    warn!(sink = name, "{warning}");
-                }
-                sinks.push(sink);
-            }
+            Ok(sink) => sinks.push(sink),
             Err(error) => problems.push(Problem::Sink(error)),
         }
     }
@@ -186,7 +197,7 @@ mod tests {
 
     fn parse(text: &str) -> Result<Settings, FileError> {
         let environment = |name: &str| (name == "API_KEY").then(|| "key".to_owned());
-        validate(yaml::read(text).unwrap(), &environment)
+        validate(yaml::read(text).unwrap(), Doubts::Warn, &environment)
     }
 
     /// Goal: the file that the original's chart renders is understood.

@@ -22,7 +22,7 @@ use egressd_service::{args, lifecycle, telemetry};
 use tracing::{error, info};
 
 use crate::config::{Command, Config};
-use crate::file::UnknownKeys;
+use crate::file::Doubts;
 
 fn main() -> ExitCode {
     let config = match Config::parse(env::args_os()) {
@@ -35,8 +35,8 @@ fn main() -> ExitCode {
         Command::Check(options) => (options, true),
         Command::Reference => return args::print(&reference::markdown(&Config::command())),
     };
-    let unknown_keys = if is_check { UnknownKeys::Refuse } else { UnknownKeys::Warn };
-    let loaded = match load(&options, unknown_keys) {
+    let doubts = if is_check { Doubts::Refuse } else { Doubts::Warn };
+    let loaded = match load(&options, doubts) {
         Ok(loaded) => loaded,
         Err(problem) => {
             error!(error = %lifecycle::chain(problem.as_ref()), "this configuration cannot be used");
@@ -62,13 +62,13 @@ fn read_inventory(path: &Path) -> anyhow::Result<egressd_enrich::inventory::Inve
     egressd_enrich::inventory::load(path).with_context(|| format!("cannot use {}", path.display()))
 }
 
-fn load(options: &config::Options, unknown: UnknownKeys) -> anyhow::Result<Loaded> {
+fn load(options: &config::Options, doubts: Doubts) -> anyhow::Result<Loaded> {
     rustls::crypto::ring::default_provider()
         .install_default()
         .map_err(|_| anyhow::anyhow!("another TLS provider is installed already"))?;
     let environment = |name: &str| env::var(name).ok();
     let source = file::read(options.config_path.as_deref())?;
-    let file = file::understand(&source, unknown, &environment)?;
+    let file = file::understand(&source, doubts, &environment)?;
     let inventory = options.inventory.as_deref().map(read_inventory).transpose()?;
     Ok(Loaded { file, source, inventory: inventory.map(egressd_enrich::inventory::Inventory::into_index) })
 }

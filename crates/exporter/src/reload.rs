@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
-use crate::file::{self, Source, UnknownKeys};
+use crate::file::{self, Doubts, Source};
 use crate::metrics::ConfigMetrics;
 use crate::sinks::{LaneChange, Sinks};
 
@@ -77,7 +77,7 @@ impl Reload {
             return Ok(());
         }
         let environment = |name: &str| std::env::var(name).ok();
-        let settings = file::understand(&source, UnknownKeys::Warn, &environment)?;
+        let settings = file::understand(&source, Doubts::Warn, &environment)?;
         let names: Vec<String> = settings.sinks.iter().map(|sink| sink.name.clone()).collect();
         for change in self.sinks.become_those_of(settings.sinks).await? {
             // The fan ends after the file is followed no more.

@@ -71,6 +71,11 @@ fn check_says_what_is_wrong() {
     for (config, inventory, words) in [
         ("sinks: { a: {} }", INVENTORY, "sink \"a\": has no kind, write http or prom_remote_write"),
         ("exportInterval: 15", INVENTORY, "exportInterval: \"15\" has no unit; write for example \"15s\""),
+        (
+            "sinks: { a: { http: { url: 'http://x', compression: lz4 } } }",
+            INVENTORY,
+            "sink \"a\": compression",
+        ),
         ("exportInterval: 0s", INVENTORY, "exportInterval is zero"),
         ("exportInterval: [15s]", INVENTORY, "line 1, column 17: a single text belongs here"),
         ("sinks: { a: { http: 5 } }", INVENTORY, "line 1, column 21: keys with values belong here"),
