@@ -208,6 +208,7 @@ fn a_changed_configuration_is_followed() {
     for (text, expected, label) in [
         ("sinks: { wrong: {} }".to_owned(), failed, "stays"),
         (format!("sinks:\n{}{}", sink("stays", "new"), sink("joins", "")), used, "joins"),
+        (format!("sinks:\n{}", sink("stays", "new")), used, "joins"),
         ("sinks: { stays: { http: { url: 'http://127.0.0.1:1/' } } }".to_owned(), failed, "joins"),
     ] {
         fs::write(directory.path().join("config"), text).unwrap();
@@ -222,6 +223,7 @@ fn a_changed_configuration_is_followed() {
         "the changed configuration cannot be used; the one before stays",
         "sink \"wrong\": has no kind, write http or prom_remote_write",
         "pushing by new settings",
+        "taken out, pushing what it holds",
         "sink \"stays\" changed its kind: give it another name",
     ] {
         let said = said.replace("\\\"", "\"");

@@ -129,8 +129,16 @@ impl<'c> Daemon<'c> {
         Self::start_exporter(cluster, command, config)
     }
 
+    /// Writes another configuration in the place of the exporter's, which looks at it every 10 s.
+    ///
+    /// # Errors
+    /// [`Error::Os`] when it cannot be written.
+    pub fn rewrite_config(cluster: &Cluster, config: &str) -> Result<PathBuf, Error> {
+        cluster.write_file("config.yaml", config)
+    }
+
     fn start_exporter(cluster: &'c Cluster, mut command: Command, config: &str) -> Result<Self, Error> {
-        let config = cluster.write_file("config.yaml", config)?;
+        let config = Self::rewrite_config(cluster, config)?;
         command.arg("--config-path").arg(config);
         command.args(["--grpc-listen-port", &GRPC_PORT.to_string()]);
         command.args(["--http-listen-port", &EXPORTER_HTTP_PORT.to_string()]);

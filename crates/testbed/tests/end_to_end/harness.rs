@@ -15,6 +15,8 @@ const COST_API_PORT: u16 = 8090;
 const RECORDER_PORT: u16 = 8091;
 /// After the end of the traffic: a collector dials again within 30 s, a sink tries again within 30 s.
 const SETTLED_WITHIN: Duration = Duration::from_secs(90);
+/// The exporter looks at it every 10 s.
+const CONFIG_WITHIN: Duration = Duration::from_secs(30);
 const BALANCED_WITHIN: Duration = Duration::from_secs(30);
 /// Between two looks that cost more than a request on loopback.
 const LOOK: Duration = Duration::from_millis(250);
@@ -169,6 +171,21 @@ impl<'c> Harness<'c> {
     pub(crate) fn start_exporter(&mut self) {
         let Self { cluster, programs, config, .. } = self;
         self.daemons.exporter = Daemon::exporter(cluster, &programs.exporter, config, ENVIRONMENT).unwrap();
+    }
+
+    /// Changes the configuration while the exporter runs, and waits until it is in use.
+    pub(crate) fn change_config(&mut self, changes: &[(&str, &str)]) {
+        for (from, to) in changes {
+            assert!(self.config.contains(from), "{from}");
+            self.config = self.config.replace(from, to);
+        }
+        let loaded = || self.daemons.exporter.metric("egressd_exporter_config_loaded_seconds", &[]);
+        let before = loaded().unwrap();
+        Daemon::rewrite_config(self.cluster, &self.config).unwrap();
+        wait_for("the changed configuration", CONFIG_WITHIN, || {
+            Ok(if loaded()? > before { Ok(()) } else { Err("the one before is in use".to_owned()) })
+        })
+        .unwrap();
     }
 
     /// Every sample that Prometheus has of the product's series.

@@ -67,6 +67,42 @@ fn check_that_checks_fail(run: &mut Harness<'_>, mut truth: Flows) {
     }
 }
 
+/// Goal: a configuration that changes amid traffic loses nothing: what a sink held while its key was refused goes with
+/// the new key, and series under another label go on with what those before did not have.
+#[test]
+fn a_configuration_that_changes_amid_traffic_loses_nothing() {
+    let cluster = Cluster::start().unwrap();
+    let mut run = Harness::start("configuration changed", &cluster, &gentle_plans());
+    run.pass(seconds(5));
+    run.cost_api.answer(Answer::Status(401));
+    run.pass(seconds(5));
+    assert!(run.pushes("castai", "client_error") > 0);
+    run.change_config(&[("X-API-Key: \"${API_KEY}\"", "X-API-Key: rotated"), ("team: core", "team: moved")]);
+    run.cost_api.answer(Answer::Status(200));
+    run.pass(seconds(5));
+    run.finish(Series::last_value);
+
+    let of_team = |team: &str| -> u64 {
+        let series = run.series().unwrap().into_iter();
+        let of_team = series.filter(|one| one.labels.get("team").map(String::as_str) == Some(team));
+        of_team.map(|one| one.last_value()).sum()
+    };
+    let keys: Vec<_> = run
+        .cost_api
+        .accepted()
+        .iter()
+        .map(|request| request.header("x-api-key").unwrap().to_owned())
+        .collect();
+    let rotated = keys.iter().filter(|key| *key == "rotated").count();
+    run.say(&format!(
+        "{} B under the old label, {} B under the new one; {rotated} of {} pushes with the new key",
+        of_team("core"),
+        of_team("moved"),
+        keys.len()
+    ));
+    assert!(of_team("core") > 0 && of_team("moved") > 0 && keys[0] == harness::API_KEY && rotated > 0);
+}
+
 /// Goal: while a node's stream is cut its collector keeps what it measures, and afterwards nothing is missing or twice.
 #[test]
 fn a_stream_cut_for_a_minute_loses_nothing() {
