@@ -36,7 +36,7 @@ enum Command {
     Test,
     /// Formatting and clippy
     Lint,
-    /// Dependency arrows, module docs, unsafe code, banned words, links and manifests
+    /// Dependency arrows, module docs, unsafe code, banned words, links, manifests and the protobuf contracts
     Tidy,
 }
 

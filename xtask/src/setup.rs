@@ -1,7 +1,7 @@
 //! `cargo xtask setup`: a fresh Debian or Ubuntu becomes able to run the demo and the tests.
 //!
-//! A tool counts as present when its binary is found, whatever package it came from; only packages of absent tools
-//! are installed, and a machine that lacks nothing is not touched.
+//! A tool counts as present when its binary is found and has the parts it is needed for, whatever package it came
+//! from; only packages of absent tools are installed, and a machine that lacks nothing is not touched.
 //!
 //! Debian's packages of Prometheus and VictoriaMetrics start a server on every interface and enable it at boot. The
 //! tests need the binaries alone and start them themselves on loopback, so where this module installs such a package
@@ -26,7 +26,7 @@ struct Tool {
     purpose: &'static str,
 }
 
-const TOOLS: [Tool; 9] = [
+const TOOLS: [Tool; 10] = [
     Tool { binary: "nft", package: "nftables", purpose: "address translation and the truth's counters" },
     Tool { binary: "conntrack", package: "conntrack", purpose: "a second reader of the kernel's table" },
     Tool { binary: "ip", package: "iproute2", purpose: "network namespaces, links and routes" },
@@ -40,7 +40,18 @@ const TOOLS: [Tool; 9] = [
     Tool { binary: "gcc", package: "gcc", purpose: "the C parts of the TLS library" },
     Tool { binary: "make", package: "make", purpose: "the C parts of libraries" },
     Tool { binary: "pkg-config", package: "pkg-config", purpose: "the C parts of libraries" },
+    Tool {
+        binary: PYTHON,
+        package: "python3-venv",
+        purpose: "the environment of buf, which checks contracts",
+    },
 ];
+
+const PYTHON: &str = "python3";
+
+/// What a binary must be able to do beside being there: Debian's python3 alone makes no environment with an
+/// installer in it.
+const PROOFS: [(&str, &[&str]); 1] = [(PYTHON, &["-c", "import ensurepip, venv"])];
 
 const PROMETHEUS: &str = "prometheus";
 const VICTORIA_METRICS: &str = "victoria-metrics";
@@ -55,7 +66,7 @@ const SERVERS: [&str; 2] = [PROMETHEUS, VICTORIA_METRICS];
 /// When not root, when something is missing and there is no apt to install it, or when apt fails. The message
 /// names the packages to install by hand.
 pub(crate) fn run() -> Result<()> {
-    let missing = missing(is_installed);
+    let missing = missing(is_ready);
     match decide(&missing, is_root()?, is_installed("apt-get"))? {
         Plan::Nothing => Ok(()),
         Plan::Install(packages) => install(&packages, Path::new("/")),
@@ -96,8 +107,19 @@ fn list(missing: &[&Tool]) -> String {
     missing.iter().map(line).collect::<Vec<_>>().join("\n")
 }
 
-fn missing(is_installed: impl Fn(&str) -> bool) -> Vec<&'static Tool> {
-    TOOLS.iter().filter(|tool| !is_installed(tool.binary)).collect()
+fn missing(is_ready: impl Fn(&str) -> bool) -> Vec<&'static Tool> {
+    TOOLS.iter().filter(|tool| !is_ready(tool.binary)).collect()
+}
+
+fn is_ready(binary: &str) -> bool {
+    let mut proofs = PROOFS.iter().filter(|(of, _)| *of == binary);
+    is_installed(binary) && proofs.all(|(_, arguments)| ends_well(binary, arguments))
+}
+
+fn ends_well(binary: &str, arguments: &[&str]) -> bool {
+    let mut command = process::clean(binary);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    command.status().is_ok_and(|status| status.success())
 }
 
 fn is_installed(binary: &str) -> bool {
@@ -124,7 +146,7 @@ fn install(packages: &[&str], root: &Path) -> Result<()> {
     arguments.extend(packages);
     apt(&arguments)?;
     drop(quiet);
-    match missing(is_installed).as_slice() {
+    match missing(is_ready).as_slice() {
         [] => Ok(()),
         still => bail!("installed, and yet not found:\n{}", list(still)),
     }

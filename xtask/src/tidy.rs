@@ -1,9 +1,11 @@
 //! `cargo xtask tidy`: what the compiler cannot check and a reviewer should not have to.
 //!
-//! Each check is a pure function from text, or from what cargo says, to [`Finding`]s; this file alone reads the tree.
+//! Each check is a pure function from text, or from what cargo says, to [`Finding`]s; this file alone reads the tree,
+//! and buf the contracts.
 //! All findings are reported at once. Every exception stands in a table with its reason, and an exception that
 //! nothing needs any more is itself a finding.
 
+mod contracts;
 mod crates;
 mod layering;
 mod links;
@@ -17,6 +19,7 @@ use std::fmt;
 use anyhow::{Result, bail};
 
 use crate::process;
+use crate::tidy::contracts::Buf;
 use crate::tidy::tree::Tree;
 use crate::workspace::Workspace;
 
@@ -51,6 +54,7 @@ impl fmt::Display for Finding {
 pub(crate) fn run(workspace: &Workspace) -> Result<()> {
     let mut findings = check(&Tree::read(&workspace.root, &workspace.target)?, workspace);
     findings.extend(closures(workspace)?);
+    findings.extend(Buf::ready(&workspace.root, &workspace.target)?.check(&workspace.root)?);
     findings.sort();
     for finding in &findings {
         println!("{finding}");

@@ -52,6 +52,15 @@ fn only_an_executable_file_is_a_tool() {
     assert!(!is_installed("no-tool-has-this-name"));
 }
 
+/// Goal: a tool that is there without what is needed of it is told from one that has it.
+#[test]
+fn a_tool_is_asked_for_its_parts() {
+    assert!(ends_well("sh", &["-c", "exit 0"]));
+    assert!(!ends_well("sh", &["-c", "exit 1"]));
+    assert!(is_ready("sh"));
+    assert!(!is_ready("no-tool-has-this-name"));
+}
+
 /// Goal: services may start again once the installation is over, also when it was killed before.
 #[test]
 fn the_policy_lives_as_long_as_the_installation() {
