@@ -121,6 +121,7 @@ pub(crate) struct MeterMetrics {
     figures: Figures,
     preexisting: Counter,
     resets: Counter,
+    impossible: Counter,
     not_admitted: Counter,
     entries: Gauge,
     entries_active: Gauge,
@@ -134,6 +135,7 @@ impl MeterMetrics {
             figures: Figures::register(registry, "egressd_collector_meter", "Growth of sides"),
             preexisting: Counter::default(),
             resets: Counter::default(),
+            impossible: Counter::default(),
             not_admitted: Counter::default(),
             entries: Gauge::default(),
             entries_active: Gauge::default(),
@@ -143,6 +145,11 @@ impl MeterMetrics {
         for (name, help, counter) in [
             ("preexisting_entries", "Entries older than the watch at first sight", &metrics.preexisting),
             ("resets", "Entries whose counters went back", &metrics.resets),
+            (
+                "impossible",
+                "Sightings whose growth is more than a node can have, passed over",
+                &metrics.impossible,
+            ),
             ("not_admitted", "Sightings without room in the table", &metrics.not_admitted),
         ] {
             registry.register(format!("egressd_collector_meter_{name}"), help, counter.clone());
@@ -181,6 +188,7 @@ impl MeterMetrics {
         self.figures.publish(books.received.into(), books.emitted.into(), discarded, books.held.into());
         store(&self.preexisting, books.preexisting_entries);
         store(&self.resets, books.resets);
+        store(&self.impossible, books.impossible);
         store(&self.not_admitted, books.not_admitted);
         set(&self.entries, books.entries);
         set(&self.entries_active, books.entries_active);

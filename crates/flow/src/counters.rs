@@ -15,6 +15,22 @@ pub struct Counter {
 }
 
 impl Counter {
+    /// Growth of one node between two cuts is never more: filling 1.6 Tb/s both ways takes 33 days to 2^60 bytes.
+    ///
+    /// The meter holds no more, and the exporter believes no batch that says more, so a figure that went wrong near
+    /// 2^64 reaches no total. A bound by the batch's own span would be wrong: growth that nobody claimed, or that
+    /// had no way out, comes late and all at once.
+    pub const GROWTH_MAX: Self = Self { bytes: 1 << 60, packets: 1 << 60 };
+
+    /// Whether growth of one node between two cuts can be this, in bytes and in packets.
+    ///
+    /// The two are not held against each other: the kernel adds a packet before its bytes (`nf_ct_acct_add`), and a
+    /// read may fall between.
+    #[must_use]
+    pub fn can_be_growth(self) -> bool {
+        self.bytes <= Self::GROWTH_MAX.bytes && self.packets <= Self::GROWTH_MAX.packets
+    }
+
     /// Growth since `baseline`; `None` when either figure is lower than it was, which is a reset.
     #[must_use]
     pub fn growth(self, baseline: Self) -> Option<Self> {

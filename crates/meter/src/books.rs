@@ -48,6 +48,8 @@ pub struct Books {
     pub preexisting_entries: u64,
     /// Entries whose counters were lower than their baseline.
     pub resets: u64,
+    /// Sightings and ends whose growth cannot be ([`Counter::GROWTH_MAX`]): none of it is in any figure here.
+    pub impossible: u64,
     /// Sightings of entries that had no room in the table.
     pub not_admitted: u64,
     /// Entries with a baseline now.

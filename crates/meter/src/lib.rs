@@ -9,7 +9,8 @@
 //! [`Scope`](egressd_flow::Scope). Leaves: numbered [`Batch`](egressd_flow::Batch)es.
 //! Bounded: baselines, unclaimed flows and open flows, each by [`MeterConfig`].
 //! May be lost: what [`Discard`] names, counted in bytes and packets; nothing else. The books balance:
-//! received = emitted + discarded + held.
+//! received = emitted + discarded + held. A counter that jumps by more than a node can have
+//! ([`GROWTH_MAX`](egressd_flow::Counter::GROWTH_MAX)) is passed over and counted: it would spoil every sum after it.
 //!
 //! Pure: this crate never reads a clock, a file or a socket.
 

@@ -3,7 +3,8 @@
 use std::net::IpAddr;
 
 use egressd_flow::{
-    Batch, Completeness, Ended, Entry, Epoch, Scope, Sequence, Snapshot, Span, Traffic, UnixNanos, View,
+    Batch, Completeness, Counter, Ended, Entry, Epoch, Scope, Sequence, Snapshot, Span, Traffic, UnixNanos,
+    View,
 };
 
 use crate::baseline::{Baselines, Growth};
@@ -119,13 +120,26 @@ impl Meter {
     /// The account so far.
     #[must_use]
     pub fn books(&self) -> Books {
-        let mut held = self.unclaimed.sum();
-        held += self.open.sum();
+        let held = self.held();
         let entries = u64::try_from(self.baselines.len()).unwrap_or(u64::MAX);
         Books { held, entries, ..self.books }
     }
 
-    /// True when there was growth.
+    fn held(&self) -> Counter {
+        let mut held = self.unclaimed.sum();
+        held += self.open.sum();
+        held
+    }
+
+    /// Whether growth of both sides, added to what no cut took yet, can be. A batch says no more than is held.
+    fn can_hold(&self, traffic: Traffic) -> bool {
+        let mut held = self.held();
+        held += traffic.sum();
+        held += traffic.sum();
+        held.can_be_growth()
+    }
+
+    /// True when there was growth that can be.
     fn account(&mut self, entry: &Entry, growth: Growth) -> bool {
         let traffic = match growth {
             Growth::Grown(traffic) => traffic,
@@ -144,6 +158,10 @@ impl Meter {
             Growth::Tombstone => return false,
         };
         if traffic.is_zero() {
+            return false;
+        }
+        if !self.can_hold(traffic) {
+            self.books.impossible += 1;
             return false;
         }
         let (opener, peer) = (entry.id.original.src, entry.reply.src);

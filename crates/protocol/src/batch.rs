@@ -62,7 +62,8 @@ pub(crate) fn batch_to_wire(batch: &Batch) -> v1::Batch {
 }
 
 /// # Errors
-/// The message does not hold together: a column of another length, an index that points nowhere, a limit passed.
+/// The message does not hold together: a column of another length, an index that points nowhere, a limit passed. Or
+/// it says more traffic than a node can have ([`Counter::GROWTH_MAX`]).
 pub(crate) fn batch_from_wire(message: v1::Batch) -> Result<Batch, WireError> {
     let rows = message.owner.len();
     at_most("batch.owner", rows, BATCH_RECORDS_MAX)?;
@@ -96,13 +97,18 @@ pub(crate) fn batch_from_wire(message: v1::Batch) -> Result<Batch, WireError> {
             })
         })
         .collect::<Result<_, _>>()?;
-    Ok(Batch {
+    let batch = Batch {
         epoch: Epoch(message.epoch),
         sequence: Sequence(message.sequence),
         span: Span { from: UnixNanos(message.from_unix_ns), to: UnixNanos(message.to_unix_ns) },
         owners: message.owners.into_iter().map(owner_from_wire).collect::<Result<_, _>>()?,
         records,
-    })
+    };
+    let sum = batch.sum();
+    if !sum.can_be_growth() {
+        return Err(WireError::Traffic { bytes: sum.bytes, packets: sum.packets });
+    }
+    Ok(batch)
 }
 
 /// A batch that is held elsewhere goes onto the wire without a copy of it.
@@ -199,7 +205,7 @@ mod tests {
             span: Span { from: UnixNanos(10), to: UnixNanos(20) },
             owners: vec![owner("10.0.0.1", None), owner("fd00::1", Some(UnixNanos(30)))],
             records: vec![
-                record(0, Some("10.0.0.2"), u64::MAX),
+                record(0, Some("10.0.0.2"), Counter::GROWTH_MAX.bytes - 28),
                 record(0, Some("198.51.100.7"), 5),
                 record(1, Some("fd00::2"), 6),
                 record(0, Some("10.0.0.2"), 8),
@@ -234,6 +240,26 @@ mod tests {
         assert_eq!(
             broken(|m| m.remotes[0] = bytes::Bytes::from_static(&[1, 2, 3])),
             "batch.remotes is an address of 3 bytes, 4 or 16 are known"
+        );
+        for absurd in
+            [|m: &mut v1::Batch| m.tx_bytes[0] += 1, |m: &mut v1::Batch| m.rx_bytes = vec![1, 0, 0, 0, 0]]
+        {
+            assert_eq!(
+                broken(absurd),
+                "the batch says 1152921504606846977 bytes in 5 packets, more than a node can have"
+            );
+        }
+        assert_eq!(
+            broken(|m| m.tx_packets = vec![u64::MAX; 5]),
+            "the batch says 1152921504606846976 bytes in 18446744073709551615 packets, more than a node can have"
+        );
+        assert_eq!(
+            broken(|m| m.owners = vec![m.owners[0].clone(); 10_000]),
+            "batch.owners holds 10000, at most 1000 are allowed"
+        );
+        assert_eq!(
+            broken(|m| m.remotes = vec![m.remotes[0].clone(); 10_001]),
+            "batch.remotes holds 10001, at most 10000 are allowed"
         );
         assert_eq!(broken(|m| m.tx_bytes.truncate(2)), "column batch.tx_bytes holds 2 rows, the batch has 5");
         assert_eq!(broken(|m| m.protocol.push(6)), "column batch.protocol holds 6 rows, the batch has 5");

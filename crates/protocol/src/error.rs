@@ -48,6 +48,14 @@ pub enum WireError {
         /// Its length.
         len: usize,
     },
+    /// More traffic than any node has between two cuts.
+    #[error("the batch says {bytes} bytes in {packets} packets, more than a node can have")]
+    Traffic {
+        /// All directions of all rows.
+        bytes: u64,
+        /// Likewise.
+        packets: u64,
+    },
     /// A number outside its range.
     #[error("{field} is {found}, out of its range")]
     Range {
