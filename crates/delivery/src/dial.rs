@@ -398,3 +398,39 @@ fn by_our_clock(as_of: UnixNanos, clock: UnixNanos, ahead_at_welcome: i128) -> U
     let shifted = (i128::from(as_of.0) + ahead_now.min(ahead_at_welcome)).max(0);
     UnixNanos(u64::try_from(shifted).unwrap_or(u64::MAX))
 }
+
+#[cfg(test)]
+mod tests {
+    use egressd_flow::{Epoch, Sequence};
+
+    use super::*;
+
+    /// Goal: what the log says of an exporter that breaks the contract names the fault.
+    #[test]
+    fn a_fault_of_the_exporter_is_named() {
+        let (epoch, taken) = (Epoch(7), Sequence(99));
+        for (hangup, words) in [
+            (
+                Hangup::Refused(Status::internal("failed to decode Protobuf message: invalid varint")),
+                "the exporter refuses the stream: failed to decode Protobuf message: invalid varint",
+            ),
+            (Hangup::NotWelcome, "it speaks before Welcome"),
+            (Hangup::Silent, "silent for 60s"),
+            (Hangup::TooSlow, "no answer within 5s"),
+            (
+                WireError::Missing { field: "welcome.spool_id" }.into(),
+                "the message cannot be: welcome.spool_id is missing",
+            ),
+            (
+                AckError::NeverCut { epoch, taken, newest: Sequence(2) }.into(),
+                "the acknowledgement cannot be: epoch 0000000000000007: 99 is acknowledged, 2 is the newest there is",
+            ),
+            (
+                AckError::DeliveredBeforeTaken { epoch, taken: Sequence(1), delivered: Sequence(2) }.into(),
+                "the acknowledgement cannot be: epoch 0000000000000007: 2 is delivered, but only 1 is taken",
+            ),
+        ] {
+            assert_eq!(chain(&hangup), words);
+        }
+    }
+}

@@ -16,6 +16,9 @@ pub const NODES_MAX: usize = 10_000;
 /// is told later then, and not less.
 const PENDING_MAX: usize = 64;
 
+/// How often what is no longer known is looked for: it takes a walk over every account.
+const EXPIRE_EVERY: Duration = Duration::from_mins(1);
+
 /// How long an epoch that is not heard of stays known.
 const EPOCH_KEPT: Duration = Duration::from_hours(24);
 
@@ -77,6 +80,8 @@ struct Pending {
 #[derive(Debug)]
 struct EpochAccount {
     epoch: Epoch,
+    /// What was taken when it was first heard of.
+    began: Sequence,
     taken: Sequence,
     reserved: bool,
     /// Taken and not delivered, in order.
@@ -85,6 +90,15 @@ struct EpochAccount {
 }
 
 impl EpochAccount {
+    /// Lets go of what is delivered by now.
+    fn settle(&mut self, through: Position, books: &mut LedgerBooks) {
+        while let Some(place) = self.pending.pop_front_if(|place| place.position <= through) {
+            books.emitted += place.traffic;
+            // Sums saturate, so absurd counters may leave less here than is let go.
+            books.held = books.held.growth(place.traffic).unwrap_or_default();
+        }
+    }
+
     fn ack(&self) -> Ack {
         let delivered = self.pending.front().map_or(self.taken, |place| place.first.previous());
         Ack { epoch: self.epoch, taken: self.taken, delivered }
@@ -97,11 +111,20 @@ struct NodeAccount {
     epochs: Vec<EpochAccount>,
 }
 
+impl NodeAccount {
+    fn epoch_mut(&mut self, epoch: Epoch) -> Option<&mut EpochAccount> {
+        self.epochs.iter_mut().find(|known| known.epoch == epoch)
+    }
+}
+
 /// What every node's collector was told that we have.
 #[derive(Debug, Default)]
 pub struct Ledger {
     nodes: HashMap<NodeName, NodeAccount>,
     streams: u64,
+    expired: UnixNanos,
+    /// As far as every account is settled.
+    through: Position,
     books: LedgerBooks,
 }
 
@@ -128,7 +151,7 @@ impl Ledger {
         account.stream = stream;
         for held in held {
             let before_first = held.first.previous();
-            if let Some(known) = account.epochs.iter_mut().find(|known| known.epoch == held.epoch) {
+            if let Some(known) = account.epoch_mut(held.epoch) {
                 // What is being taken right now is the next one: nothing before it was lost.
                 if before_first > known.taken && !known.reserved {
                     let skipped = before_first.0 - known.taken.0;
@@ -139,6 +162,7 @@ impl Ledger {
             } else {
                 account.epochs.push(EpochAccount {
                     epoch: held.epoch,
+                    began: before_first,
                     taken: before_first,
                     reserved: false,
                     pending: VecDeque::new(),
@@ -148,6 +172,19 @@ impl Ledger {
         }
         forget_old_epochs(account, held);
         Ok(stream)
+    }
+
+    /// The node's stream has ended. Who never said more than names and epochs leaves nothing behind: a later Hello
+    /// says the same again.
+    pub fn left(&mut self, node: &NodeName, stream: StreamId) {
+        let is_empty = |known: &EpochAccount| !known.reserved && known.taken == known.began;
+        if self
+            .nodes
+            .get(node)
+            .is_some_and(|account| account.stream == stream && account.epochs.iter().all(is_empty))
+        {
+            self.nodes.remove(node);
+        }
     }
 
     /// What to do with a batch that came on `stream`. `Take` reserves it.
@@ -162,7 +199,7 @@ impl Ledger {
         let Some(account) = self.nodes.get_mut(node).filter(|account| account.stream == stream) else {
             return Verdict::Replaced;
         };
-        let Some(account) = account.epochs.iter_mut().find(|known| known.epoch == epoch) else {
+        let Some(account) = account.epoch_mut(epoch) else {
             return Verdict::UnknownEpoch;
         };
         account.heard = now;
@@ -191,7 +228,9 @@ impl Ledger {
         position: Position,
         traffic: Counter,
     ) {
-        let account = self.account_mut(node, epoch).expect("a reserved batch's epoch is not forgotten");
+        let Self { nodes, through, books, .. } = self;
+        let account = nodes.get_mut(node).and_then(|account| account.epoch_mut(epoch));
+        let account = account.expect("a reserved batch's epoch is not forgotten");
         assert!(account.reserved && sequence == account.taken.next(), "only what is reserved is committed");
         account.reserved = false;
         account.taken = sequence;
@@ -203,13 +242,15 @@ impl Ledger {
             }
             _ => account.pending.push_back(Pending { first: sequence, position, traffic }),
         }
-        self.books.received += traffic;
-        self.books.held += traffic;
+        books.received += traffic;
+        books.held += traffic;
+        // The sinks may have been quicker than the caller.
+        account.settle(*through, books);
     }
 
     /// A reserved batch was not taken after all.
     pub fn release(&mut self, node: &NodeName, epoch: Epoch) {
-        if let Some(account) = self.account_mut(node, epoch) {
+        if let Some(account) = self.nodes.get_mut(node).and_then(|account| account.epoch_mut(epoch)) {
             account.reserved = false;
         }
     }
@@ -220,14 +261,15 @@ impl Ledger {
         self.books.duplicate += traffic;
     }
 
-    /// Every sink has accepted all up to and with `through`.
+    /// Every sink has accepted all up to and with `through`. Every stream says so, and only the first walks the
+    /// accounts.
     pub fn delivered(&mut self, through: Position) {
+        if through <= self.through {
+            return;
+        }
+        self.through = through;
         for account in self.nodes.values_mut().flat_map(|node| &mut node.epochs) {
-            while let Some(place) = account.pending.pop_front_if(|place| place.position <= through) {
-                self.books.emitted += place.traffic;
-                // Sums saturate, so absurd counters may leave less here than is let go.
-                self.books.held = self.books.held.growth(place.traffic).unwrap_or_default();
-            }
+            account.settle(through, &mut self.books);
         }
     }
 
@@ -243,11 +285,12 @@ impl Ledger {
         self.books
     }
 
-    fn account_mut(&mut self, node: &NodeName, epoch: Epoch) -> Option<&mut EpochAccount> {
-        self.nodes.get_mut(node)?.epochs.iter_mut().find(|known| known.epoch == epoch)
-    }
-
     fn expire(&mut self, now: UnixNanos) {
+        // A clock that was set back does not stop it.
+        if now >= self.expired && now.since(self.expired) < EXPIRE_EVERY {
+            return;
+        }
+        self.expired = now;
         self.nodes.retain(|_, account| {
             account.epochs.retain(|known| is_busy(known) || now.since(known.heard) < EPOCH_KEPT);
             !account.epochs.is_empty()

@@ -9,12 +9,13 @@
 //! [`window`] and [`ledger`] are pure machines; [`dial`] and [`serve`] drive them over gRPC.
 //! A batch leaves the window when the exporter says that every sink accepted it (`delivered`), or that its spool
 //! holds it and survives a restart (`taken`, durable). The ledger takes each (node, epoch, sequence) once.
-//! Bounded: the window in bytes, nodes, epochs and pending places in the ledger, messages and owners by
+//! Bounded: the window in bytes, connections, nodes, epochs and pending places in the ledger, messages and owners by
 //! `egressd_protocol::limits`, every queue by its capacity, every wait by a deadline.
 //! May be lost: what a collector still holds when its grace is over, and what an exporter that dies had taken from a
 //! collector that has stopped since or had no room to keep it (`unprotected`). May come twice: what was sent to an
 //! exporter that ended before it said whether it delivered; counted as `maybe_twice`.
 
+mod connections;
 pub mod dial;
 pub mod ledger;
 mod metrics;

@@ -392,7 +392,31 @@ fn nodes_are_bounded() {
         ledger.hello(&name(number), &held(1, 1), UnixNanos(0)).unwrap();
     }
     assert_eq!(ledger.hello(&name(10_000), &held(1, 1), UnixNanos(0)), Err(TooManyNodes { nodes: 10_000 }));
-    assert!(ledger.hello(&name(7), &held(1, 1), UnixNanos(0)).is_ok());
+    let stream = ledger.hello(&name(7), &held(1, 1), UnixNanos(0)).unwrap();
+    let older = ledger.hello(&name(8), &held(1, 1), UnixNanos(0)).unwrap();
+    ledger.hello(&name(8), &held(1, 1), UnixNanos(0)).unwrap();
+    ledger.left(&name(8), older);
+    assert_eq!(ledger.hello(&name(10_000), &held(1, 1), UnixNanos(0)), Err(TooManyNodes { nodes: 10_000 }));
+    ledger.left(&name(7), stream);
+    ledger
+        .hello(&name(10_000), &held(1, 1), UnixNanos(0))
+        .expect("one left, and nothing of it was ever taken");
+}
+
+/// Goal: an account in which something was taken outlives its stream, and the rest of a name does not.
+#[test]
+fn an_account_outlives_its_stream_when_something_was_taken() {
+    let node = NodeName("node-a".into());
+    let mut ledger = Ledger::default();
+    let stream = ledger.hello(&node, &held(1, 5), UnixNanos(0)).unwrap();
+    ledger.left(&node, stream);
+    assert_eq!(known_epochs(&ledger, &node), []);
+    let stream = ledger.hello(&node, &held(1, 5), UnixNanos(0)).unwrap();
+    assert_eq!(ledger.check(&node, stream, Epoch(1), Sequence(5), UnixNanos(0)), Verdict::Take);
+    ledger.left(&node, stream);
+    ledger.commit(&node, Epoch(1), Sequence(5), Position(1), Counter::default());
+    ledger.left(&node, stream);
+    assert_eq!(known_epochs(&ledger, &node), [1]);
 }
 
 /// Goal: a node keeps four epochs for a day, and none of which something is still on its way is forgotten.

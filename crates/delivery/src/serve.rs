@@ -6,7 +6,6 @@
 //! a Redirect.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -19,21 +18,36 @@ use egressd_service::lifecycle::chain;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
-use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Code, Request, Response, Status, Streaming};
 use tracing::{info, warn};
 
+use crate::connections::{Line, Talk, connections};
 use crate::ledger::{Ledger, StreamId, TooManyNodes, Verdict};
 use crate::metrics::LedgerMetrics;
 use crate::roster::Roster;
 
-/// How long a dialled stream may stay without Hello.
-const HELLO_WITHIN: Duration = Duration::from_secs(10);
-/// How long a collector may be silent; it says its Status twice a minute.
-const SILENCE_MAX: Duration = Duration::from_secs(120);
-/// How long a collector may leave its messages unread.
-const UNREAD_MAX: Duration = Duration::from_secs(30);
+/// How long a peer may keep us waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// From a stream's beginning to its Hello. A connection without a conversation is cut off after twice this.
+    pub hello: Duration,
+    /// Between two messages of a collector.
+    pub silence: Duration,
+    /// For a message to leave the queue of those on their way to a collector.
+    pub unread: Duration,
+}
+
+impl Patience {
+    /// Hello is the first thing a collector says; it says its Status twice a minute, and reads all the time.
+    pub const USUAL: Self = Self {
+        hello: Duration::from_secs(10),
+        silence: Duration::from_secs(120),
+        unread: Duration::from_secs(30),
+    };
+}
+
 /// How long a redirected collector may take to hang up.
 const FAREWELL_MAX: Duration = Duration::from_secs(5);
 /// How often a stream looks whether its predecessor's last batch is taken by now.
@@ -77,6 +91,8 @@ pub struct Desk {
     pub scopes: mpsc::Sender<ScopeRequest>,
     /// What we decide for collectors.
     pub settings: Settings,
+    /// How long collectors may keep us waiting.
+    pub patience: Patience,
     /// Our figures.
     pub metrics: LedgerMetrics,
     /// Where collectors are told of.
@@ -86,7 +102,7 @@ pub struct Desk {
 /// Serves collectors until `stop` fires and every one of them has its last word, or `abandon` fires.
 ///
 /// # Errors
-/// The listener broke.
+/// HTTP/2 could not be set up; no peer can cause it.
 pub async fn serve(
     listener: TcpListener,
     desk: Desk,
@@ -94,6 +110,7 @@ pub async fn serve(
     abandon: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
     let mut delivered = desk.delivered.clone();
+    let idle_max = 2 * desk.patience.hello;
     let shared = Arc::new(Shared {
         ledger: Mutex::default(),
         streams: Mutex::default(),
@@ -103,6 +120,7 @@ pub async fn serve(
         delivered: desk.delivered,
         scopes: desk.scopes,
         settings: desk.settings,
+        patience: desk.patience,
         metrics: desk.metrics,
         roster: desk.roster,
         stop: stop.clone(),
@@ -120,9 +138,10 @@ pub async fn serve(
     let serving = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
-        .tcp_nodelay(true)
+        // A collector's one stream.
+        .max_concurrent_streams(1)
         .add_service(service)
-        .serve_with_incoming_shutdown(TcpListenerStream::new(listener), settled);
+        .serve_with_incoming_shutdown(connections(listener, idle_max), settled);
     tokio::select! {
         served = serving => served,
         () = abandon.cancelled() => Ok(()),
@@ -140,6 +159,7 @@ struct Shared {
     delivered: watch::Receiver<Position>,
     scopes: mpsc::Sender<ScopeRequest>,
     settings: Settings,
+    patience: Patience,
     metrics: LedgerMetrics,
     roster: Roster,
     stop: CancellationToken,
@@ -151,22 +171,8 @@ impl Shared {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Ends the node's older stream; returns what ends this one.
-    fn replace_stream(&self, node: &NodeName) -> CancellationToken {
-        let newest = CancellationToken::new();
-        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(older) = streams.insert(node.clone(), newest.clone()) {
-            older.cancel();
-        }
-        newest
-    }
-
-    /// Forgets a stream that has ended and was not replaced.
-    fn forget_stream(&self, node: &NodeName, replaced: &CancellationToken) {
-        if !replaced.is_cancelled() {
-            self.roster.hung_up(node, UnixNanos(unix_nanos()));
-            self.streams.lock().unwrap_or_else(PoisonError::into_inner).remove(node);
-        }
+    fn streams(&self) -> MutexGuard<'_, HashMap<NodeName, CancellationToken>> {
+        self.streams.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn intake(&self) -> Option<mpsc::Sender<Taking>> {
@@ -199,11 +205,12 @@ impl Collection for Service {
         if self.0.stop.is_cancelled() {
             return Err(Status::unavailable("the exporter is stopping"));
         }
-        let peer = request.remote_addr();
+        let line = request.extensions().get::<Line>().cloned();
+        let line = line.ok_or_else(|| Status::internal("the connection is not ours"))?;
         let (down, answers) = mpsc::channel(DOWN_QUEUE);
         let shared = Arc::clone(&self.0);
         // Of its own, so that a batch which is being taken is committed also when the collector hangs up.
-        tokio::spawn(async move { converse(shared, request.into_inner(), down, peer).await });
+        tokio::spawn(async move { converse(shared, request.into_inner(), down, line).await });
         Ok(Response::new(ReceiverStream::new(answers)))
     }
 }
@@ -215,12 +222,14 @@ enum Hangup {
     Closed,
     #[error("the stream broke")]
     Broken(#[source] Status),
-    #[error("no Hello within {HELLO_WITHIN:?}")]
-    NoHello,
-    #[error("silent for {SILENCE_MAX:?}")]
-    Silent,
-    #[error("left its messages unread for {UNREAD_MAX:?}")]
-    Unread,
+    #[error("no Hello within {0:?}")]
+    NoHello(Duration),
+    #[error("it speaks before Hello")]
+    NotHello,
+    #[error("silent for {0:?}")]
+    Silent(Duration),
+    #[error("left its messages unread for {0:?}")]
+    Unread(Duration),
     #[error("a newer stream of this node has taken over")]
     Replaced,
     #[error("the message cannot be")]
@@ -240,12 +249,12 @@ impl Hangup {
     fn status(&self) -> Option<Status> {
         let text = chain(self);
         match self {
-            Self::Closed | Self::Unread => None,
+            Self::Closed | Self::Unread(_) => None,
             // A message that is too large, for one; of a connection that is gone nobody hears.
             Self::Broken(status) => Some(status.clone()),
-            Self::Wire(_) | Self::UnknownEpoch => Some(Status::invalid_argument(text)),
+            Self::NotHello | Self::Wire(_) | Self::UnknownEpoch => Some(Status::invalid_argument(text)),
             Self::Gap { .. } => Some(Status::out_of_range(text)),
-            Self::NoHello | Self::Silent => Some(Status::deadline_exceeded(text)),
+            Self::NoHello(_) | Self::Silent(_) => Some(Status::deadline_exceeded(text)),
             Self::Replaced => Some(Status::aborted(text)),
             Self::TooManyNodes(_) => Some(Status::resource_exhausted(text)),
             Self::Stopping => Some(Status::unavailable(text)),
@@ -253,7 +262,12 @@ impl Hangup {
     }
 
     fn is_peers_fault(&self) -> bool {
-        matches!(self, Self::NoHello | Self::Wire(_) | Self::Gap { .. } | Self::UnknownEpoch)
+        match self {
+            Self::NoHello(_) | Self::NotHello | Self::Wire(_) | Self::Gap { .. } | Self::UnknownEpoch => true,
+            // What tonic says of a message that it cannot decode, and of one that is too large.
+            Self::Broken(status) => matches!(status.code(), Code::Internal | Code::OutOfRange),
+            _ => false,
+        }
     }
 }
 
@@ -261,19 +275,19 @@ async fn converse(
     shared: Arc<Shared>,
     up: Streaming<v1::Up>,
     down: mpsc::Sender<Result<v1::Down, Status>>,
-    peer: Option<SocketAddr>,
+    line: Line,
 ) {
     shared.metrics.streams.inc();
     let answers = down.clone();
-    let hangup = match Conversation::open(Arc::clone(&shared), up, down).await {
+    let peer = line.peer;
+    let hangup = match Conversation::open(Arc::clone(&shared), up, down, &line).await {
         Ok(mut conversation) => {
             let hangup = conversation.run().await;
-            shared.forget_stream(&conversation.hello.node, &conversation.replaced);
             info!(node = %conversation.hello.node, reason = %chain(&hangup), "stream closed");
             hangup
         }
         Err(hangup) => {
-            warn!(?peer, reason = %chain(&hangup), "stream refused");
+            warn!(%peer, reason = %chain(&hangup), "stream refused");
             hangup
         }
     };
@@ -284,6 +298,45 @@ async fn converse(
     if let Some(status) = hangup.status() {
         // A full queue means that nobody reads: there is nobody to tell.
         let _unread = answers.try_send(Err(status));
+    }
+}
+
+/// A node's place among the streams, given back when its stream ends, however it ends.
+struct Seat {
+    shared: Arc<Shared>,
+    node: NodeName,
+    stream: StreamId,
+    replaced: CancellationToken,
+    _talk: Talk,
+}
+
+impl Seat {
+    /// Ends the node's older stream and takes its place.
+    fn take(shared: &Arc<Shared>, hello: &Hello, line: &Line) -> Result<Self, TooManyNodes> {
+        let stream = shared.ledger().hello(&hello.node, &hello.epochs, UnixNanos(unix_nanos()))?;
+        let replaced = CancellationToken::new();
+        if let Some(older) = shared.streams().insert(hello.node.clone(), replaced.clone()) {
+            older.cancel();
+        }
+        Ok(Self {
+            shared: Arc::clone(shared),
+            node: hello.node.clone(),
+            stream,
+            replaced,
+            _talk: line.converse(),
+        })
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut streams = self.shared.streams();
+        if !self.replaced.is_cancelled() {
+            self.shared.roster.hung_up(&self.node, UnixNanos(unix_nanos()));
+            streams.remove(&self.node);
+        }
+        drop(streams);
+        self.shared.ledger().left(&self.node, self.stream);
     }
 }
 
@@ -302,7 +355,7 @@ struct Conversation {
     hello: Arc<Hello>,
     /// Our clock less the collector's, in nanoseconds, late by Hello's time on its way.
     clock_ahead: i128,
-    stream: StreamId,
+    seat: Seat,
     up: Streaming<v1::Up>,
     down: mpsc::Sender<Result<v1::Down, Status>>,
     delivered: watch::Receiver<Position>,
@@ -310,7 +363,6 @@ struct Conversation {
     acked: Vec<Ack>,
     heard: Instant,
     taking: bool,
-    replaced: CancellationToken,
     diagnosis: String,
 }
 
@@ -320,14 +372,16 @@ impl Conversation {
         shared: Arc<Shared>,
         mut up: Streaming<v1::Up>,
         down: mpsc::Sender<Result<v1::Down, Status>>,
+        line: &Line,
     ) -> Result<Self, Hangup> {
-        let first = tokio::time::timeout(HELLO_WITHIN, up.message())
+        let within = shared.patience.hello;
+        let first = tokio::time::timeout(within, up.message())
             .await
-            .map_err(|_| Hangup::NoHello)?
+            .map_err(|_| Hangup::NoHello(within))?
             .map_err(Hangup::Broken)?
             .ok_or(Hangup::Closed)?;
-        let Some(Up::Hello(hello)) = Up::from_wire(first)? else { return Err(Hangup::NoHello) };
-        let stream = shared.ledger().hello(&hello.node, &hello.epochs, UnixNanos(unix_nanos()))?;
+        let Some(Up::Hello(hello)) = Up::from_wire(first)? else { return Err(Hangup::NotHello) };
+        let seat = Seat::take(&shared, &hello, line)?;
         info!(node = %hello.node, version = %hello.version, source = ?hello.source, "stream opened");
         let hello = Arc::new(hello);
         let (feed, scopes) = mpsc::channel(SCOPES_QUEUE);
@@ -335,12 +389,11 @@ impl Conversation {
         shared.scopes.send(request).await.map_err(|_| Hangup::Stopping)?;
         let mut conversation = Self {
             delivered: shared.delivered.clone(),
-            replaced: shared.replace_stream(&hello.node),
             scopes,
             clock_ahead: i128::from(unix_nanos()) - i128::from(hello.clock.0),
             hello,
             shared,
-            stream,
+            seat,
             up,
             down,
             acked: Vec::new(),
@@ -370,7 +423,7 @@ impl Conversation {
                 Event::Said(Err(status)) => Err(Hangup::Broken(status)),
                 Event::Scope(scope) => self.say(&Down::Scope { scope, clock: UnixNanos(unix_nanos()) }).await,
                 Event::Replaced => Err(Hangup::Replaced),
-                Event::Silent => Err(Hangup::Silent),
+                Event::Silent => Err(Hangup::Silent(self.shared.patience.silence)),
                 Event::Stop => {
                     self.taking = false;
                     Ok(())
@@ -390,15 +443,16 @@ impl Conversation {
     }
 
     async fn next_event(&mut self) -> Event {
+        let silent_at = self.heard + self.shared.patience.silence;
         tokio::select! {
             // Acknowledgements first: they free the collector's memory.
             biased;
             changed = self.delivered.changed() => Event::Delivered { more_to_come: changed.is_ok() },
             Some(scope) = self.scopes.recv() => Event::Scope(scope),
-            () = self.replaced.cancelled() => Event::Replaced,
+            () = self.seat.replaced.cancelled() => Event::Replaced,
             () = self.shared.stop.cancelled(), if self.taking => Event::Stop,
             said = self.up.message(), if self.taking => Event::Said(said),
-            () = tokio::time::sleep_until(self.heard + SILENCE_MAX), if self.taking => Event::Silent,
+            () = tokio::time::sleep_until(silent_at), if self.taking => Event::Silent,
         }
     }
 
@@ -462,7 +516,8 @@ impl Conversation {
     async fn check(&self, epoch: Epoch, sequence: Sequence) -> Verdict {
         loop {
             let now = UnixNanos(unix_nanos());
-            let verdict = self.shared.ledger().check(&self.hello.node, self.stream, epoch, sequence, now);
+            let verdict =
+                self.shared.ledger().check(&self.hello.node, self.seat.stream, epoch, sequence, now);
             match verdict {
                 Verdict::Reserved => tokio::time::sleep(RESERVED_POLL).await,
                 settled => return settled,
@@ -477,7 +532,9 @@ impl Conversation {
             let shifted = (i128::from(at.0) + self.clock_ahead).max(0);
             UnixNanos(u64::try_from(shifted).unwrap_or(u64::MAX))
         };
-        batch.span = Span { from: by_our_clock(batch.span.from), to: by_our_clock(batch.span.to) };
+        // What has come was seen before now, whatever the peer says.
+        let to = by_our_clock(batch.span.to).min(UnixNanos(unix_nanos()));
+        batch.span = Span { from: by_our_clock(batch.span.from).min(to), to };
         let (taken, position) = oneshot::channel();
         intake.send(Taking { hello: Arc::clone(&self.hello), batch, taken }).await.ok()?;
         drop(intake);
@@ -503,10 +560,11 @@ impl Conversation {
     }
 
     async fn say(&self, message: &Down) -> Result<(), Hangup> {
+        let within = self.shared.patience.unread;
         for message in message.to_wire() {
-            tokio::time::timeout(UNREAD_MAX, self.down.send(Ok(message)))
+            tokio::time::timeout(within, self.down.send(Ok(message)))
                 .await
-                .map_err(|_| Hangup::Unread)?
+                .map_err(|_| Hangup::Unread(within))?
                 .map_err(|_| Hangup::Closed)?;
         }
         Ok(())

@@ -11,7 +11,7 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use egressd_delivery::ledger::NODES_MAX;
 use egressd_delivery::roster::Roster;
-use egressd_delivery::serve::{Desk, serve};
+use egressd_delivery::serve::{Desk, Patience, serve};
 use egressd_delivery::{LedgerMetrics, random_id};
 use egressd_enrich::kubernetes::{ConnectError, Knowledge, WatchCounts};
 use egressd_flow::{Position, UnixNanos};
@@ -119,6 +119,7 @@ pub(crate) async fn wire(options: Box<Options>, loaded: Loaded, mut tasks: Tasks
         delivered: delivered_out,
         scopes,
         settings: Settings { read_interval: options.collector_read_interval, fold: Vec::new() },
+        patience: Patience::USUAL,
         metrics: LedgerMetrics::register(&mut registry),
         roster: roster.clone(),
     };

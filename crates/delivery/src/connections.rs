@@ -1,0 +1,173 @@
+//! The exporter's door: connections in, bounded in number, none for long without a conversation.
+//!
+//! A peer that connects and stays dumb, below HTTP/2 or above it, or that goes on holding a connection after its
+//! stream has ended, is cut off: it holds a place and buffers that a collector may need, and nothing else would
+//! end it. An accept that fails, for want of descriptors say, is tried again and never ends the daemon.
+//! Bound: [`CONNECTIONS_MAX`] connections; more wait in the listener's backlog.
+
+use std::convert::Infallible;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use futures_util::stream::{self, Stream};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
+use tonic::transport::server::Connected;
+use tracing::warn;
+
+use crate::ledger::NODES_MAX;
+
+/// One for each node that may have an account, and for those that are coming or going.
+pub(crate) const CONNECTIONS_MAX: usize = NODES_MAX + 1_000;
+
+/// How long to wait when the kernel gives no connection: descriptors come back as others end.
+const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
+
+/// The listener's connections, for ever. One that has no conversation for `idle_max` is cut off.
+pub(crate) fn connections(
+    listener: TcpListener,
+    idle_max: Duration,
+) -> impl Stream<Item = Result<Connection, Infallible>> {
+    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    stream::unfold((listener, places), move |(listener, places)| async move {
+        let place = place(&places).await;
+        let (stream, peer) = accept(&listener).await;
+        Some((Ok(Connection::new(stream, peer, place, idle_max)), (listener, places)))
+    })
+}
+
+async fn place(places: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+    if let Ok(place) = Arc::clone(places).try_acquire_owned() {
+        return place;
+    }
+    warn!(connections = CONNECTIONS_MAX, "no room for another connection: more wait until one ends");
+    Arc::clone(places).acquire_owned().await.expect("nobody closes the places")
+}
+
+async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
+    loop {
+        match listener.accept().await {
+            Ok(accepted) => return accepted,
+            Err(error) => {
+                warn!(%error, "no connection can be accepted");
+                tokio::time::sleep(ACCEPT_AGAIN).await;
+            }
+        }
+    }
+}
+
+/// What a stream knows of the connection that carries it.
+#[derive(Clone, Debug)]
+pub(crate) struct Line {
+    /// Who is at the other end.
+    pub(crate) peer: SocketAddr,
+    conversations: watch::Sender<usize>,
+}
+
+impl Line {
+    /// A conversation begins; it lasts as long as what is returned.
+    pub(crate) fn converse(&self) -> Talk {
+        self.conversations.send_modify(|count| *count += 1);
+        Talk(self.conversations.clone())
+    }
+}
+
+/// While it lives the connection is not idle.
+#[derive(Debug)]
+pub(crate) struct Talk(watch::Sender<usize>);
+
+impl Drop for Talk {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
+}
+
+/// A connection that can be cut off.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    stream: TcpStream,
+    line: Line,
+    cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// Ends [`watch_over`] with the connection.
+    _over: DropGuard,
+    _place: OwnedSemaphorePermit,
+}
+
+impl Connection {
+    fn new(stream: TcpStream, peer: SocketAddr, place: OwnedSemaphorePermit, idle_max: Duration) -> Self {
+        // Only later, not wrong, without it.
+        let _slower = stream.set_nodelay(true);
+        let (conversations, watched) = watch::channel(0);
+        let cut = CancellationToken::new();
+        tokio::spawn(watch_over(watched, idle_max, cut.clone()));
+        Self {
+            stream,
+            line: Line { peer, conversations },
+            cut: Box::pin(cut.clone().cancelled_owned()),
+            _over: cut.drop_guard(),
+            _place: place,
+        }
+    }
+}
+
+/// Cuts a connection off once it has had no conversation for `idle_max`.
+async fn watch_over(mut conversations: watch::Receiver<usize>, idle_max: Duration, cut: CancellationToken) {
+    let idle = async {
+        while tokio::time::timeout(idle_max, conversations.wait_for(|&count| count > 0)).await.is_ok() {
+            if conversations.wait_for(|&count| count == 0).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = idle => cut.cancel(),
+        () = cut.cancelled() => {}
+    }
+}
+
+impl Connected for Connection {
+    type ConnectInfo = Line;
+
+    fn connect_info(&self) -> Line {
+        self.line.clone()
+    }
+}
+
+/// HTTP/2 always reads, so a cut is noticed there.
+impl AsyncRead for Connection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.cut.as_mut().poll(context).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        Pin::new(&mut self.stream).poll_read(context, buffer)
+    }
+}
+
+impl AsyncWrite for Connection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, bytes)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
