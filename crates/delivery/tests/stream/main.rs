@@ -1,11 +1,12 @@
-//! Both drivers over real sockets: a window against a desk, and each against peers that do not
-//! behave.
+//! Both drivers over real sockets: a window against a desk, each against peers that do not behave, and each against
+//! recorded peers of another version.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests, outside of test functions")]
 
 mod halves;
 mod hostile;
 mod raw;
+mod skew;
 
 use std::time::Duration;
 
