@@ -1,7 +1,14 @@
 //! Bytes that a real kernel wrote (see `captures/README.md`), read by the public reader.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests, outside of test functions")]
+
+use std::ops::Range;
+use std::sync::LazyLock;
+
 use egressd_conntrack::netfilter::{Dump, Progress, codec};
 use egressd_flow::{Completeness, Defects, Ended, Entry, L4, Snapshot, UnixNanos};
+use proptest::prelude::*;
+use proptest::sample::Index;
 
 /// The request and the netlink port of the captured dump, as `captures/make.py` chose them.
 const SEQUENCE: u32 = 1;
@@ -88,6 +95,176 @@ fn captured_bytes_may_be_damaged_anywhere() {
             assert!(rows.len() <= 13, "{change:#x} at {position}");
             assert_eq!(rows.len() as u64, snapshot.entries);
         }
+    }
+}
+
+/// Where lengths stand in a datagram: each message's, and those of its attributes however deep.
+fn lengths(datagram: &[u8]) -> Vec<Field> {
+    let mut found = Vec::new();
+    let mut at = 0;
+    while at + 16 <= datagram.len() {
+        let length = u32::from_ne_bytes(datagram[at..at + 4].try_into().unwrap()) as usize;
+        found.push(Field { at, bytes: 4 });
+        if length > 20 {
+            attributes(datagram, at + 20..at + length, &mut found);
+        }
+        at += length.next_multiple_of(4);
+    }
+    found
+}
+
+fn attributes(datagram: &[u8], range: Range<usize>, found: &mut Vec<Field>) {
+    let mut at = range.start;
+    while at + 4 <= range.end {
+        let half = |at| u16::from_ne_bytes([datagram[at], datagram[at + 1]]);
+        let length = usize::from(half(at));
+        found.push(Field { at, bytes: 2 });
+        let is_nest = half(at + 2) & 0x8000 != 0;
+        if is_nest {
+            attributes(datagram, at + 4..at + length, found);
+        }
+        at += length.next_multiple_of(4);
+    }
+}
+
+/// A length in a datagram.
+#[derive(Clone, Copy, Debug)]
+struct Field {
+    at: usize,
+    bytes: usize,
+}
+
+/// One thing done to a datagram.
+#[derive(Clone, Debug)]
+enum Damage {
+    Cut(Index),
+    Flip(Index, u8),
+    Length(Index, Lie),
+    Splice { from: Index, bytes: usize, to: Index },
+    Remove { from: Index, bytes: usize },
+}
+
+/// What a length says in place of the truth.
+#[derive(Clone, Copy, Debug)]
+enum Lie {
+    Is(u32),
+    Off(i8),
+}
+
+impl Damage {
+    fn apply(&self, datagram: &mut Vec<u8>, lengths: &[Field]) {
+        if datagram.is_empty() {
+            return;
+        }
+        let size = datagram.len();
+        match *self {
+            Self::Cut(at) => datagram.truncate(at.index(size)),
+            Self::Flip(at, bit) => datagram[at.index(size)] ^= 1 << bit,
+            Self::Length(which, lie) => {
+                let Field { at, bytes } = lengths[which.index(lengths.len())];
+                let Some(field) = datagram.get_mut(at..at + bytes) else { return };
+                let mut whole = [0; 4];
+                whole[..bytes].copy_from_slice(field);
+                let lie = match lie {
+                    Lie::Is(length) => length,
+                    Lie::Off(by) => u32::from_ne_bytes(whole).wrapping_add_signed(by.into()),
+                };
+                field.copy_from_slice(&lie.to_ne_bytes()[..bytes]);
+            }
+            Self::Splice { from, bytes, to } => {
+                let from = from.index(size);
+                let piece = datagram[from..(from + bytes).min(size)].to_vec();
+                let to = to.index(size);
+                datagram.splice(to..to, piece);
+            }
+            Self::Remove { from, bytes } => {
+                let from = from.index(size);
+                datagram.drain(from..(from + bytes).min(size));
+            }
+        }
+    }
+}
+
+fn any_damage() -> impl Strategy<Value = Damage> {
+    let lie = prop_oneof![
+        prop_oneof![Just(0), Just(1), Just(3), Just(4), Just(15), Just(16), Just(0xffff), Just(u32::MAX)]
+            .prop_map(Lie::Is),
+        any::<u32>().prop_map(Lie::Is),
+        any::<i8>().prop_map(Lie::Off),
+    ];
+    let at = any::<Index>;
+    prop_oneof![
+        at().prop_map(Damage::Cut),
+        (at(), 0..8u8).prop_map(|(at, bit)| Damage::Flip(at, bit)),
+        (at(), lie).prop_map(|(which, lie)| Damage::Length(which, lie)),
+        (at(), 1..400usize, at()).prop_map(|(from, bytes, to)| Damage::Splice { from, bytes, to }),
+        (at(), 1..400usize).prop_map(|(from, bytes)| Damage::Remove { from, bytes }),
+    ]
+}
+
+fn damaged(whole: &[u8], damages: &[Damage]) -> Vec<u8> {
+    let lengths = lengths(whole);
+    let mut bytes = whole.to_vec();
+    for damage in damages {
+        damage.apply(&mut bytes, &lengths);
+    }
+    bytes
+}
+
+/// The captured datagrams, undamaged, and what the dump holds.
+struct Sound {
+    dump: Vec<Vec<u8>>,
+    entries: Vec<Entry>,
+    destroy: Vec<Vec<u8>>,
+}
+
+static SOUND: LazyLock<Sound> = LazyLock::new(|| {
+    let dump = datagrams(include_str!("captures/dump.hex"));
+    let mut entries = Vec::new();
+    Dump::new(SEQUENCE, PORT, UnixNanos(0)).feed(&dump[0], &mut |entry| entries.push(*entry));
+    Sound { dump, entries, destroy: datagrams(include_str!("captures/destroy.hex")) }
+});
+
+/// The shortest message is a header: no datagram holds more.
+fn messages_max(datagram: &[u8]) -> u64 {
+    datagram.len().div_ceil(16) as u64
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4096))]
+
+    /// Goal: whatever is cut, flipped, moved or lied about in a dump, nothing panics, what is skipped is counted,
+    /// and the next datagram is read whole.
+    #[test]
+    fn a_damaged_dump_costs_itself_alone(damages in prop::collection::vec(any_damage(), 1..6)) {
+        let Sound { dump: whole, entries, .. } = &*SOUND;
+        let bytes = damaged(&whole[0], &damages);
+        let mut dump = Dump::new(SEQUENCE, PORT, UnixNanos(0));
+        let mut rows = 0;
+        let progress = dump.feed(&bytes, &mut |_| rows += 1);
+        prop_assert!(rows <= messages_max(&bytes));
+        if progress == Progress::More {
+            let mut sound = Vec::new();
+            prop_assert_eq!(dump.feed(&whole[0], &mut |entry| sound.push(*entry)), Progress::More);
+            prop_assert_eq!(&sound, entries);
+            rows += sound.len() as u64;
+            prop_assert_eq!(dump.feed(&whole[1], &mut |_| rows += 1), Progress::Done);
+        }
+        let (snapshot, interruption) = dump.finish();
+        prop_assert_eq!(snapshot.entries, rows);
+        prop_assert_eq!(snapshot.completeness == Completeness::Partial, interruption.is_some());
+    }
+
+    /// Goal: the same damage to ends: nothing panics, and no message is both an end and a defect, or two of them.
+    #[test]
+    fn a_damaged_end_is_an_end_or_a_defect(
+        which in any::<Index>(),
+        damages in prop::collection::vec(any_damage(), 1..6),
+    ) {
+        let Sound { destroy: whole, .. } = &*SOUND;
+        let bytes = damaged(&whole[which.index(whole.len())], &damages);
+        let (found, defects) = ends(std::slice::from_ref(&bytes));
+        prop_assert!(found.len() as u64 + defects.malformed + defects.unsupported <= messages_max(&bytes));
     }
 }
 

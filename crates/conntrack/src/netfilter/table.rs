@@ -141,3 +141,93 @@ fn failure(interruption: Interruption) -> ReadError {
         other => ReadError::Interrupted(other),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::error::Error;
+    use std::process::Command;
+    use std::thread;
+
+    use nix::sched::{CloneFlags, unshare};
+
+    use super::*;
+
+    /// What a log shows: the error and its causes.
+    fn chain(error: &ReadError) -> String {
+        let mut causes = vec![error.to_string()];
+        let mut next = error.source();
+        while let Some(cause) = next {
+            causes.push(cause.to_string());
+            next = cause.source();
+        }
+        causes.join(": ")
+    }
+
+    /// Goal: whatever keeps a read from its first row is named, with the remedy where there is one.
+    #[test]
+    fn a_read_that_fails_says_why() {
+        let os = io::Error::from_raw_os_error;
+        for (interruption, words, is_transient) in [
+            (
+                Interruption::Truncated { bytes: 70_000 },
+                "the conntrack table could not be read: a datagram of 70000 bytes did not fit the receive buffer",
+                true,
+            ),
+            (
+                Interruption::Unframed,
+                "the conntrack table could not be read: a message of the dump has an impossible length",
+                true,
+            ),
+            (
+                Interruption::Receive(os(libc::ENOBUFS)),
+                "the conntrack table could not be read: receiving the dump failed: \
+                 No buffer space available (os error 105)",
+                true,
+            ),
+            (Interruption::TimedOut, "the kernel did not answer within 5 s", true),
+            (
+                Interruption::Refused(os(libc::EPERM)),
+                "the kernel refuses to list the conntrack table: it needs CAP_NET_ADMIN in the network namespace: \
+                 Operation not permitted (os error 1)",
+                false,
+            ),
+            (
+                Interruption::Refused(os(libc::EINVAL)),
+                "the kernel refuses to list the conntrack table: load the kernel module nf_conntrack_netlink: \
+                 Invalid argument (os error 22)",
+                false,
+            ),
+            (
+                Interruption::Refused(os(libc::ENOMEM)),
+                "the kernel refuses to list the conntrack table: the kernel is short of memory: \
+                 Cannot allocate memory (os error 12)",
+                true,
+            ),
+        ] {
+            let error = failure(interruption);
+            assert_eq!((chain(&error).as_str(), error.is_transient()), (words, is_transient));
+        }
+    }
+
+    /// Goal: a datagram of a real kernel that is larger than the buffer is named with its size, and the next read
+    /// is whole. Needs root and `conntrack`.
+    #[test]
+    fn a_datagram_beyond_the_buffer_is_named() {
+        let test = || {
+            unshare(CloneFlags::CLONE_NEWNET).expect("kernel tests need root");
+            let entry = ["-s", "10.0.0.1", "-d", "10.0.0.2", "-t", "9", "--srckey", "1", "--dstkey", "2"];
+            let made = Command::new("conntrack").args(["-I", "-p", "gre"]).args(entry).output().unwrap();
+            assert!(made.status.success(), "{made:?}");
+            let mut table = Table::open().unwrap();
+            table.buffer = vec![0; 100].into();
+            let error = table.read(UnixNanos(1), &mut |entry| panic!("{entry}")).unwrap_err();
+            let ReadError::Interrupted(Interruption::Truncated { bytes }) = error else { panic!("{error}") };
+            assert!(bytes > 100, "{bytes}");
+            table.buffer = vec![0; BUFFER_BYTES].into();
+            let mut rows = 0;
+            table.read(UnixNanos(2), &mut |_| rows += 1).unwrap();
+            assert_eq!((rows, table.interruption().is_none()), (1, true));
+        };
+        thread::scope(|scope| scope.spawn(test).join().unwrap());
+    }
+}
