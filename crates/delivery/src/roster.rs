@@ -109,7 +109,11 @@ impl Roster {
         let collectors = &mut self.lock().collectors;
         collectors.retain(|_, known| known.gone.is_none_or(|gone| now.since(gone) < GONE_KEPT));
         if collectors.len() >= NODES_MAX && !collectors.contains_key(&hello.node) {
-            return;
+            // Names that were claimed and left make room for a collector that is here.
+            let gone = collectors.iter().filter_map(|(name, known)| Some((known.gone?, name)));
+            let Some((_, longest)) = gone.min() else { return };
+            let longest = longest.clone();
+            collectors.remove(&longest);
         }
         let collector = Collector {
             version: hello.version.clone(),
@@ -214,5 +218,12 @@ mod tests {
             roster.dialled(&hello(&number.to_string()), UnixNanos(1));
         }
         assert_eq!(roster.nodes().len(), NODES_MAX);
+        let knows = |node| roster.nodes().iter().any(|known| known.name == name(node));
+        roster.dialled(&hello("new"), UnixNanos(1));
+        assert!(!knows("new"), "all of them are here");
+        roster.hung_up(&name("7"), UnixNanos(2));
+        roster.hung_up(&name("5"), UnixNanos(3));
+        roster.dialled(&hello("new"), UnixNanos(4));
+        assert!(knows("new") && knows("5") && !knows("7"), "who is gone longest makes room");
     }
 }
