@@ -4,60 +4,17 @@
 //! show it: a table resize ends one dump early and silently (325,377 of 999,997 entries, Linux 6.18), so absence
 //! from one proves nothing.
 
-use std::hash::{BuildHasherDefault, Hash, Hasher};
+use egressd_flow::{Counters, EntryId, Traffic, UnixNanos};
+use hashbrown::HashSet;
 
-use egressd_flow::{Counter, Counters, EntryId, Traffic, UnixNanos};
-use hashbrown::hash_map::Entry as Slot;
-use hashbrown::{HashMap, HashSet};
-use siphasher::sip128::{Hasher128, SipHasher13};
+use crate::fingerprint::{Fingerprint, Fingerprints, Keyed};
+use crate::table::{Before, DeltaTable, STAMPS, Seen};
 
 /// Complete snapshots in a row that an entry must be absent from before its baseline goes.
-const ABSENT_SNAPSHOTS_MAX: u32 = 3;
+const ABSENT_SNAPSHOTS_MAX: u8 = 3;
 
-/// Memory of one baseline in the table.
-pub(crate) const SLOT_BYTES: usize = size_of::<(Fingerprint, Baseline)>();
-
-/// Stands for an [`EntryId`]: SipHash-1-3 with 128 bits under a random key.
-///
-/// Two of n live entries share one with a probability of at most n² / 2^129: 1.5 · 10^−27 for a million.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Fingerprint(u128);
-
-impl Hash for Fingerprint {
-    fn hash<H: Hasher>(&self, state: &mut H) {
-        state.write_u128(self.0);
-    }
-}
-
-/// Takes a fingerprint's own low bits: they are as good as random.
-#[derive(Default)]
-struct Passthrough(u64);
-
-impl Hasher for Passthrough {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, _bytes: &[u8]) {
-        unreachable!("a fingerprint is written as one u128");
-    }
-
-    #[expect(clippy::cast_possible_truncation, reason = "the low half of a uniform hash is a uniform hash")]
-    fn write_u128(&mut self, value: u128) {
-        self.0 = value as u64;
-    }
-}
-
-type Keyed = BuildHasherDefault<Passthrough>;
-
-/// Counters last seen, and when. A source without directions uses `original` alone.
-#[derive(Clone, Copy)]
-struct Baseline {
-    original: Counter,
-    reply: Counter,
-    /// Number of the last complete or partial snapshot that showed the entry.
-    seen_in: u32,
-}
+// A stamp tells apart the snapshots that an entry may be absent from, and the one that shows it.
+const _: () = assert!(ABSENT_SNAPSHOTS_MAX < STAMPS);
 
 /// What one sighting of an entry means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,15 +33,16 @@ pub(crate) enum Growth {
 
 /// The baselines of one node.
 pub(crate) struct Baselines {
-    key: [u8; 16],
-    entries_max: usize,
+    fingerprints: Fingerprints,
     tombstones_max: usize,
-    slots: HashMap<Fingerprint, Baseline, Keyed>,
+    table: DeltaTable,
     /// Ends told since the running or last snapshot began.
     tombstones: HashSet<Fingerprint, Keyed>,
     /// Ends told between the beginnings of the last two.
     tombstones_before: HashSet<Fingerprint, Keyed>,
-    snapshot: u32,
+    /// Stamp of the running snapshot; it moves on when that is complete, so it counts complete ones, modulo
+    /// [`STAMPS`].
+    stamp: u8,
     /// When the first snapshot began: what started later is wholly ours.
     watched_since: Option<UnixNanos>,
     begun: UnixNanos,
@@ -95,13 +53,12 @@ pub(crate) struct Baselines {
 impl Baselines {
     pub(crate) fn new(key: [u8; 16], entries_max: usize, tombstones_max: usize) -> Self {
         Self {
-            key,
-            entries_max,
+            fingerprints: Fingerprints::new(key),
             tombstones_max,
-            slots: HashMap::default(),
+            table: DeltaTable::new(entries_max),
             tombstones: HashSet::default(),
             tombstones_before: HashSet::default(),
-            snapshot: 0,
+            stamp: 0,
             watched_since: None,
             begun: UnixNanos(0),
             surveyed: false,
@@ -109,7 +66,12 @@ impl Baselines {
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.slots.len()
+        self.table.len()
+    }
+
+    /// Memory of the table now.
+    pub(crate) fn bytes(&self) -> usize {
+        self.table.bytes()
     }
 
     /// A snapshot begins at `now`.
@@ -120,41 +82,42 @@ impl Baselines {
             *since = (*since).min(now);
         }
         self.begun = now;
-        self.snapshot = self.snapshot.wrapping_add(1);
         self.rotate_tombstones();
     }
 
     /// The snapshot is over; `complete` as its source says.
     pub(crate) fn finish(&mut self, complete: bool) {
-        if !complete {
-            // Absence is counted in snapshots, so one that could not show everything must not count.
-            self.snapshot = self.snapshot.wrapping_sub(1);
-            return;
+        // Absence is counted in snapshots, so one that could not show everything must not count.
+        if complete {
+            self.surveyed = true;
+            self.table.evict((self.stamp + STAMPS - ABSENT_SNAPSHOTS_MAX) % STAMPS);
+            self.table.shrink();
+            self.stamp = (self.stamp + 1) % STAMPS;
         }
-        self.surveyed = true;
-        let snapshot = self.snapshot;
-        self.slots.retain(|_, baseline| snapshot.wrapping_sub(baseline.seen_in) < ABSENT_SNAPSHOTS_MAX);
+    }
+
+    /// What stands for an entry here.
+    pub(crate) fn fingerprint(&self, id: &EntryId) -> Fingerprint {
+        self.fingerprints.of(id)
+    }
+
+    /// Asks memory for what [`sighted`](Self::sighted) will need of these entries.
+    pub(crate) fn touch(&self, fingerprints: &[Fingerprint]) {
+        let touched = fingerprints.iter().fold(0, |sum, &fingerprint| sum ^ self.table.touch(fingerprint));
+        // The reads are all that is wanted.
+        std::hint::black_box(touched);
     }
 
     /// An entry as a snapshot shows it.
-    pub(crate) fn sighted(&mut self, id: &EntryId, counters: Counters) -> Growth {
-        let fingerprint = self.fingerprint(id);
+    pub(crate) fn sighted(&mut self, fingerprint: Fingerprint, id: &EntryId, counters: Counters) -> Growth {
         if self.tombstones.contains(&fingerprint) || self.tombstones_before.contains(&fingerprint) {
             return Growth::Tombstone;
         }
-        let ours = self.is_ours_whole(id);
-        let full = self.slots.len() >= self.entries_max;
-        let now = baseline_of(counters, self.snapshot);
-        match self.slots.entry(fingerprint) {
-            Slot::Occupied(mut slot) => {
-                let before = slot.insert(now);
-                grown(counters, before)
-            }
-            Slot::Vacant(_) if full => Growth::NotAdmitted,
-            Slot::Vacant(slot) => {
-                slot.insert(now);
-                if ours { Growth::Grown(whole(counters)) } else { Growth::Preexisting }
-            }
+        match self.table.upsert(fingerprint, seen(counters), self.stamp) {
+            Before::Known(before) => grown(counters, before),
+            Before::Full => Growth::NotAdmitted,
+            Before::New if self.is_ours_whole(id) => Growth::Grown(whole(counters)),
+            Before::New => Growth::Preexisting,
         }
     }
 
@@ -165,7 +128,7 @@ impl Baselines {
             self.rotate_tombstones();
         }
         self.tombstones.insert(fingerprint);
-        match self.slots.remove(&fingerprint) {
+        match self.table.remove(fingerprint) {
             Some(before) => grown(counters, before),
             None if self.is_ours_whole(id) => Growth::Grown(whole(counters)),
             None => Growth::Preexisting,
@@ -185,18 +148,12 @@ impl Baselines {
         std::mem::swap(&mut self.tombstones, &mut self.tombstones_before);
         self.tombstones.clear();
     }
-
-    fn fingerprint(&self, id: &EntryId) -> Fingerprint {
-        let mut hasher = SipHasher13::new_with_key(&self.key);
-        id.hash(&mut hasher);
-        Fingerprint(hasher.finish128().as_u128())
-    }
 }
 
-fn baseline_of(counters: Counters, seen_in: u32) -> Baseline {
+fn seen(counters: Counters) -> Seen {
     match counters {
-        Counters::Directed { tx, rx } => Baseline { original: tx, reply: rx, seen_in },
-        Counters::Total(total) => Baseline { original: total, reply: Counter::default(), seen_in },
+        Counters::Directed { tx, rx } => Seen { original: tx, reply: rx },
+        Counters::Total(total) => Seen { original: total, ..Seen::default() },
     }
 }
 
@@ -208,7 +165,7 @@ fn whole(counters: Counters) -> Traffic {
 }
 
 /// A direction that went back means that the entry was made anew, and then both directions were.
-fn grown(counters: Counters, before: Baseline) -> Growth {
+fn grown(counters: Counters, before: Seen) -> Growth {
     let grown = match counters {
         Counters::Directed { tx, rx } => tx
             .growth(before.original)

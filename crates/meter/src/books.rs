@@ -54,6 +54,8 @@ pub struct Books {
     pub not_admitted: u64,
     /// Entries with a baseline now.
     pub entries: u64,
+    /// Memory that the table of baselines takes now, in bytes.
+    pub table_bytes: u64,
     /// Entries that grew in the last snapshot.
     pub entries_active: u64,
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::table::DeltaTable;
+
 /// How much the meter may hold.
 #[derive(Clone, Copy, Debug)]
 pub struct MeterConfig {
@@ -24,13 +26,13 @@ pub struct MeterConfig {
 }
 
 impl MeterConfig {
-    /// Bytes that all bounds together allow, hash tables at their worst load included.
+    /// Bytes that all bounds together allow, tables at their worst load included.
     #[must_use]
     pub fn worst_case_bytes(&self) -> usize {
-        // A table doubles when 7/8 full: while it does, the old one lives beside one of 16/7 slots an element, with a
-        // control byte each.
+        // A hash table doubles when 7/8 full: while it does, the old one lives beside one of 16/7 slots an element,
+        // with a control byte each.
         let table = |elements: usize, element_bytes: usize| elements * (element_bytes + 1) * 24 / 7;
-        table(self.entries_max, crate::baseline::SLOT_BYTES)
+        DeltaTable::worst_case_bytes(self.entries_max)
             + table(self.flows_max, crate::reduce::SLOT_BYTES)
             + table(self.unclaimed_max, crate::unclaimed::SLOT_BYTES)
             + table(self.tombstones_max * 2, size_of::<u128>())

@@ -17,9 +17,11 @@
 mod baseline;
 mod books;
 mod config;
+mod fingerprint;
 mod meter;
 mod reduce;
 mod scope;
+mod table;
 mod unclaimed;
 
 #[cfg(test)]

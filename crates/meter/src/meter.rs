@@ -10,9 +10,13 @@ use egressd_flow::{
 use crate::baseline::{Baselines, Growth};
 use crate::books::{Books, Discard};
 use crate::config::MeterConfig;
+use crate::fingerprint::Fingerprint;
 use crate::reduce::Reducer;
 use crate::scope::{Claim, Owners};
 use crate::unclaimed::{Key, Unclaimed, Verdict};
+
+/// Rows that are looked up together: their cache misses overlap.
+const ROWS_TOGETHER: usize = 16;
 
 /// Turns one node's counters into batches.
 ///
@@ -25,6 +29,10 @@ pub struct Meter {
     cut_at: UnixNanos,
     now: UnixNanos,
     baselines: Baselines,
+    /// Rows of the running snapshot that are still to be looked up, fewer than [`ROWS_TOGETHER`], with their
+    /// fingerprints.
+    rows: Vec<Entry>,
+    fingerprints: Vec<Fingerprint>,
     owners: Owners,
     unclaimed: Unclaimed,
     open: Reducer,
@@ -41,6 +49,8 @@ impl Meter {
             cut_at: now,
             now,
             baselines: Baselines::new(key, config.entries_max, config.tombstones_max),
+            rows: Vec::with_capacity(ROWS_TOGETHER),
+            fingerprints: Vec::with_capacity(ROWS_TOGETHER),
             owners: Owners::default(),
             unclaimed: Unclaimed::new(config.unclaimed_max),
             open: Reducer::new(config.flows_max),
@@ -51,33 +61,37 @@ impl Meter {
 
     /// A snapshot begins.
     pub fn begin(&mut self, now: UnixNanos) {
+        self.look_up_rows();
         self.now = now;
         self.books.entries_active = 0;
         self.baselines.begin(now);
     }
 
-    /// One row of the snapshot.
+    /// One row of the snapshot. It shows in the books when the snapshot is over, or a few rows later.
     pub fn entry(&mut self, entry: &Entry) {
-        let Some(counters) = entry.counters else { return };
-        let growth = self.baselines.sighted(&entry.id, counters);
-        if self.account(entry, growth) {
-            self.books.entries_active += 1;
+        self.fingerprints.push(self.baselines.fingerprint(&entry.id));
+        self.rows.push(*entry);
+        if self.rows.len() == ROWS_TOGETHER {
+            self.look_up_rows();
         }
     }
 
     /// The snapshot is over.
     pub fn finish(&mut self, snapshot: &Snapshot) {
+        self.look_up_rows();
         self.baselines.finish(snapshot.completeness == Completeness::Complete);
         self.owners.expire(self.now, self.config.ended_owner_kept);
     }
 
     /// The snapshot that was begun gave nothing, or broke off without an end.
     pub fn abandon(&mut self) {
+        self.look_up_rows();
         self.baselines.finish(false);
     }
 
     /// An entry ended.
     pub fn ended(&mut self, ended: &Ended, now: UnixNanos) {
+        self.look_up_rows();
         self.now = now;
         let Some(counters) = ended.entry.counters else { return };
         let growth = self.baselines.ended(&ended.entry.id, counters);
@@ -86,6 +100,7 @@ impl Meter {
 
     /// The exporter told who owns what. `as_of` is by this node's clock.
     pub fn scope(&mut self, scope: &Scope) {
+        self.look_up_rows();
         self.owners.apply(scope);
         let Self { unclaimed, owners, open, books, config, .. } = self;
         unclaimed.review(scope.as_of, config.unclaimed_grace, |key, traffic, late_enough| {
@@ -102,6 +117,7 @@ impl Meter {
 
     /// Empties the open flows into numbered batches; none when nothing grew.
     pub fn cut(&mut self, now: UnixNanos) -> Vec<Batch> {
+        self.look_up_rows();
         let cuts = self.open.drain(&self.owners, self.config.batch_records_max, self.config.batch_owners_max);
         self.owners.reclaim();
         let span = Span { from: self.cut_at.min(now), to: now };
@@ -121,8 +137,26 @@ impl Meter {
     #[must_use]
     pub fn books(&self) -> Books {
         let held = self.held();
-        let entries = u64::try_from(self.baselines.len()).unwrap_or(u64::MAX);
-        Books { held, entries, ..self.books }
+        let widen = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+        let (entries, table_bytes) = (widen(self.baselines.len()), widen(self.baselines.bytes()));
+        Books { held, entries, table_bytes, ..self.books }
+    }
+
+    fn look_up_rows(&mut self) {
+        self.baselines.touch(&self.fingerprints);
+        let (mut rows, fingerprints) =
+            (std::mem::take(&mut self.rows), std::mem::take(&mut self.fingerprints));
+        for (row, &fingerprint) in rows.iter().zip(&fingerprints) {
+            let Some(counters) = row.counters else { continue };
+            let growth = self.baselines.sighted(fingerprint, &row.id, counters);
+            if self.account(row, growth) {
+                self.books.entries_active += 1;
+            }
+        }
+        rows.clear();
+        self.rows = rows;
+        self.fingerprints = fingerprints;
+        self.fingerprints.clear();
     }
 
     fn held(&self) -> Counter {

@@ -1,0 +1,311 @@
+//! The delta table: counters last seen, by fingerprint, in open addressing.
+//!
+//! [`SEGMENTS`] arrays, chosen by a fingerprint's first byte. Within one, entries stand in the order of their
+//! fingerprints, each at its home slot or as little behind it as those before it allow, with no gap between; so a
+//! lookup ends at the first larger fingerprint, a removal leaves no mark, an eviction is one pass in place, and a
+//! larger array is filled front to back. A segment grows by an eighth when it is full, alone: of no more than one
+//! are there ever two copies.
+//!
+//! A slot is 48 bytes: the four counters, and a word that holds 120 bits of the fingerprint (the segment says the
+//! other 8) and 8 bits about the entry. The load is between 3/4 and 27/32 while the table grows, so an entry takes 57
+//! to 64 bytes; below some 20,000 entries the least size of a segment shows.
+//!
+//! Measured (Linux 6.18, one core, random order): an upsert takes 27 ns among 20,000 entries, 40 among 250,000 and 80
+//! among 1,000,000 when 16 are touched together before ([`DeltaTable::touch`]), and 34, 60 and 160 when not. Touching
+//! is a plain read, which needs no unsafe code and works on every processor. A second line, 8 or 32 at once, and huge
+//! pages gave nothing more; prefetch instructions row by row took half as long again in a real dump of 250,000.
+//!
+//! Invariant: nothing is dropped but by [`DeltaTable::remove`] and [`DeltaTable::evict`]. Bound: `entries_max`
+//! entries. It allocates when a segment outgrows every size it had, or gives back what it no longer needs, and
+//! otherwise never.
+
+use egressd_flow::Counter;
+
+use crate::fingerprint::Fingerprint;
+
+const SEGMENT_BITS: u32 = 8;
+const SEGMENTS: usize = 1 << SEGMENT_BITS;
+
+/// The least that a segment holds once it holds anything.
+const SLOTS_MIN: usize = 16;
+
+/// The low byte of a slot's word: whether there is an entry, and its stamp.
+const META: u128 = 0xff;
+const OCCUPIED: u128 = 1;
+const STAMP_SHIFT: u32 = 1;
+
+/// Stamps are below this.
+pub(crate) const STAMPS: u8 = 4;
+
+/// What was last seen of an entry. A source without directions uses `original` alone.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub(crate) original: Counter,
+    pub(crate) reply: Counter,
+}
+
+/// What was there before an upsert.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Before {
+    /// The entry, seen like this; it is replaced.
+    Known(Seen),
+    /// Nothing; the entry is added.
+    New,
+    /// Nothing, and no room: the table is as it was.
+    Full,
+}
+
+#[derive(Clone, Copy)]
+struct Slot {
+    /// The fingerprint but for its first byte, then [`META`]. 0 in an empty slot.
+    word: u128,
+    seen: Seen,
+}
+
+impl Slot {
+    const EMPTY: Self = Self {
+        word: 0,
+        seen: Seen { original: Counter { bytes: 0, packets: 0 }, reply: Counter { bytes: 0, packets: 0 } },
+    };
+
+    fn is_empty(&self) -> bool {
+        self.word == 0
+    }
+
+    fn stamp(&self) -> u8 {
+        stamp_of(self.word)
+    }
+}
+
+#[expect(clippy::cast_possible_truncation, reason = "masked to the two bits of a stamp")]
+fn stamp_of(word: u128) -> u8 {
+    (word >> STAMP_SHIFT) as u8 & (STAMPS - 1)
+}
+
+/// Counters by fingerprint.
+pub(crate) struct DeltaTable {
+    segments: Box<[Segment]>,
+    entries_max: usize,
+    /// Entries by their stamp: where there is none, an eviction has nothing to look for.
+    by_stamp: [usize; STAMPS as usize],
+}
+
+impl DeltaTable {
+    pub(crate) fn new(entries_max: usize) -> Self {
+        let segments = std::iter::repeat_with(Segment::default).take(SEGMENTS).collect();
+        Self { segments, entries_max, by_stamp: [0; STAMPS as usize] }
+    }
+
+    /// Memory of the slots at worst, the second copy of one growing segment included.
+    pub(crate) fn worst_case_bytes(entries_max: usize) -> usize {
+        let slots = (entries_max / 3 + SEGMENTS * SLOTS_MIN).saturating_add(entries_max);
+        (slots + slots / SEGMENTS).saturating_mul(size_of::<Slot>())
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.by_stamp.iter().sum()
+    }
+
+    /// Memory of the slots now.
+    pub(crate) fn bytes(&self) -> usize {
+        self.segments.iter().map(|segment| segment.slots.len() * size_of::<Slot>()).sum()
+    }
+
+    /// Reads where `fingerprint` is at home. Doing that for a few fingerprints in a row, before they are looked up
+    /// in earnest, lets the processor wait for all of their cache lines at once.
+    pub(crate) fn touch(&self, fingerprint: Fingerprint) -> u128 {
+        let (segment, word) = locate(fingerprint);
+        let segment = &self.segments[segment];
+        segment.slots.get(segment.home(word)).map_or(0, |slot| slot.word)
+    }
+
+    /// Notes how an entry is seen now, under a stamp below [`STAMPS`].
+    pub(crate) fn upsert(&mut self, fingerprint: Fingerprint, seen: Seen, stamp: u8) -> Before {
+        let (segment, word) = locate(fingerprint);
+        let slot = Slot { word: word | OCCUPIED | u128::from(stamp) << STAMP_SHIFT, seen };
+        let full = self.len() >= self.entries_max;
+        let segment = &mut self.segments[segment];
+        match segment.find(word) {
+            Ok(at) => {
+                let before = std::mem::replace(&mut segment.slots[at], slot);
+                self.by_stamp[usize::from(before.stamp())] -= 1;
+                self.by_stamp[usize::from(stamp)] += 1;
+                Before::Known(before.seen)
+            }
+            Err(_) if full => Before::Full,
+            Err(at) => {
+                segment.insert(at, slot);
+                self.by_stamp[usize::from(stamp)] += 1;
+                Before::New
+            }
+        }
+    }
+
+    /// Forgets an entry, and tells how it was last seen.
+    pub(crate) fn remove(&mut self, fingerprint: Fingerprint) -> Option<Seen> {
+        let (segment, word) = locate(fingerprint);
+        let segment = &mut self.segments[segment];
+        let slot = segment.remove(segment.find(word).ok()?);
+        self.by_stamp[usize::from(slot.stamp())] -= 1;
+        Some(slot.seen)
+    }
+
+    /// Forgets every entry of this stamp.
+    pub(crate) fn evict(&mut self, stamp: u8) {
+        let mut left = std::mem::take(&mut self.by_stamp[usize::from(stamp)]);
+        for segment in &mut self.segments {
+            if left == 0 {
+                break;
+            }
+            left -= segment.evict(stamp);
+        }
+    }
+
+    /// Gives back memory of segments that are three quarters empty.
+    pub(crate) fn shrink(&mut self) {
+        for segment in &mut self.segments {
+            if segment.slots.len() > SLOTS_MIN.max(segment.len * 4) {
+                segment.resize(slots_for(segment.len));
+            }
+        }
+    }
+
+    /// Every entry with how it was last seen and its stamp, in the order of fingerprints.
+    #[cfg_attr(not(test), expect(dead_code, reason = "the checkpoint writes entries in this order"))]
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Fingerprint, Seen, u8)> {
+        self.segments.iter().zip(0u8..=u8::MAX).flat_map(|(segment, first_byte)| {
+            let occupied = segment.slots.iter().filter(|slot| !slot.is_empty());
+            occupied.map(move |slot| {
+                let fingerprint =
+                    u128::from(first_byte) << (u128::BITS - SEGMENT_BITS) | slot.word >> SEGMENT_BITS;
+                (Fingerprint(fingerprint), slot.seen, slot.stamp())
+            })
+        })
+    }
+}
+
+/// The segment of a fingerprint, and the rest of it at the top of a word.
+fn locate(Fingerprint(bits): Fingerprint) -> (usize, u128) {
+    ((bits >> (u128::BITS - SEGMENT_BITS)) as usize, bits << SEGMENT_BITS)
+}
+
+/// Slots with room for `entries` and a few more.
+fn slots_for(entries: usize) -> usize {
+    (entries + entries / 3 + 1).max(SLOTS_MIN)
+}
+
+#[derive(Default)]
+struct Segment {
+    slots: Box<[Slot]>,
+    len: usize,
+}
+
+impl Segment {
+    /// Slots that are a home. The last are nobody's: entries are pushed into them.
+    fn homes(&self) -> usize {
+        self.slots.len() - self.slots.len() / 32
+    }
+
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "half a word's bits, and a product below the number of homes"
+    )]
+    fn home(&self, word: u128) -> usize {
+        (((word >> 64) * self.homes() as u128) >> 64) as usize
+    }
+
+    /// Where the entry is, else where it belongs.
+    fn find(&self, word: u128) -> Result<usize, usize> {
+        let home = self.home(word);
+        for (slot, at) in self.slots[home..].iter().zip(home..) {
+            let found = slot.word & !META;
+            if found == word && !slot.is_empty() {
+                return Ok(at);
+            }
+            if found > word || slot.is_empty() {
+                return Err(at);
+            }
+        }
+        Err(self.slots.len())
+    }
+
+    /// Adds an entry that belongs at `at`.
+    fn insert(&mut self, at: usize, slot: Slot) {
+        let is_full = (self.len + 1) * 32 > self.slots.len() * 27;
+        if is_full || !self.make_room(at) {
+            self.grow();
+            let at = self.find(slot.word & !META).unwrap_or_else(|at| at);
+            return self.insert(at, slot);
+        }
+        self.slots[at] = slot;
+        self.len += 1;
+    }
+
+    /// Pushes what stands at `at` and behind it into the next empty slot; false when there is none.
+    fn make_room(&mut self, at: usize) -> bool {
+        let Some(run) = self.slots[at..].iter().position(Slot::is_empty) else { return false };
+        self.slots.copy_within(at..at + run, at + 1);
+        true
+    }
+
+    fn remove(&mut self, at: usize) -> Slot {
+        let removed = self.slots[at];
+        let pushed = (at + 1..self.slots.len())
+            .take_while(|&behind| {
+                !self.slots[behind].is_empty() && self.home(self.slots[behind].word) < behind
+            })
+            .count();
+        self.slots.copy_within(at + 1..=at + pushed, at);
+        self.slots[at + pushed] = Slot::EMPTY;
+        self.len -= 1;
+        removed
+    }
+
+    fn evict(&mut self, stamp: u8) -> usize {
+        let is_gone = |slot: &Slot| !slot.is_empty() && slot.stamp() == stamp;
+        let Some(first) = self.slots.iter().position(is_gone) else { return 0 };
+        let before = self.len;
+        let mut next = first;
+        for at in first..self.slots.len() {
+            let slot = std::mem::replace(&mut self.slots[at], Slot::EMPTY);
+            if is_gone(&slot) {
+                self.len -= 1;
+            } else if !slot.is_empty() {
+                next = next.max(self.home(slot.word));
+                self.slots[next] = slot;
+                next += 1;
+            }
+        }
+        before - self.len
+    }
+
+    fn grow(&mut self) {
+        self.resize((self.slots.len() + self.slots.len() / 8 + 1).max(SLOTS_MIN));
+    }
+
+    /// Moves into an array of this many slots, or of a few more when the last entries do not fit into it.
+    fn resize(&mut self, slots: usize) {
+        let old = std::mem::take(&mut self.slots);
+        for slots in (0..).map(|more| slots + more * SLOTS_MIN) {
+            self.slots = vec![Slot::EMPTY; slots].into();
+            if self.fill(&old) {
+                return;
+            }
+        }
+    }
+
+    /// Places entries that come in order; false when the last do not fit.
+    fn fill(&mut self, ordered: &[Slot]) -> bool {
+        let mut next = 0;
+        for slot in ordered.iter().filter(|slot| !slot.is_empty()) {
+            next = next.max(self.home(slot.word));
+            let Some(place) = self.slots.get_mut(next) else { return false };
+            *place = *slot;
+            next += 1;
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests;
