@@ -21,6 +21,7 @@ mod daemons;
 mod error;
 mod exec;
 mod exposition;
+pub mod filler;
 mod flows;
 mod forward;
 mod http;
