@@ -10,6 +10,7 @@
     reason = "a command-line tool speaks on its own streams"
 )]
 
+mod bench;
 mod check;
 mod demo;
 mod process;
@@ -32,6 +33,8 @@ enum Command {
     Setup,
     /// Measure real traffic between network namespaces with both daemons, and print who sent what to whom
     Demo(demo::Args),
+    /// Measure what a stage costs, beside the floor below which nothing can go
+    Bench(bench::Args),
     /// Everything that must pass, set-up included
     Test,
     /// Formatting and clippy
@@ -54,6 +57,7 @@ fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Setup => setup::run(),
         Command::Demo(args) => demo::run(&args, &Workspace::read()?),
+        Command::Bench(args) => bench::run(&args, &Workspace::read()?),
         Command::Test => check::test(&Workspace::read()?),
         Command::Lint => check::lint(&Workspace::read()?),
         Command::Tidy => tidy::run(&Workspace::read()?),

@@ -9,8 +9,8 @@ use super::tree::Tree;
 use crate::workspace::{Dependency, Kind, Package, short};
 
 /// The crates of ours that each of our crates may link, by short name, in the order data goes.
-/// Tests may use any crate. A binary, `testbed` and `xtask` stand on no right-hand side: nothing links them.
-const ARROWS: [(&str, &[&str]); 12] = [
+/// Tests may use any crate. A binary and `xtask` stand on no right-hand side: nothing links them.
+const ARROWS: [(&str, &[&str]); 13] = [
     ("flow", &[]),
     ("protocol", &["flow"]),
     ("conntrack", &["flow"]),
@@ -24,6 +24,8 @@ const ARROWS: [(&str, &[&str]); 12] = [
     ("exporter", &["delivery", "enrich", "flow", "protocol", "service", "sink"]),
     // The truth is independent of the code under test: the testbed starts the daemons and links nothing of them.
     ("testbed", &[]),
+    // The bench holds what a daemon holds of a stage, and has the testbed feed it.
+    ("bench", &["conntrack", "flow", "meter", "testbed"]),
     ("xtask", &[]),
 ];
 

@@ -1,0 +1,78 @@
+//! `egressd-bench`: what a stage costs on real input, beside the floor below which no reader of that input can go.
+//!
+//! ```text
+//! bench (fills, grows, deletes; prints) ──line by line──▶ measured process (what a collector holds, and a counter)
+//!                └────────────── one network namespace of their own ──────────────┘
+//! ```
+//!
+//! The part that is measured runs in a process of its own, which holds what a collector holds between the kernel and
+//! its batches and nothing else, so its memory means something. Times are processor times: another load on the
+//! machine moves them by caches and clock rate only, and floor and subject take turns.
+//!
+//! Invariant: nothing here is linked by what ships. `cargo xtask bench` builds and starts it.
+
+mod allocations;
+mod child;
+mod collect;
+mod events;
+mod floor;
+mod gauge;
+mod place;
+mod subject;
+
+use std::io::{self, Write};
+use std::num::NonZeroU32;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// What a stage costs, beside its floor.
+#[derive(Parser)]
+#[command(name = "egressd-bench", version)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Read a full conntrack table into records, and receive it without a look as the floor
+    Collect(collect::Options),
+    /// Hear of entries that end at a steady rate, alone and while the table is read
+    Events(events::Options),
+    /// The measured half of `collect`
+    #[command(hide = true)]
+    MeasureCollect,
+    /// The measured half of `events`
+    #[command(hide = true)]
+    MeasureEvents {
+        #[arg(long)]
+        reading: bool,
+    },
+    /// Wait for the end of standard input, then set nf_conntrack_max
+    #[command(hide = true)]
+    KeepLimit { entries_max: NonZeroU32 },
+}
+
+fn main() -> ExitCode {
+    let done = match Arguments::parse().verb {
+        Verb::Collect(options) => collect::run(&options),
+        Verb::Events(options) => events::run(&options),
+        Verb::MeasureCollect => collect::measured(),
+        Verb::MeasureEvents { reading } => events::measured(reading),
+        Verb::KeepLimit { entries_max } => place::keep_limit(entries_max.get()),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Nothing is left to tell when standard error is gone.
+            drop(writeln!(io::stderr().lock(), "error: {error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// One line on standard output.
+fn say(line: impl std::fmt::Display) -> io::Result<()> {
+    writeln!(io::stdout().lock(), "{line}")
+}

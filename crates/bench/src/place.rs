@@ -1,0 +1,118 @@
+//! Where a bench takes place: a network namespace of this process, with tracking on and routes to nowhere.
+//!
+//! Invariant: nothing outside of the namespace changes but `net.netfilter.nf_conntrack_max`, which has no other home
+//! than the initial namespace, and that is put back however this process ends.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command, Stdio};
+
+use anyhow::{Context, bail};
+use nix::sched::{CloneFlags, unshare};
+
+const ENTRIES_MAX_PATH: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
+/// Room beside the entries that are asked for.
+const SPARE_ENTRIES: u32 = 1000;
+
+const RULES: &str =
+    "table inet bench { chain out { type filter hook output priority 0; ct state new counter; }; }";
+
+/// Timeouts outlast a bench: a packet sets its entry's timeout anew.
+const SYSCTLS: [(&str, &str); 5] = [
+    ("net/netfilter/nf_conntrack_acct", "1"),
+    ("net/netfilter/nf_conntrack_timestamp", "1"),
+    ("net/netfilter/nf_conntrack_events", "1"),
+    ("net/netfilter/nf_conntrack_udp_timeout", "86400"),
+    ("net/netfilter/nf_conntrack_udp_timeout_stream", "86400"),
+];
+
+/// What leaves through `nowhere` is sent to its own link address, so `void` takes it for another host's and drops it
+/// before anything counts it again.
+const LINKS: [&[&str]; 6] = [
+    &["link", "add", "nowhere", "type", "veth", "peer", "name", "void"],
+    &["link", "set", "lo", "up"],
+    &["link", "set", "void", "up"],
+    &["link", "set", "nowhere", "arp", "off", "up"],
+    &["route", "add", "default", "dev", "nowhere"],
+    &["-6", "route", "add", "default", "dev", "nowhere"],
+];
+
+/// The place. Goes with the process; what it changed outside goes back when this is dropped.
+pub(crate) struct Place {
+    _keeper: Option<Keeper>,
+}
+
+impl Place {
+    /// Moves the calling thread, which must be the only one, into a new namespace with room for `entries`.
+    pub(crate) fn enter(entries: u32) -> anyhow::Result<Self> {
+        let keeper = Keeper::make_room(entries.saturating_add(SPARE_ENTRIES))?;
+        unshare(CloneFlags::CLONE_NEWNET).context("a bench needs root: no network namespace can be made")?;
+        for arguments in LINKS {
+            run("ip", arguments, "")?;
+        }
+        run("nft", &["-f", "-"], RULES)?;
+        for (name, value) in SYSCTLS {
+            fs::write(format!("/proc/sys/{name}"), value).with_context(|| format!("cannot set {name}"))?;
+        }
+        Ok(Self { _keeper: keeper })
+    }
+}
+
+/// A process that puts the limit back once it hears no more from us, whatever ended us.
+struct Keeper {
+    child: Child,
+}
+
+impl Keeper {
+    /// `None` when there is room already.
+    fn make_room(entries: u32) -> anyhow::Result<Option<Self>> {
+        let found = fs::read_to_string(ENTRIES_MAX_PATH).context("conntrack is not loaded")?;
+        let found = found.trim();
+        if found.parse::<u32>().context("nf_conntrack_max is no number")? >= entries {
+            return Ok(None);
+        }
+        let child = Command::new(std::env::current_exe().context("this program has no path")?)
+            .args(["keep-limit", found])
+            .stdin(Stdio::piped())
+            .process_group(0)
+            .spawn()
+            .context("cannot start the process that puts nf_conntrack_max back")?;
+        let keeper = Self { child };
+        fs::write(ENTRIES_MAX_PATH, entries.to_string()).with_context(|| {
+            format!("cannot raise nf_conntrack_max to {entries}: it belongs to the initial network namespace")
+        })?;
+        Ok(Some(keeper))
+    }
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        drop(self.child.stdin.take());
+        // It says itself what went wrong.
+        drop(self.child.wait());
+    }
+}
+
+/// The keeper's whole life: waits for the end of its standard input, then writes the limit.
+pub(crate) fn keep_limit(entries_max: u32) -> anyhow::Result<()> {
+    std::io::stdin().read_to_end(&mut Vec::new()).context("cannot wait")?;
+    fs::write(ENTRIES_MAX_PATH, entries_max.to_string())
+        .with_context(|| format!("nf_conntrack_max was {entries_max} and cannot be put back"))
+}
+
+fn run(tool: &str, arguments: &[&str], input: &str) -> anyhow::Result<()> {
+    let mut child = Command::new(tool)
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("{tool} is not installed"))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        stdin.write_all(input.as_bytes()).with_context(|| format!("{tool} does not read"))?;
+    }
+    let status = child.wait().with_context(|| format!("{tool} is lost"))?;
+    if !status.success() {
+        bail!("{tool} {arguments:?} ended with {status}");
+    }
+    Ok(())
+}

@@ -1,0 +1,41 @@
+//! The benches in their small form, as `cargo xtask bench` starts them. Needs root, `ip` and `nft`.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+fn bench(arguments: &[&str]) -> Value {
+    let output = Command::new(env!("CARGO_BIN_EXE_egressd-bench")).args(arguments).output();
+    let output = output.expect("cargo built it");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("one JSON object")
+}
+
+/// Goal: `collect` reads every entry that it made, an eighth of them grown by real packets, and prints each figure
+/// that was asked for.
+#[test]
+fn collect_measures_what_it_filled() {
+    let report = bench(&["collect", "--entries", "1920", "--rounds", "3", "--json"]);
+    let figure = |key: &str| report[key].as_f64().unwrap_or_else(|| panic!("no {key} in {report}"));
+    assert_eq!((report["entries"].as_u64(), report["records"].as_u64()), (Some(1920), Some(90)), "{report}");
+    assert!((figure("grown_share") - 0.125).abs() < 1e-9, "{report}");
+    assert!(figure("floor_ns_per_entry") > 0.0 && figure("ratio") > 0.0, "{report}");
+    assert!(figure("ns_per_entry") > 0.0 && figure("rss_mib") > 0.0, "{report}");
+    assert!(figure("table_bytes_per_entry") >= 48.0, "{report}");
+    assert!(figure("allocations_per_cycle") < 100.0, "allocations by the entry: {report}");
+    for key in ["checkpoint_ns_per_entry", "checkpoint_mib"] {
+        assert_eq!(report.get(key), Some(&Value::Null), "{report}");
+    }
+}
+
+/// Goal: every end that is sent is delivered or counted, alone and during reads.
+#[test]
+fn events_add_up() {
+    let report = bench(&["events", "--rate", "1000", "--entries", "3000", "--json"]);
+    for run in [&report, &report["while_reading"]] {
+        let figure = |key: &str| run[key].as_u64().unwrap_or_else(|| panic!("no {key} in {report}"));
+        assert_eq!((figure("sent"), figure("delivered") + figure("lost")), (2000, 2000), "{report}");
+    }
+    assert!(report["ns_per_event"].as_f64().unwrap() > 0.0, "{report}");
+    assert!(report["while_reading"]["reads"].as_u64().unwrap() > 0, "{report}");
+}
