@@ -7,7 +7,7 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use nix::unistd::geteuid;
 
@@ -19,9 +19,10 @@ use crate::kubernetes;
 use crate::namespace::Namespace;
 use crate::network::{self, ACCOUNTING_SYSCTLS, ROUTER_SYSCTLS, SYSCTLS, TRUTH_TABLE};
 use crate::process::Process;
+use crate::residents::{Holder, Holders, Resident};
 use crate::scratch::Scratch;
-use crate::topology::{self, CONTROL, INTERNET, NODES, PODS};
-use crate::truth;
+use crate::topology::{self, CONTROL, INTERNET, NODES, Node, PODS, Pair};
+use crate::truth::{self, Counted};
 
 /// What went over the wire so far, as flows of the pods of both nodes.
 pub type Truth = Flows;
@@ -33,6 +34,15 @@ pub struct Cluster {
     namespaces: BTreeMap<&'static str, Namespace>,
     scratch: Scratch,
     forwards: Mutex<Vec<Forward>>,
+    register: Mutex<Register>,
+}
+
+/// Who is there, and the truth about those who left.
+#[derive(Debug)]
+struct Register {
+    holders: Holders,
+    past: Flows,
+    moved_in: u32,
 }
 
 impl Cluster {
@@ -50,7 +60,13 @@ impl Cluster {
         let namespaces = places
             .map(|place| Ok((place, Namespace::create(place)?)))
             .collect::<Result<BTreeMap<_, _>, Error>>()?;
-        let cluster = Self { namespaces, scratch: Scratch::create()?, forwards: Mutex::new(Vec::new()) };
+        let register = Register { holders: Holders::planned(), past: Flows::default(), moved_in: 0 };
+        let cluster = Self {
+            namespaces,
+            scratch: Scratch::create()?,
+            forwards: Mutex::new(Vec::new()),
+            register: Mutex::new(register),
+        };
         cluster.set_up_links()?;
         cluster.set_up_rules()?;
         Ok(cluster)
@@ -71,7 +87,7 @@ impl Cluster {
             set_sysctls(self.namespace(node.name)?, ROUTER_SYSCTLS)?;
             self.ip(node.name, &network::node_links(node, &path_of))?;
             for pod in topology::pods_on(node.name) {
-                self.ip(pod.name, &network::pod_links(pod, node))?;
+                self.ip(pod.name, &network::pod_links(pod.addresses, node))?;
             }
         }
         Ok(())
@@ -85,9 +101,7 @@ impl Cluster {
     }
 
     fn ip(&self, place: &str, script: &str) -> Result<(), Error> {
-        let mut command = Command::new("ip");
-        command.args(["-batch", "-"]);
-        self.namespace(place)?.run(command, script.as_bytes()).map(drop)
+        ip(self.namespace(place)?, script)
     }
 
     fn nft(&self, place: &str, script: &str) -> Result<(), Error> {
@@ -138,8 +152,18 @@ impl Cluster {
         command: Command,
         pipes: bool,
     ) -> Result<Process, Error> {
+        self.start_process_in(self.namespace(place)?, name, command, pipes)
+    }
+
+    pub(crate) fn start_process_in(
+        &self,
+        namespace: &Namespace,
+        name: &str,
+        command: Command,
+        pipes: bool,
+    ) -> Result<Process, Error> {
         let log = self.directory().join(format!("{name}.log"));
-        Process::start(self.namespace(place)?, name, command, log, pipes)
+        Process::start(namespace, name, command, log, pipes)
     }
 
     /// Runs a program in `place` to its end and gives its standard output.
@@ -186,21 +210,79 @@ impl Cluster {
         NODES.iter().try_for_each(|node| set_sysctls(self.namespace(node.name)?, ACCOUNTING_SYSCTLS))
     }
 
-    /// What both nodes have forwarded for their pods since the cluster was built.
+    /// What both nodes have forwarded for their pods since the cluster was built, those that left included.
     ///
     /// # Errors
     /// [`Error::Truth`] when a counter does not fit the plan: then nothing is proven.
     pub fn truth(&self) -> Result<Truth, Error> {
-        let mut flows = Flows::default();
+        let register = self.register();
+        let mut flows = register.past.clone();
         for node in &NODES {
-            let mut command = Command::new("nft");
-            command.args(["--json", "--numeric", "list", "table", "inet", TRUTH_TABLE]);
-            let json = self.run(node.name, command)?;
-            let of_node = truth::flows_of(node, &json)
-                .map_err(|source| Error::Truth { node: node.name.to_owned(), source })?;
-            flows.merge(of_node);
+            flows.merge(flows_of(node, &self.counters(node)?, &register.holders)?);
         }
         Ok(flows)
+    }
+
+    fn counters(&self, node: &Node) -> Result<Vec<Counted>, Error> {
+        let mut command = Command::new("nft");
+        command.args(["--json", "--numeric", "list", "table", "inet", TRUTH_TABLE]);
+        let json = self.run(node.name, command)?;
+        truth::counters(&json).map_err(|source| Error::Truth { node: node.name.to_owned(), source })
+    }
+
+    fn register(&self) -> MutexGuard<'_, Register> {
+        self.register.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Gives a new pod its network: a namespace, linked to `node`, under addresses that nobody has now.
+    ///
+    /// # Errors
+    /// [`Error::Taken`]; [`Error::Truth`] when something is counted for the addresses already, which would be charged
+    /// to the wrong pod; [`Error::Command`] when `ip` refuses.
+    pub fn move_in(
+        &self,
+        namespace: &str,
+        name: &str,
+        node: &str,
+        addresses: Pair,
+    ) -> Result<Resident, Error> {
+        self.truth()?;
+        let node = topology::node_named(node).ok_or_else(|| Error::UnknownPlace(node.to_owned()))?;
+        let holder = Holder { pod: format!("{namespace}/{name}"), node: node.name };
+        let link = {
+            let mut register = self.register();
+            register.holders.move_in(addresses, &holder)?;
+            register.moved_in += 1;
+            format!("resident-{}", register.moved_in)
+        };
+        let namespace = Namespace::create(name)?;
+        set_sysctls(&namespace, SYSCTLS)?;
+        self.ip(node.name, &network::attach_pod(&link, addresses, node, &namespace.path()))?;
+        ip(&namespace, &network::pod_links(addresses, node))?;
+        Ok(Resident { node, addresses, link, namespace })
+    }
+
+    /// Takes a pod's network away, whose traffic has ended and whose programs with it, and gives what the nodes have
+    /// forwarded from and to it: its own flows, and those of others with it. They stay part of [`truth`](Self::truth),
+    /// and its addresses are free.
+    ///
+    /// # Errors
+    /// [`Error::Command`] when `ip` or `nft` refuse, [`Error::Truth`] as in [`truth`](Self::truth).
+    pub fn move_out(&self, resident: Resident) -> Result<Truth, Error> {
+        let Resident { node, addresses, link, namespace } = resident;
+        self.ip(node.name, &network::detach_pod(&link))?;
+        drop(namespace);
+        let mut register = self.register();
+        let mut of_resident = Flows::default();
+        for node in &NODES {
+            let mut counters = self.counters(node)?;
+            counters.retain(|counted| counted.involves(addresses));
+            of_resident.merge(flows_of(node, &counters, &register.holders)?);
+            self.nft(node.name, &counters.iter().map(Counted::delete).collect::<String>())?;
+        }
+        register.past.merge(of_resident.clone());
+        register.holders.move_out(addresses);
+        Ok(of_resident)
     }
 
     /// Drops every packet of a node's stream to the exporter on `port`, both ways, from now on.
@@ -230,6 +312,17 @@ impl Cluster {
     pub fn kubernetes_objects(&self) -> Vec<serde_json::Value> {
         kubernetes::objects_of_cluster()
     }
+}
+
+fn flows_of(node: &Node, counters: &[Counted], holders: &Holders) -> Result<Flows, Error> {
+    truth::flows_of(node, counters, holders)
+        .map_err(|source| Error::Truth { node: node.name.to_owned(), source })
+}
+
+fn ip(namespace: &Namespace, script: &str) -> Result<(), Error> {
+    let mut command = Command::new("ip");
+    command.args(["-batch", "-"]);
+    namespace.run(command, script.as_bytes()).map(drop)
 }
 
 fn set_sysctls(namespace: &Namespace, settings: &[(&str, &str)]) -> Result<(), Error> {

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::Duration;
 
+use crate::topology::Pair;
 use crate::truth::TruthError;
 
 /// A failure of the testbed. None is retried here but by [`wait_for`](crate::wait_for), up to its deadline.
@@ -42,6 +43,14 @@ pub enum Error {
     /// The caller named no part of the cluster.
     #[error("no such node, pod or namespace: {0}")]
     UnknownPlace(String),
+    /// The caller gives a pod the address of another that is still there.
+    #[error("{} and {} are those of {by}", addresses.v4, addresses.v6)]
+    Taken {
+        /// What was to be given.
+        addresses: Pair,
+        /// Who has it, as `namespace/name`.
+        by: String,
+    },
     /// A program of the testbed or a daemon is neither given nor beside the running executable.
     #[error("no {name} at {}: cargo build --workspace --bins builds it", searched.display())]
     MissingProgram {
@@ -107,10 +116,10 @@ pub enum Error {
         source: TruthError,
     },
     /// A traffic program could not do its work; its payload is not what the plan says.
-    #[error("traffic of {pod} failed {failures} times, first: {first}")]
+    #[error("traffic of {sender} failed {failures} times, first: {first}")]
     Traffic {
-        /// The pod that sent.
-        pod: String,
+        /// The sender's process.
+        sender: String,
         /// Failed conversations.
         failures: u64,
         /// The first failure.

@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::ops::AddAssign;
 
+use crate::residents::Holders;
 use crate::topology;
 
 /// Bytes and packets of one flow, as seen from its local pod. Bytes are IP lengths, headers included.
@@ -73,6 +74,25 @@ impl FlowKey {
             remote_pod: topology::pod_at(remote).map(qualified),
             protocol,
         }
+    }
+
+    /// The key of a flow of `local`, by who has which address now; `None` when no pod of `node` has it.
+    pub(crate) fn on(
+        node: &topology::Node,
+        local: IpAddr,
+        remote: IpAddr,
+        protocol: u8,
+        holders: &Holders,
+    ) -> Option<Self> {
+        let holder = holders.at(local).filter(|holder| holder.node == node.name)?;
+        Some(Self {
+            node: holder.node.to_owned(),
+            pod: holder.pod.clone(),
+            local,
+            remote,
+            remote_pod: holders.at(remote).map(|remote| remote.pod.clone()),
+            protocol,
+        })
     }
 
     /// `tcp`, `udp` or the number.

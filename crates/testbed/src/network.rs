@@ -73,11 +73,7 @@ pub(crate) fn node_links<'a>(node: &Node, path_of: &impl Fn(&str) -> &'a Path) -
     let mut script = Script::default();
     script.uplink(node.addresses, 24, 64, CONTROL_ADDRESSES);
     for Pod { name, addresses, .. } in pods_on(node.name) {
-        script.veth(name, path_of(name));
-        script.address(name, node.gateway, 32, 128);
-        for address in addresses.both() {
-            script.line(format_args!("route add {address} dev {name}"));
-        }
+        script.pod(name, *addresses, node, path_of(name));
     }
     for other in NODES.iter().filter(|other| other.name != node.name) {
         for (range, via) in other.pod_ranges.iter().zip(other.addresses.both()) {
@@ -87,12 +83,25 @@ pub(crate) fn node_links<'a>(node: &Node, path_of: &impl Fn(&str) -> &'a Path) -
     script.0
 }
 
+/// Run in a node's namespace for a pod that comes later; `link` is the pod's link there.
+pub(crate) fn attach_pod(link: &str, addresses: Pair, node: &Node, path: &Path) -> String {
+    let mut script = Script::default();
+    script.pod(link, addresses, node, path);
+    script.0
+}
+
+/// Undoes [`attach_pod`]: the link goes with its other end and its routes; conntrack entries stay, as they do when a
+/// network plugin takes a pod's network away.
+pub(crate) fn detach_pod(link: &str) -> String {
+    format!("link del {link}\n")
+}
+
 /// Run in a pod's namespace. The gateway is not in the pod's prefix, as with most network plugins.
-pub(crate) fn pod_links(pod: &Pod, node: &Node) -> String {
+pub(crate) fn pod_links(addresses: Pair, node: &Node) -> String {
     let mut script = Script::default();
     script.line(format_args!("link set lo up"));
     script.line(format_args!("link set eth0 up"));
-    script.address("eth0", pod.addresses, 32, 128);
+    script.address("eth0", addresses, 32, 128);
     for gateway in node.gateway.both() {
         script.line(format_args!("route add {gateway} dev eth0"));
     }
@@ -191,6 +200,15 @@ impl Script {
     fn veth(&mut self, name: &str, path: &Path) {
         self.line(format_args!("link add {name} type veth peer name eth0 netns {}", path.display()));
         self.line(format_args!("link set {name} up"));
+    }
+
+    /// A pod's link on its node, and the way to it.
+    fn pod(&mut self, link: &str, addresses: Pair, node: &Node, path: &Path) {
+        self.veth(link, path);
+        self.address(link, node.gateway, 32, 128);
+        for address in addresses.both() {
+            self.line(format_args!("route add {address} dev {link}"));
+        }
     }
 
     fn address(&mut self, link: &str, Pair { v4, v6 }: Pair, v4_prefix: u8, v6_prefix: u8) {

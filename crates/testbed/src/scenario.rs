@@ -13,6 +13,7 @@ use crate::clock::wait_for;
 use crate::cluster::Cluster;
 use crate::error::Error;
 use crate::flows::FlowKey;
+use crate::namespace::Namespace;
 use crate::process::Process;
 use crate::topology::{
     INTERNET, INTERNET_ADDRESSES, NODES, PODS, Pair, SERVER_PORT, SERVICE_ADDRESSES, SERVICE_PORT,
@@ -113,16 +114,31 @@ fn items_to(to: SocketAddr) -> impl Iterator<Item = Item> {
     })
 }
 
+/// Items of every kind but [`Kind::UdpShort`] to an address: for pods whose addresses others had before.
+///
+/// A conntrack entry of UDP outlives its socket by 30 s (`nf_conntrack_udp_timeout`), so of many short ones some would
+/// get the ports of a predecessor's and go on with its entry, as no TCP connection does.
+fn items_between_lives(to: SocketAddr) -> impl Iterator<Item = Item> {
+    items_to(to).filter(|item| item.kind != Kind::UdpShort)
+}
+
+/// Traffic to both addresses of a pod that comes and goes, until its sender is told to end.
+#[must_use]
+pub fn plan_between_lives(to: Pair) -> Plan {
+    let items = to.both().map(|address| SocketAddr::new(address, SERVER_PORT));
+    Plan { seconds: None, items: items.into_iter().flat_map(items_between_lives).collect() }
+}
+
 /// Traffic that is running: a server in every pod, on every node and on the internet, a sender for each plan.
 #[derive(Debug)]
 pub struct Load {
-    senders: Vec<Sender>,
+    senders: Vec<(&'static str, Sender)>,
     servers: Vec<Process>,
 }
 
+/// A sender that is running.
 #[derive(Debug)]
-struct Sender {
-    pod: &'static str,
+pub struct Sender {
     process: Process,
     /// Closing it asks the sender to end.
     input: Option<ChildStdin>,
@@ -135,9 +151,13 @@ impl Load {
     /// # Errors
     /// [`Error::Ended`] with its log when a server gives up.
     pub fn start(cluster: &Cluster, program: &Path, plans: &[(&'static str, Plan)]) -> Result<Self, Error> {
-        let servers = start_servers(cluster, program)?;
-        let senders = plans.iter().map(|(pod, plan)| start_sender(cluster, program, pod, plan));
-        Ok(Self { senders: senders.collect::<Result<_, _>>()?, servers })
+        let places = PODS.iter().map(|pod| pod.name).chain(NODES.iter().map(|node| node.name));
+        let places = places.chain([INTERNET]).map(|place| Ok((place, cluster.namespace(place)?)));
+        let servers = start_servers(cluster, program, places.collect::<Result<_, Error>>()?)?;
+        let senders = plans.iter().map(|(pod, plan)| {
+            Ok((*pod, Sender::start(cluster, program, cluster.namespace(pod)?, pod, plan)?))
+        });
+        Ok(Self { senders: senders.collect::<Result<_, Error>>()?, servers })
     }
 
     /// That every sender and server still runs.
@@ -145,7 +165,7 @@ impl Load {
     /// # Errors
     /// [`Error::Ended`] with its log for one that does not.
     pub fn check_running(&mut self) -> Result<(), Error> {
-        let senders = self.senders.iter_mut().map(|sender| &mut sender.process);
+        let senders = self.senders.iter_mut().map(|(_, sender)| &mut sender.process);
         senders.chain(&mut self.servers).try_for_each(Process::check_running)
     }
 
@@ -154,47 +174,79 @@ impl Load {
     /// # Errors
     /// [`Error::Traffic`] when an exchange failed; [`Error::Timeout`] when a sender does not end.
     pub fn finish(mut self) -> Result<Vec<(&'static str, Vec<ItemReport>)>, Error> {
-        for sender in &mut self.senders {
+        for (_, sender) in &mut self.senders {
             sender.input = None;
         }
-        self.senders.into_iter().map(|sender| Ok((sender.pod, sender.report()?))).collect()
+        self.senders.into_iter().map(|(pod, sender)| Ok((pod, sender.finish()?))).collect()
     }
 }
 
 impl Sender {
-    /// A report is far smaller than a pipe's 64 KiB, so the sender never waits for its reader.
-    fn report(mut self) -> Result<Vec<ItemReport>, Error> {
+    /// Starts one in a namespace; `name` tells it from others in logs and errors.
+    ///
+    /// # Errors
+    /// [`Error::Os`] when it does not start.
+    pub fn start(
+        cluster: &Cluster,
+        program: &Path,
+        namespace: &Namespace,
+        name: &str,
+        plan: &Plan,
+    ) -> Result<Self, Error> {
+        let mut command = Command::new(program);
+        command.arg("send");
+        let mut process = cluster.start_process_in(namespace, &format!("send-{name}"), command, true)?;
+        let (mut input, output) = process.pipes();
+        let refused = || Error::os("write the plan of", name);
+        let mut line = serde_json::to_string(plan).map_err(|error| refused()(error.into()))?;
+        line.push('\n');
+        if let Some(input) = &mut input {
+            input.write_all(line.as_bytes()).map_err(refused())?;
+        }
+        Ok(Self { process, input, output })
+    }
+
+    /// Asks it to end, waits and gives its report, which is far smaller than a pipe's 64 KiB, so that it never waits
+    /// for its reader.
+    ///
+    /// # Errors
+    /// [`Error::Traffic`] when an exchange failed; [`Error::Timeout`] when it does not end.
+    pub fn finish(mut self) -> Result<Vec<ItemReport>, Error> {
+        self.input = None;
         let status = self.process.wait(SENDERS_WITHIN)?;
+        let name = self.process.name().to_owned();
         if !status.success() {
-            let (name, log) = (self.process.name().to_owned(), self.process.log_tail());
-            return Err(Error::Ended { name, status, log });
+            return Err(Error::Ended { name, status, log: self.process.log_tail() });
         }
         let mut text = String::new();
         if let Some(mut output) = self.output.take() {
-            output.read_to_string(&mut text).map_err(Error::os("read the report of", self.pod))?;
+            output.read_to_string(&mut text).map_err(Error::os("read the report of", &name))?;
         }
         let reports: Vec<ItemReport> = serde_json::from_str(&text)
             .map_err(|_| Error::Malformed { what: "a report of traffic", found: text.clone() })?;
         let failures = reports.iter().map(|report| report.failures).sum();
         match reports.iter().find_map(|report| report.first_failure.clone()) {
-            Some(first) => Err(Error::Traffic { pod: self.pod.to_owned(), failures, first }),
+            Some(first) => Err(Error::Traffic { sender: name, failures, first }),
             None => Ok(reports),
         }
     }
 }
 
-fn start_servers(cluster: &Cluster, program: &Path) -> Result<Vec<Process>, Error> {
-    let places = PODS.iter().map(|pod| pod.name).chain(NODES.iter().map(|node| node.name)).chain([INTERNET]);
-    let mut servers = places
-        .map(|place| {
-            let mut command = Command::new(program);
-            command.args(["serve", "--port", &SERVER_PORT.to_string()]);
-            Ok((place, cluster.spawn(place, &format!("serve-{place}"), command)?))
-        })
-        .collect::<Result<Vec<_>, Error>>()?;
-    for (place, server) in &mut servers {
-        let namespace = cluster.namespace(place)?;
-        wait_for(&format!("the server of {place}"), SERVERS_WITHIN, || {
+/// Starts a server in each namespace under its name, and waits until all of them listen.
+pub(crate) fn start_servers(
+    cluster: &Cluster,
+    program: &Path,
+    places: Vec<(&str, &Namespace)>,
+) -> Result<Vec<Process>, Error> {
+    let start = |(place, namespace)| {
+        let mut command = Command::new(program);
+        command.args(["serve", "--port", &SERVER_PORT.to_string()]);
+        let server = cluster.start_process_in(namespace, &format!("serve-{place}"), command, false)?;
+        Ok((namespace, server))
+    };
+    let mut servers = places.into_iter().map(start).collect::<Result<Vec<_>, Error>>()?;
+    for (namespace, server) in &mut servers {
+        wait_for(server.name().to_owned().as_str(), SERVERS_WITHIN, || {
             server.check_running()?;
             let loopback = SocketAddr::new(IpAddr::from([127, 0, 0, 1]), SERVER_PORT);
             let connected = namespace.enter(|| std::net::TcpStream::connect(loopback))?;
@@ -202,20 +254,6 @@ fn start_servers(cluster: &Cluster, program: &Path) -> Result<Vec<Process>, Erro
         })?;
     }
     Ok(servers.into_iter().map(|(_, server)| server).collect())
-}
-
-fn start_sender(cluster: &Cluster, program: &Path, pod: &'static str, plan: &Plan) -> Result<Sender, Error> {
-    let mut command = Command::new(program);
-    command.arg("send");
-    let mut process = cluster.start_process(pod, &format!("send-{pod}"), command, true)?;
-    let (mut input, output) = process.pipes();
-    let refused = || Error::os("write the plan of", pod);
-    let mut line = serde_json::to_string(plan).map_err(|error| refused()(error.into()))?;
-    line.push('\n');
-    if let Some(input) = &mut input {
-        input.write_all(line.as_bytes()).map_err(refused())?;
-    }
-    Ok(Sender { pod, process, input, output })
 }
 
 #[cfg(test)]

@@ -52,6 +52,17 @@ pub struct Node {
     pub pod_ranges: [&'static str; 2],
 }
 
+impl Node {
+    /// The addresses of its pod ranges that end in `host`. The plan takes 1 to 4; the rest is for those who come later.
+    #[must_use]
+    pub fn pod_addresses(&self, host: u8) -> Pair {
+        let [a, b, c, _] = self.gateway.v4.octets();
+        let mut segments = self.gateway.v6.segments();
+        segments[7] = host.into();
+        Pair { v4: Ipv4Addr::new(a, b, c, host), v6: segments.into() }
+    }
+}
+
 /// A pod.
 #[derive(Debug)]
 pub struct Pod {
@@ -274,6 +285,7 @@ mod tests {
             assert_eq!(pod.addresses.v4.octets()[..3], node.gateway.v4.octets()[..3], "{}", pod.name);
             assert_eq!(pod.addresses.v6.segments()[..4], node.gateway.v6.segments()[..4], "{}", pod.name);
             assert_eq!(pod_named(pod.name).map(|found| found.uid), Some(pod.uid));
+            assert_eq!(node.pod_addresses(pod.addresses.v4.octets()[3]), pod.addresses);
         }
         assert_eq!(backends().map(|pod| pod.node).collect::<Vec<_>>(), ["node-a", "node-b"]);
     }

@@ -12,8 +12,9 @@ use std::net::IpAddr;
 use serde::Deserialize;
 
 use crate::flows::{FlowKey, Flows, Volume};
-use crate::network::UNCOUNTED;
-use crate::topology::{Node, pod_at};
+use crate::network::{TRUTH_TABLE, UNCOUNTED};
+use crate::residents::Holders;
+use crate::topology::{Node, Pair};
 
 /// Counters that cannot be told as flows. The run they were taken from proves nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -73,7 +74,7 @@ struct Concat {
     concat: serde_json::Value,
 }
 
-#[derive(Deserialize, Clone, Copy)]
+#[derive(Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 struct Count {
     packets: u64,
     bytes: u64,
@@ -85,11 +86,39 @@ struct Named {
     packets: u64,
 }
 
+/// One counter of a node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Counted {
+    set: String,
+    src: IpAddr,
+    dst: IpAddr,
+    protocol: u8,
+    /// Of a pod's traffic to itself: 0 is `IP_CT_DIR_ORIGINAL`.
+    direction: Option<u8>,
+    count: Count,
+}
+
+impl Counted {
+    pub(crate) fn involves(&self, addresses: Pair) -> bool {
+        addresses.contains(self.src) || addresses.contains(self.dst)
+    }
+
+    /// The command that takes it out of its set.
+    pub(crate) fn delete(&self) -> String {
+        let Self { set, src, dst, protocol, direction, .. } = self;
+        let element = match direction {
+            Some(direction) => format!("{src} . {protocol} . {direction}"),
+            None => format!("{src} . {dst} . {protocol}"),
+        };
+        format!("delete element inet {TRUTH_TABLE} {set} {{ {element} }}\n")
+    }
+}
+
 /// Reads `nft --json --numeric list table inet truth`.
-pub(crate) fn flows_of(node: &Node, json: &[u8]) -> Result<Flows, TruthError> {
+pub(crate) fn counters(json: &[u8]) -> Result<Vec<Counted>, TruthError> {
     let not_json = |error: serde_json::Error| TruthError::Json(error.to_string());
     let listing: Listing = serde_json::from_slice(json).map_err(not_json)?;
-    let mut flows = Flows::default();
+    let mut counters = Vec::new();
     for object in listing.nftables {
         if let Some(Named { name, packets }) = object.counter
             && name == UNCOUNTED
@@ -97,44 +126,53 @@ pub(crate) fn flows_of(node: &Node, json: &[u8]) -> Result<Flows, TruthError> {
         {
             return Err(TruthError::Uncounted(packets));
         }
-        let Some(set) = object.set else { continue };
-        for Wrapped { elem: Element { val, counter } } in set.elem {
-            if set.name.starts_with("hairpin") {
+        let Some(Set { name: set, elem }) = object.set else { continue };
+        for Wrapped { elem: Element { val, counter: count } } in elem {
+            let (src, dst, protocol, direction) = if set.starts_with("hairpin") {
                 let (address, protocol, direction) = serde_json::from_value(val.concat).map_err(not_json)?;
-                add_hairpin(&mut flows, node, address, protocol, direction, counter)?;
+                (address, address, protocol, Some(direction))
             } else {
                 let (src, dst, protocol) = serde_json::from_value(val.concat).map_err(not_json)?;
-                add(&mut flows, node, src, dst, protocol, counter)?;
-            }
+                (src, dst, protocol, None)
+            };
+            counters.push(Counted { set: set.clone(), src, dst, protocol, direction, count });
+        }
+    }
+    Ok(counters)
+}
+
+/// What the counters of a node say of its pods, by who has the addresses now.
+pub(crate) fn flows_of<'a>(
+    node: &Node,
+    counters: impl IntoIterator<Item = &'a Counted>,
+    holders: &Holders,
+) -> Result<Flows, TruthError> {
+    let mut flows = Flows::default();
+    for counted in counters {
+        match counted.direction {
+            Some(direction) => add_hairpin(&mut flows, node, counted, direction, holders)?,
+            None => add(&mut flows, node, counted, holders)?,
         }
     }
     Ok(flows)
 }
 
 /// A packet between two pods of the node is sent by one and received by the other: two flows.
-fn add(
-    flows: &mut Flows,
-    node: &Node,
-    src: IpAddr,
-    dst: IpAddr,
-    protocol: u8,
-    Count { packets, bytes }: Count,
-) -> Result<(), TruthError> {
-    let local = |address| pod_at(address).filter(|pod| pod.node == node.name);
+fn add(flows: &mut Flows, node: &Node, counted: &Counted, holders: &Holders) -> Result<(), TruthError> {
+    let Counted { src, dst, protocol, count: Count { packets, bytes }, .. } = *counted;
     if src == dst {
         return Err(TruthError::Undirected(src));
     }
-    let (sender, receiver) = (local(src), local(dst));
-    if sender.is_none() && receiver.is_none() {
+    let key = |local, remote| FlowKey::on(node, local, remote, protocol, holders);
+    let (sent, received) = (key(src, dst), key(dst, src));
+    if sent.is_none() && received.is_none() {
         return Err(TruthError::Stray { src, dst, protocol });
     }
-    if let Some(pod) = sender {
-        let volume = Volume { tx_bytes: bytes, tx_packets: packets, ..Volume::default() };
-        flows.add(FlowKey::of(pod, src, dst, protocol), volume);
+    if let Some(key) = sent {
+        flows.add(key, Volume { tx_bytes: bytes, tx_packets: packets, ..Volume::default() });
     }
-    if let Some(pod) = receiver {
-        let volume = Volume { rx_bytes: bytes, rx_packets: packets, ..Volume::default() };
-        flows.add(FlowKey::of(pod, dst, src, protocol), volume);
+    if let Some(key) = received {
+        flows.add(key, Volume { rx_bytes: bytes, rx_packets: packets, ..Volume::default() });
     }
     Ok(())
 }
@@ -143,25 +181,30 @@ fn add(
 fn add_hairpin(
     flows: &mut Flows,
     node: &Node,
-    address: IpAddr,
-    protocol: u8,
+    counted: &Counted,
     direction: u8,
-    Count { packets, bytes }: Count,
+    holders: &Holders,
 ) -> Result<(), TruthError> {
+    let Counted { src: address, protocol, count: Count { packets, bytes }, .. } = *counted;
     let stray = TruthError::Stray { src: address, dst: address, protocol };
-    let pod = pod_at(address).filter(|pod| pod.node == node.name).ok_or(stray)?;
+    let key = FlowKey::on(node, address, address, protocol, holders).ok_or(stray)?;
     let volume = match direction {
         0 => Volume { tx_bytes: bytes, tx_packets: packets, ..Volume::default() },
         _ => Volume { rx_bytes: bytes, rx_packets: packets, ..Volume::default() },
     };
-    flows.add(FlowKey::of(pod, address, address, protocol), volume);
+    flows.add(key, volume);
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::topology::NODES;
+    use crate::residents::Holder;
+    use crate::topology::{NODES, node_named};
+
+    fn read(json: &[u8], holders: &Holders) -> Result<Flows, TruthError> {
+        flows_of(&NODES[0], &counters(json)?, holders)
+    }
 
     fn listing(set: &str, elements: &[&str]) -> String {
         let elements = elements.join(",");
@@ -218,7 +261,7 @@ mod tests {
             ("nothing yet", listing("ipv4", &[]), vec![]),
         ];
         for (name, json, expected) in cases {
-            let flows = flows_of(&NODES[0], json.as_bytes()).unwrap();
+            let flows = read(json.as_bytes(), &Holders::planned()).unwrap();
             let text = |(key, v): (&FlowKey, &Volume)| {
                 let remote = key.remote_pod.as_deref().unwrap_or("-");
                 let (tx, rx) = ((v.tx_bytes, v.tx_packets), (v.rx_bytes, v.rx_packets));
@@ -249,8 +292,32 @@ mod tests {
             ),
             (overflow, TruthError::Uncounted(3)),
         ] {
-            assert_eq!(flows_of(&NODES[0], json.as_bytes()), Err(expected));
+            assert_eq!(read(json.as_bytes(), &Holders::planned()), Err(expected));
         }
-        assert!(matches!(flows_of(&NODES[0], b"[]"), Err(TruthError::Json(_))));
+        assert!(matches!(read(b"[]", &Holders::planned()), Err(TruthError::Json(_))));
+    }
+
+    /// Goal: a counter is told under who has its addresses now, and can be taken out of its set.
+    #[test]
+    fn counters_follow_the_holders_of_addresses() {
+        let addresses = node_named("node-a").unwrap().pod_addresses(20);
+        let json = listing("ipv4", &[&element(r#""10.244.1.20","10.244.1.3",6"#, 2, 100)]);
+        let mut holders = Holders::planned();
+        for pod in ["jobs/one", "jobs/two"] {
+            let before = read(json.as_bytes(), &holders).unwrap();
+            assert_eq!(before.0.keys().map(|key| key.pod.as_str()).collect::<Vec<_>>(), ["shop/client-0"]);
+            holders.move_in(addresses, &Holder { pod: pod.to_owned(), node: "node-a" }).unwrap();
+            let names = |key: &FlowKey| format!("{} {:?}", key.pod, key.remote_pod.as_deref());
+            let flows = read(json.as_bytes(), &holders).unwrap();
+            let expected = [format!("{pod} Some(\"shop/client-0\")"), format!("shop/client-0 Some({pod:?})")];
+            assert_eq!(flows.0.keys().map(names).collect::<Vec<_>>(), expected);
+            let holder = Holder { pod: "another".to_owned(), node: "node-a" };
+            assert!(holders.move_in(addresses, &holder).is_err());
+            holders.move_out(addresses);
+        }
+        let counted = counters(json.as_bytes()).unwrap();
+        let deletes: Vec<_> =
+            counted.iter().filter(|one| one.involves(addresses)).map(Counted::delete).collect();
+        assert_eq!(deletes, ["delete element inet truth ipv4 { 10.244.1.20 . 10.244.1.3 . 6 }\n"]);
     }
 }
