@@ -11,6 +11,7 @@ mod contract;
 mod failing_sinks;
 mod from_kubernetes;
 mod harness;
+mod lives;
 
 use std::thread;
 use std::time::Duration;
