@@ -35,6 +35,7 @@ impl MeterConfig {
         DeltaTable::worst_case_bytes(self.entries_max)
             + table(self.flows_max, crate::reduce::SLOT_BYTES)
             + table(self.unclaimed_max, crate::unclaimed::SLOT_BYTES)
+            + table(self.unclaimed_max, crate::reduce::SLOT_BYTES)
             + table(self.tombstones_max * 2, size_of::<u128>())
     }
 }

@@ -26,7 +26,11 @@ pub struct Meter {
     config: MeterConfig,
     epoch: Epoch,
     next: Sequence,
-    cut_at: UnixNanos,
+    /// When the last complete snapshot began: every entry's counters were read since.
+    read_at: UnixNanos,
+    /// The same as of the last cut: what the next one holds has grown since.
+    grows_from: UnixNanos,
+    began: UnixNanos,
     now: UnixNanos,
     baselines: Baselines,
     /// Rows of the running snapshot that are still to be looked up, fewer than [`ROWS_TOGETHER`], with their
@@ -36,7 +40,21 @@ pub struct Meter {
     owners: Owners,
     unclaimed: Unclaimed,
     open: Reducer,
+    late: Late,
     books: Books,
+}
+
+/// What waited for its owner and has it now: older than the other open flows, so its batches have a span of their own.
+struct Late {
+    flows: Reducer,
+    span: Option<Span>,
+}
+
+impl Late {
+    fn widen(&mut self, by: Span) {
+        let span = self.span.get_or_insert(by);
+        *span = Span { from: span.from.min(by.from), to: span.to.max(by.to) };
+    }
 }
 
 impl Meter {
@@ -46,7 +64,9 @@ impl Meter {
         Self {
             epoch,
             next: Sequence(1),
-            cut_at: now,
+            read_at: now,
+            grows_from: now,
+            began: now,
             now,
             baselines: Baselines::new(key, config.entries_max, config.tombstones_max),
             rows: Vec::with_capacity(ROWS_TOGETHER),
@@ -54,6 +74,7 @@ impl Meter {
             owners: Owners::default(),
             unclaimed: Unclaimed::new(config.unclaimed_max),
             open: Reducer::new(config.flows_max),
+            late: Late { flows: Reducer::new(config.unclaimed_max), span: None },
             books: Books::default(),
             config,
         }
@@ -62,7 +83,7 @@ impl Meter {
     /// A snapshot begins.
     pub fn begin(&mut self, now: UnixNanos) {
         self.look_up_rows();
-        self.now = now;
+        (self.now, self.began) = (now, now);
         self.books.entries_active = 0;
         self.baselines.begin(now);
     }
@@ -79,7 +100,11 @@ impl Meter {
     /// The snapshot is over.
     pub fn finish(&mut self, snapshot: &Snapshot) {
         self.look_up_rows();
-        self.baselines.finish(snapshot.completeness == Completeness::Complete);
+        let is_complete = snapshot.completeness == Completeness::Complete;
+        if is_complete {
+            self.read_at = self.began;
+        }
+        self.baselines.finish(is_complete);
         self.owners.expire(self.now, self.config.ended_owner_kept);
     }
 
@@ -102,10 +127,13 @@ impl Meter {
     pub fn scope(&mut self, scope: &Scope) {
         self.look_up_rows();
         self.owners.apply(scope);
-        let Self { unclaimed, owners, open, books, config, .. } = self;
-        unclaimed.review(scope.as_of, config.unclaimed_grace, |key, traffic, late_enough| {
+        let Self { unclaimed, owners, late, books, config, .. } = self;
+        unclaimed.review(scope.as_of, config.unclaimed_grace, |key, traffic, span, late_enough| {
             match owners.claim(key.local, key.start_second) {
-                Claim::Owner(owner) => open.add(owner, key.remote, key.protocol, traffic),
+                Claim::Owner(owner) => {
+                    late.flows.add(owner, key.remote, key.protocol, traffic);
+                    late.widen(span);
+                }
                 Claim::NotMeasured => books.discard(Discard::NotMeasured, traffic.sum()),
                 Claim::Node => books.discard(Discard::NodeAddress, traffic.sum()),
                 Claim::Nobody if late_enough => books.discard(Discard::NotLocal, traffic.sum()),
@@ -115,15 +143,21 @@ impl Meter {
         });
     }
 
-    /// Empties the open flows into numbered batches; none when nothing grew.
+    /// Empties the open flows into numbered batches, those first that waited for their owners; none when nothing grew.
+    /// A span begins with the read before the last cut, not with that cut: what an entry carried in between was not in
+    /// it.
     pub fn cut(&mut self, now: UnixNanos) -> Vec<Batch> {
         self.look_up_rows();
-        let cuts = self.open.drain(&self.owners, self.config.batch_records_max, self.config.batch_owners_max);
+        let (records_max, owners_max) = (self.config.batch_records_max, self.config.batch_owners_max);
+        let span = Span { from: self.grows_from.min(now), to: now };
+        self.grows_from = self.read_at;
+        let late_span = self.late.span.take().unwrap_or(span);
+        let late = self.late.flows.drain(&self.owners, records_max, owners_max);
+        let open = self.open.drain(&self.owners, records_max, owners_max);
         self.owners.reclaim();
-        let span = Span { from: self.cut_at.min(now), to: now };
-        self.cut_at = now;
-        cuts.into_iter()
-            .map(|(owners, records)| {
+        let late = late.into_iter().map(|cut| (late_span, cut));
+        late.chain(open.into_iter().map(|cut| (span, cut)))
+            .map(|(span, (owners, records))| {
                 let sequence = self.next;
                 self.next = sequence.next();
                 let batch = Batch { epoch: self.epoch, sequence, span, owners, records };
@@ -161,6 +195,7 @@ impl Meter {
 
     fn held(&self) -> Counter {
         let mut held = self.unclaimed.sum();
+        held += self.late.flows.sum();
         held += self.open.sum();
         held
     }
@@ -224,7 +259,9 @@ impl Meter {
             Claim::Node => self.books.discard(Discard::NodeAddress, traffic.sum()),
             Claim::Nobody => {
                 let key = Key { local, remote, protocol, start_second: at.floor_second() };
-                if !self.unclaimed.hold(key, traffic, self.now) {
+                let since = entry.id.start.unwrap_or_default().max(self.read_at);
+                let span = Span { from: since.min(self.now), to: self.now };
+                if !self.unclaimed.hold(key, traffic, span) {
                     self.books.discard(Discard::UnclaimedFull, traffic.sum());
                 }
             }

@@ -13,6 +13,8 @@ use proptest::prelude::*;
 
 use crate::{Discard, Meter, MeterConfig};
 
+mod spans;
+
 const CONFIG: MeterConfig = MeterConfig {
     entries_max: 100,
     flows_max: 100,

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use egressd_flow::{Counter, IpProtocol, Traffic, UnixNanos};
+use egressd_flow::{Counter, IpProtocol, Span, Traffic, UnixNanos};
 use hashbrown::HashMap;
 
 /// Memory of one unclaimed flow in the table.
@@ -21,7 +21,8 @@ pub(crate) struct Key {
 #[derive(Clone, Copy)]
 struct Held {
     traffic: Traffic,
-    last_growth: UnixNanos,
+    /// From when the first growth may be, to when the last was seen.
+    span: Span,
 }
 
 /// What a new scope says of one unclaimed flow.
@@ -48,13 +49,13 @@ impl Unclaimed {
         self.sum
     }
 
-    /// Holds `traffic`; false when there is no room for another flow.
-    pub(crate) fn hold(&mut self, key: Key, traffic: Traffic, now: UnixNanos) -> bool {
+    /// Holds `traffic` of `span`; false when there is no room for another flow.
+    pub(crate) fn hold(&mut self, key: Key, traffic: Traffic, span: Span) -> bool {
         if let Some(held) = self.flows.get_mut(&key) {
             held.traffic += traffic;
-            held.last_growth = now;
+            held.span.to = span.to;
         } else if self.flows.len() < self.flows_max {
-            self.flows.insert(key, Held { traffic, last_growth: now });
+            self.flows.insert(key, Held { traffic, span });
         } else {
             return false;
         }
@@ -62,17 +63,17 @@ impl Unclaimed {
         true
     }
 
-    /// Shows every flow to `judge`, with whether a scope as of `as_of` is late enough to say that nobody owns it.
+    /// Shows every flow to `judge`, with the time of its traffic and whether a scope as of `as_of` is late enough to say that nobody owns it.
     pub(crate) fn review(
         &mut self,
         as_of: UnixNanos,
         grace: Duration,
-        mut judge: impl FnMut(&Key, Traffic, bool) -> Verdict,
+        mut judge: impl FnMut(&Key, Traffic, Span, bool) -> Verdict,
     ) {
         let mut held_sum = Counter::default();
         self.flows.retain(|key, held| {
-            let late_enough = as_of >= held.last_growth.saturating_add(grace);
-            let keep = matches!(judge(key, held.traffic, late_enough), Verdict::Keep);
+            let late_enough = as_of >= held.span.to.saturating_add(grace);
+            let keep = matches!(judge(key, held.traffic, held.span, late_enough), Verdict::Keep);
             if keep {
                 held_sum += held.traffic.sum();
             }
