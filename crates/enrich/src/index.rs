@@ -128,6 +128,17 @@ impl Index {
         if holders.any(|other| other != first) { Err(Unattributed::Ambiguous) } else { Ok(first) }
     }
 
+    /// Who had the address of `owner` on `node` during `span` in its place: the collector took it for alive, and it had
+    /// ended before. `None` where nothing is known to be wrong, and where more than one had it.
+    pub fn successor(&self, owner: &Owner, node: &NodeName, span: Span) -> Option<&Arc<Identity>> {
+        let until = self.pods.get(&PodUid(Arc::clone(&owner.pod_uid)))?.until?;
+        if owner.until.is_some() || until > span.from {
+            return None;
+        }
+        let holder = self.lookup(owner.address, span).ok()?;
+        Some(holder).filter(|identity| identity.pod.is_some() && identity.node.as_ref() == Some(node))
+    }
+
     /// Private for whatever the cluster knows, else by range.
     #[must_use]
     pub fn class(&self, address: IpAddr) -> AddressClass {
@@ -161,7 +172,12 @@ impl Index {
             .filter(|known| known.until.is_none() && !listed.contains(&known.uid))
             .cloned()
             .collect();
-        for pod in gone {
+        for mut pod in gone {
+            // Nobody saw it end, but whoever has its address now began when it was over.
+            let heirs = pods.iter().filter(|listed| {
+                listed.since > pod.since && listed.addresses.iter().any(|one| pod.addresses.contains(one))
+            });
+            pod.until = heirs.map(|heir| heir.since).min();
             self.end_pod(pod, now, news);
         }
         for pod in pods {

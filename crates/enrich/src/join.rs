@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use egressd_flow::{
-    AddressClass, Attributed, AttributedBatch, Batch, End, NodeName, Position, Span, Unattributed,
+    AddressClass, Attributed, AttributedBatch, Batch, End, NodeName, Owner, Position, Span, Unattributed,
 };
 
 use crate::index::Index;
@@ -18,8 +18,9 @@ pub enum Grouping {
     Public,
 }
 
-/// Names both ends of every record. The local end is who the batch says it is; the remote is looked up for the time
-/// of the traffic, and grouped only after that.
+/// Names both ends of every record. The local end is who the batch says it is, unless its collector could not know that
+/// it had ended and its address was another's; the remote is looked up for the time of the traffic, and grouped only
+/// after that.
 #[must_use]
 pub fn attribute(
     index: &Index,
@@ -28,7 +29,11 @@ pub fn attribute(
     grouping: Grouping,
     position: Position,
 ) -> AttributedBatch {
-    let locals: Vec<_> = batch.owners.iter().map(|owner| Arc::new(index.identity_of(owner, node))).collect();
+    let local = |owner: &Arc<Owner>| {
+        let successor = index.successor(owner, node, batch.span).cloned();
+        successor.unwrap_or_else(|| Arc::new(index.identity_of(owner, node)))
+    };
+    let locals: Vec<_> = batch.owners.iter().map(local).collect();
     let records = batch
         .records
         .iter()

@@ -203,16 +203,45 @@ fn a_pod_that_is_gone_has_ended() {
     assert_eq!(holder(&index, 25, 26), Err(Unattributed::Unknown));
 }
 
-/// Goal: after a gap the list replaces everything at once: who is not in it has ended, who came meanwhile is new.
+/// Goal: after a gap the list replaces everything at once: who is not in it has ended, before whoever has its address
+/// now began, and who came meanwhile is new.
 #[test]
 fn a_list_replaces_everything_at_once() {
     let mut index = Index::default();
-    let listed = vec![pod("old", "10.0.0.1", 10, None), pod("stays", "10.0.0.2", 10, None)];
+    let stays = pod("stays", "10.0.0.2", 10, None);
+    let listed = vec![pod("old", "10.0.0.1", 10, None), pod("lost", "10.0.0.3", 10, None), stays.clone()];
     index.apply(Change::Pods(listed), seconds(11));
-    let listed = vec![pod("new", "10.0.0.1", 30, None), pod("stays", "10.0.0.2", 10, None)];
-    let changes = index.apply(Change::Pods(listed), seconds(40));
-    assert_eq!(told(&changes), ["node-a: old 10..40", "node-a: new 30.."]);
-    assert_eq!(index.scope(&node("node-a"), seconds(40)).owners.len(), 3);
+    let changes = index.apply(Change::Pods(vec![pod("new", "10.0.0.1", 30, None), stays]), seconds(40));
+    let mut told = told(&changes);
+    told.sort();
+    assert_eq!(told, ["node-a: lost 10..40", "node-a: new 30..", "node-a: old 10..30"]);
+    assert_eq!(index.scope(&node("node-a"), seconds(40)).owners.len(), 4);
+    assert_eq!(holder(&index, 29, 29), Ok("old".to_owned()));
+    assert_eq!(holder(&index, 30, 31), Ok("new".to_owned()));
+}
+
+/// Goal: what a collector took for the traffic of a pod that had ended, unknown to it, is that of the one pod that had
+/// the address on its node then; where that is not sure the batch's word stands.
+#[test]
+fn an_address_that_changed_hands_unseen_is_its_new_holders() {
+    let mut index = Index::default();
+    index.apply(Change::Pod(pod("old", "10.0.0.1", 10, Some(20))), seconds(31));
+    index.apply(Change::Pod(pod("new", "10.0.0.1", 30, None)), seconds(31));
+    let alive = owner("10.0.0.1", "old", 10, None);
+    let ended = owner("10.0.0.1", "old", 10, Some(20));
+    for (name, of, on, (from, to), expected) in [
+        ("in its life", &alive, "node-a", (15, 16), "old"),
+        ("in both lives", &alive, "node-a", (19, 31), "old"),
+        ("in nobody's", &alive, "node-a", (21, 22), "old"),
+        ("after its life", &alive, "node-a", (28, 31), "new"),
+        ("known to have ended: late, and its own", &ended, "node-a", (30, 31), "old"),
+        ("another node's address", &alive, "node-b", (30, 31), "old"),
+    ] {
+        let span = Span { from: seconds(from), to: seconds(to) };
+        let batch = Batch { span, ..batch(vec![Arc::clone(of)], &[None]) };
+        let attributed = attribute(&index, &node(on), &batch, Grouping::None, Position(1));
+        assert_eq!(&*attributed.records[0].local.pod.as_ref().unwrap().name, expected, "{name}");
+    }
 }
 
 /// Goal: a pod that ended stays known for ten minutes, and one that is listed for hours, as Jobs are, stays forgotten.
