@@ -182,13 +182,14 @@ impl PodObject {
         })
     }
 
-    /// The pod of an object that is gone: where no container tells when it ended, its deletion does.
-    pub(crate) fn gone(self) -> Result<Pod, ObjectError> {
+    /// The pod of an object that is gone: where no container tells when it ended, its deletion does. That is when its
+    /// grace would have been over, of which one deleted by force has left some.
+    pub(crate) fn gone(self, now: UnixNanos) -> Result<Pod, ObjectError> {
         let deletion = self.raw.metadata.deletion_timestamp.clone();
         let mut pod = self.pod()?;
         if pod.until.is_none() {
-            pod.until =
-                deletion.as_deref().map(|text| time("deletionTimestamp", text)).transpose()?.map(rounded_up);
+            let deletion = deletion.as_deref().map(|text| time("deletionTimestamp", text)).transpose()?;
+            pod.until = deletion.map(|deletion| rounded_up(deletion.min(now)));
         }
         Ok(pod)
     }

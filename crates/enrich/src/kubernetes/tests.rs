@@ -1,5 +1,6 @@
 //! Objects as the API writes them, and what is read from them.
 
+use egressd_flow::UnixNanos;
 use serde_json::{Value, json};
 
 use super::object::{NodeObject, PodObject};
@@ -92,9 +93,18 @@ fn a_pod_ends_with_its_last_container() {
     assert_eq!(ends(&read(restarting)), "", "its containers will start again");
     let mut evicted = running();
     evicted["status"] = json!({ "phase": "Failed", "reason": "Evicted" });
-    evicted["metadata"]["deletionTimestamp"] = json!("2026-01-02T03:06:00Z");
-    let object: PodObject = serde_json::from_value(evicted).unwrap();
-    assert_eq!(object.gone().unwrap().until.unwrap().to_string(), "1767323161.000000000");
+    let gone = |mut value: Value, now| {
+        value["metadata"]["deletionTimestamp"] = json!("2026-01-02T03:06:00Z");
+        let object: PodObject = serde_json::from_value(value).unwrap();
+        object.gone(UnixNanos(now)).unwrap().until.unwrap().to_string()
+    };
+    assert_eq!(gone(evicted, u64::MAX), "1767323161.000000000");
+    assert_eq!(gone(running(), u64::MAX), "1767323161.000000000");
+    assert_eq!(
+        gone(running(), 1_767_323_120_500_000_000),
+        "1767323121.000000000",
+        "by force, within its grace"
+    );
 }
 
 /// Goal: an object that makes no sense is named for what it lacks.

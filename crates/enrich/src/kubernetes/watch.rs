@@ -178,7 +178,8 @@ impl Well {
 trait Watched: Resource<DynamicType = ()> + Clone + DeserializeOwned + std::fmt::Debug + Send + 'static {
     type Told;
     fn read(self) -> Result<Self::Told, ObjectError>;
-    fn gone(self) -> Result<Change, ObjectError>;
+    /// Gone by `now` at the latest.
+    fn gone(self, now: UnixNanos) -> Result<Change, ObjectError>;
     fn one(told: Self::Told) -> Change;
     fn all(told: Vec<Self::Told>) -> Change;
 }
@@ -190,8 +191,8 @@ impl Watched for PodObject {
         self.pod()
     }
 
-    fn gone(self) -> Result<Change, ObjectError> {
-        self.gone().map(Change::PodGone)
+    fn gone(self, now: UnixNanos) -> Result<Change, ObjectError> {
+        self.gone(now).map(Change::PodGone)
     }
 
     fn one(told: Self::Told) -> Change {
@@ -210,7 +211,7 @@ impl Watched for NodeObject {
         self.node()
     }
 
-    fn gone(self) -> Result<Change, ObjectError> {
+    fn gone(self, _now: UnixNanos) -> Result<Change, ObjectError> {
         let name = self.meta().name.clone().ok_or(ObjectError::Missing { field: "name" })?;
         Ok(Change::NodeGone(NodeName(name.into())))
     }
@@ -301,7 +302,9 @@ impl Feed {
                     Some(K::all(std::mem::take(&mut listed)))
                 }
                 Ok(Event::Apply(object)) => self.understood(&object.name_any(), object.read()).map(K::one),
-                Ok(Event::Delete(object)) => self.understood(&object.name_any(), object.gone()),
+                Ok(Event::Delete(object)) => {
+                    self.understood(&object.name_any(), object.gone(UnixNanos(unix_nanos())))
+                }
             };
             if let Some(change) = change
                 && self.changes.send(change).await.is_err()
