@@ -2,7 +2,11 @@
 //!
 //! One loop owns the index, so a batch is joined before a change or after it, never meanwhile. Nothing is told and
 //! nothing is named before everything was listed once. A batch waits until the watch had time to tell of the pods in
-//! it. It has a place in every sink's queue before it gets its position, so that it reaches all of them or none.
+//! it; while the watch is interrupted, until that is made up for, or for [`HELD_MAX`]. Batches are named in the order
+//! of their positions, and one has a place in every sink's queue before it is sent to any.
+//!
+//! Scopes say no more while the watch is interrupted: half of what happened would give an address to a pod whose end,
+//! and whose successor, are still to be told.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -12,7 +16,8 @@ use egressd_delivery::roster::Roster;
 use egressd_delivery::serve::{ScopeRequest, Taking};
 use egressd_enrich::kubernetes::Knowledge;
 use egressd_enrich::{Change, Grouping, Index};
-use egressd_flow::{NodeName, Owner, Position, Scope, UnixNanos};
+use egressd_flow::{Batch, NodeName, Owner, Position, Scope, UnixNanos};
+use egressd_protocol::Hello;
 use egressd_service::admin::Part;
 use egressd_service::clock::unix_nanos;
 use tokio::sync::mpsc;
@@ -28,8 +33,14 @@ mod tests;
 
 /// Four times a minute: collectors let go of what nobody owns a minute after a scope does not name it.
 const REFRESH: Duration = Duration::from_secs(15);
-/// Batches that wait for their names, of all collectors together; those of the rest wait in their streams.
-const WAITING_MAX: usize = 1_024;
+/// How long a batch waits for a cluster that cannot be watched. What is exported meanwhile is that much older; what is
+/// still not known then is exported as unknown.
+const HELD_MAX: Duration = Duration::from_secs(180);
+/// How often it is looked whether the watch goes on.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// Records of batches that wait for their names, of all collectors together, about 100 MB; the rest wait in their
+/// streams.
+const WAITING_RECORDS_MAX: usize = 1_000_000;
 
 /// A sink's task is gone; its own error says why.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +74,15 @@ enum Event {
     Stop,
 }
 
+/// A batch that waits for its names.
+struct Waiting {
+    hello: Arc<Hello>,
+    batch: Batch,
+    position: Position,
+    /// The end of its span, by our clock; its arrival, where the collector's clock is ahead of it.
+    seen: UnixNanos,
+}
+
 /// A collector that is told its scope.
 struct Feed {
     scopes: mpsc::Sender<Scope>,
@@ -78,7 +98,10 @@ pub(crate) struct Attribution {
     listed: Listed,
     host_network: bool,
     feeds: HashMap<NodeName, Feed>,
-    waiting: VecDeque<Taking>,
+    /// Something happened while the watch was interrupted, and collectors do not know it yet.
+    untold: bool,
+    waiting: VecDeque<Waiting>,
+    waiting_records: usize,
     /// How long after its span a batch is named.
     patience: Duration,
     position: Position,
@@ -130,7 +153,9 @@ impl Attribution {
             listed: Listed { pods: is_listed, nodes: is_listed },
             host_network: naming.host_network,
             feeds: HashMap::new(),
+            untold: false,
             waiting: VecDeque::new(),
+            waiting_records: 0,
             position: Position(0),
             lanes: Vec::new(),
             metrics,
@@ -150,9 +175,9 @@ impl Attribution {
                 Event::Change(Some(change)) => self.change(change),
                 Event::Change(None) => self.changes = None,
                 Event::ScopeRequest(request) => self.dialled(request),
-                Event::Taking(Some(taking)) => self.waiting.push_back(taking),
+                Event::Taking(Some(taking)) => self.take(taking),
                 Event::Lane(change) => self.lane(change),
-                Event::Due => self.name_next().await?,
+                Event::Due => self.name_due().await?,
                 Event::Refresh => self.refresh(),
                 // Who asks for a stop before anything was listed gets no names, and the collectors keep everything.
                 Event::Stop => return Ok(()),
@@ -163,22 +188,28 @@ impl Attribution {
                     return Ok(());
                 }
             }
+            if self.untold && !self.is_interrupted() {
+                self.untold = false;
+                self.refresh();
+            }
             self.metrics.cluster(&self.index);
         }
     }
 
     async fn next_event(&mut self, inputs: &mut Inputs, refresh: &mut tokio::time::Interval) -> Event {
-        let synced = self.is_synced();
-        let due = self.waiting.front().map(|taking| self.due_in(taking));
+        let (synced, has_room) = (self.is_synced(), self.waiting_records < WAITING_RECORDS_MAX);
+        let due = self.waiting.front().map(|waiting| self.due_in(waiting).min(LOOK_AGAIN));
         let Inputs { takings, scope_requests, lanes, stop } = inputs;
         tokio::select! {
+            biased;
+            // First, so that nothing is named or said before what was told earlier.
             change = next_change(&mut self.changes) => Event::Change(change),
             Some(request) = scope_requests.recv() => Event::ScopeRequest(request),
-            () = stop.cancelled(), if !synced => Event::Stop,
-            () = tokio::time::sleep(due.unwrap_or_default()), if due.is_some() => Event::Due,
-            taking = takings.recv(), if synced && self.waiting.len() < WAITING_MAX => Event::Taking(taking),
             Some(change) = lanes.recv() => Event::Lane(change),
             _ = refresh.tick() => Event::Refresh,
+            () = stop.cancelled(), if !synced => Event::Stop,
+            () = tokio::time::sleep(due.unwrap_or_default()), if due.is_some() => Event::Due,
+            taking = takings.recv(), if synced && has_room => Event::Taking(taking),
         }
     }
 
@@ -186,10 +217,28 @@ impl Attribution {
         self.listed.pods && self.listed.nodes
     }
 
-    fn due_in(&self, taking: &Taking) -> Duration {
-        // A clock that is far ahead must not keep its batches for ever.
-        let due = taking.batch.span.to.saturating_add(self.patience);
-        due.since(UnixNanos(unix_nanos())).min(self.patience)
+    fn due_in(&self, waiting: &Waiting) -> Duration {
+        let missing =
+            |knowledge: &Knowledge| knowledge.is_interrupted() && knowledge.reaches() < waiting.seen;
+        let held = self.knowledge.as_ref().is_some_and(missing);
+        let due = waiting.seen.saturating_add(if held { HELD_MAX } else { self.patience });
+        due.since(UnixNanos(unix_nanos()))
+    }
+
+    /// Its stream is told at once, so that it goes on telling scopes; its collector keeps the batch until every sink has
+    /// it.
+    fn take(&mut self, Taking { hello, batch, taken }: Taking) {
+        self.position = Position(self.position.0 + 1);
+        self.waiting_records += batch.records.len();
+        let (position, seen) = (self.position, batch.span.to.min(UnixNanos(unix_nanos())));
+        self.waiting.push_back(Waiting { hello, batch, position, seen });
+        // A stream that is gone does not undo what was taken: its next one hears of it.
+        let _gone = taken.send(position);
+    }
+
+    async fn name_due(&mut self) -> Result<(), SinkGone> {
+        let is_due = self.waiting.front().is_some_and(|waiting| self.due_in(waiting).is_zero());
+        if is_due { self.name_next().await } else { Ok(()) }
     }
 
     fn change(&mut self, change: Change) {
@@ -206,16 +255,19 @@ impl Attribution {
         if !was_synced {
             info!(nodes = self.index.nodes(), pods = self.index.pods(), "the cluster is known");
             self.ready.set(true);
-            self.feeds.values_mut().for_each(|feed| feed.behind = true);
-            self.refresh();
+            let nodes: Vec<NodeName> = self.feeds.keys().cloned().collect();
+            nodes.iter().for_each(|node| self.catch_up(node));
             return;
         }
+        let interrupted = self.is_interrupted();
+        self.untold |= interrupted;
         for change in news {
-            if change.renewed {
+            let Some(feed) = self.feeds.get_mut(&change.node) else { continue };
+            feed.behind |= interrupted || change.renewed;
+            if change.renewed && !interrupted {
                 self.catch_up(&change.node);
                 continue;
             }
-            let Some(feed) = self.feeds.get_mut(&change.node) else { continue };
             // Who is behind is told the whole soon.
             if !feed.behind {
                 let owners = change.owners.into_iter().map(|owner| feed.judged(owner)).collect();
@@ -237,18 +289,18 @@ impl Attribution {
         }
     }
 
-    /// Tells everybody how old the scopes are, and the whole to those who missed something.
+    /// Tells everybody how old the scopes are, and the whole to those who missed something, once it is known.
     fn refresh(&mut self) {
         self.feeds.retain(|_, feed| !feed.scopes.is_closed());
         if !self.is_synced() {
             return;
         }
         self.roster.cluster(self.index.node_names().cloned());
-        let as_of = self.reaches();
+        let (as_of, interrupted) = (self.reaches(), self.is_interrupted());
         let nodes: Vec<NodeName> = self.feeds.keys().cloned().collect();
         for node in nodes {
             match self.feeds.get_mut(&node) {
-                Some(feed) if !feed.behind => {
+                Some(feed) if !feed.behind || interrupted => {
                     feed.tell(Scope { as_of, whole: false, owners: Vec::new(), node_addresses: Vec::new() });
                 }
                 _ => self.catch_up(&node),
@@ -268,6 +320,10 @@ impl Attribution {
         feed.tell(Scope { owners, ..scope });
     }
 
+    fn is_interrupted(&self) -> bool {
+        self.knowledge.as_ref().is_some_and(Knowledge::is_interrupted)
+    }
+
     fn reaches(&self) -> UnixNanos {
         self.knowledge.as_ref().map_or_else(|| UnixNanos(unix_nanos()), Knowledge::reaches)
     }
@@ -276,7 +332,9 @@ impl Attribution {
     fn lane(&mut self, change: LaneChange) {
         match change {
             LaneChange::Join(lane) => {
-                lane.accepted.send_replace(self.position);
+                // Batches that wait are still to come to it.
+                let next = self.waiting.front().map_or(self.position.0 + 1, |waiting| waiting.position.0);
+                lane.accepted.send_replace(Position(next - 1));
                 self.lanes.push(lane);
             }
             LaneChange::Leave(sink) => self.lanes.retain(|lane| lane.sink != sink),
@@ -284,21 +342,19 @@ impl Attribution {
     }
 
     async fn name_next(&mut self) -> Result<(), SinkGone> {
-        let Some(Taking { hello, batch, taken }) = self.waiting.pop_front() else { return Ok(()) };
+        let Some(Waiting { hello, batch, position, .. }) = self.waiting.pop_front() else { return Ok(()) };
+        self.waiting_records -= batch.records.len();
         let mut places = Vec::with_capacity(self.lanes.len());
         for lane in &self.lanes {
             places.push(lane.batches.reserve().await.map_err(|_| SinkGone)?);
         }
-        self.position = Position(self.position.0 + 1);
         let grouping = if hello.flags.group_public_ips { Grouping::Public } else { Grouping::None };
-        let attributed = egressd_enrich::attribute(&self.index, &hello.node, &batch, grouping, self.position);
+        let attributed = egressd_enrich::attribute(&self.index, &hello.node, &batch, grouping, position);
         self.metrics.attributed(&attributed);
         let attributed = Arc::new(attributed);
         for place in places {
             place.send(Arc::clone(&attributed));
         }
-        // A stream that is gone does not undo what was taken: its next one hears of it.
-        let _gone = taken.send(self.position);
         Ok(())
     }
 }

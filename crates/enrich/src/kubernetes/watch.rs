@@ -10,6 +10,7 @@ use egressd_service::clock::unix_nanos;
 use egressd_service::lifecycle::chain;
 use futures_util::StreamExt as _;
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
+use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Config, Event, InitialListStrategy};
 use kube::runtime::{WatchStreamExt as _, watcher as watch_objects};
 use kube::{Api, Client, Resource, ResourceExt as _};
@@ -23,9 +24,17 @@ use crate::cluster::Change;
 
 /// How often the API is asked whether it is there, and how long it may take to say so.
 const PULSE_EVERY: Duration = Duration::from_secs(10);
+/// The same while something may be missing.
+const PULSE_SOON: Duration = Duration::from_secs(2);
 const PULSE_WITHIN: Duration = Duration::from_secs(5);
-/// A broken watch is tried again within 30 seconds (the library's backoff) and fails within the time for a connection.
-const BROKEN_FOR: Duration = Duration::from_secs(60);
+/// A broken watch is tried again after 1, 2, 4 and then every 8 seconds. The library's own pace, made for thousands of
+/// clients, reaches a minute (30 s and as much again by jitter), for which nothing would be known after an outage.
+const RETRY_FIRST: Duration = Duration::from_secs(1);
+const RETRY_MAX: Duration = Duration::from_secs(8);
+const CONNECT_WITHIN: Duration = Duration::from_secs(5);
+/// A watch that is broken fails again within [`RETRY_MAX`] and [`CONNECT_WITHIN`]; the rest is for what it missed to
+/// come in.
+const BROKEN_FOR: Duration = Duration::from_secs(20);
 /// How long a watch call may stay open. A connection that died without a word is noticed by then at the latest.
 const WATCH_SECONDS: u32 = 60;
 /// How long a streaming list may take before it is taken for one that this server does not know.
@@ -63,6 +72,7 @@ pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ConnectError> 
     };
     // Failures are seen and counted here; the library would hide them for minutes.
     config.default_retry = false;
+    config.connect_timeout = Some(CONNECT_WITHIN);
     // A watch is silent until something happens: it must not be taken for dead before its own end.
     config.read_timeout = Some(Duration::from_secs(u64::from(WATCH_SECONDS) + 10));
     Client::try_from(config).map_err(ConnectError::Client)
@@ -72,17 +82,37 @@ pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ConnectError> 
 ///
 /// It stands still while the API is away or a watch is broken.
 #[derive(Clone, Debug, Default)]
-pub struct Knowledge(Arc<AtomicU64>);
+pub struct Knowledge(Arc<KnowledgeState>);
+
+#[derive(Debug, Default)]
+struct KnowledgeState {
+    reaches: AtomicU64,
+    interrupted: AtomicBool,
+}
 
 impl Knowledge {
     /// By this machine's clock; 0 before the first list.
     #[must_use]
     pub fn reaches(&self) -> UnixNanos {
-        UnixNanos(self.0.load(Ordering::Acquire))
+        UnixNanos(self.0.reaches.load(Ordering::Acquire))
     }
 
-    fn advance(&self, to: UnixNanos) {
-        self.0.fetch_max(to.0, Ordering::AcqRel);
+    /// Whether things may have happened since that nobody could tell: a watch broke or the API did not answer, and it
+    /// is not sure yet that all of it was made up for.
+    #[must_use]
+    pub fn is_interrupted(&self) -> bool {
+        self.0.interrupted.load(Ordering::Acquire)
+    }
+
+    /// Everything up to `to` was told.
+    pub fn advance(&self, to: UnixNanos) {
+        self.0.reaches.fetch_max(to.0, Ordering::AcqRel);
+        self.0.interrupted.store(false, Ordering::Release);
+    }
+
+    /// From now on something may be missing.
+    pub fn interrupt(&self) {
+        self.0.interrupted.store(true, Ordering::Release);
     }
 }
 
@@ -119,10 +149,10 @@ impl WatchCounts {
 
 /// Tells every change of the cluster's pods and nodes until `changes` is closed.
 pub async fn watch(client: Client, changes: mpsc::Sender<Change>, knowledge: Knowledge, counts: WatchCounts) {
-    let pods = Feed::new("pods", client.clone(), changes.clone(), counts.clone());
-    let nodes = Feed::new("nodes", client.clone(), changes.clone(), counts);
+    let feed = |what| Feed::new(what, client.clone(), changes.clone(), counts.clone(), knowledge.clone());
+    let (pods, nodes) = (feed("pods"), feed("nodes"));
     let (pods_well, nodes_well) = (pods.well.clone(), nodes.well.clone());
-    let pulse = pulse(client, knowledge, [pods_well, nodes_well]);
+    let pulse = pulse(client.clone(), knowledge.clone(), [pods_well, nodes_well]);
     tokio::select! {
         () = pods.run::<PodObject>() => {}
         () = nodes.run::<NodeObject>() => {}
@@ -134,21 +164,29 @@ pub async fn watch(client: Client, changes: mpsc::Sender<Change>, knowledge: Kno
 /// Asks the API now and then whether it is there; while it is, and both watches are well, knowledge reaches to the
 /// moment of asking.
 async fn pulse(client: Client, knowledge: Knowledge, feeds: [Well; 2]) {
-    let mut every = tokio::time::interval(PULSE_EVERY);
     loop {
-        every.tick().await;
         let asked = UnixNanos(unix_nanos());
         let answered = tokio::time::timeout(PULSE_WITHIN, client.apiserver_version()).await;
-        if matches!(answered, Ok(Ok(_))) && feeds.iter().all(|feed| feed.is_well(asked)) {
+        let is_there = matches!(answered, Ok(Ok(_)));
+        let pause = if is_there && feeds.iter().all(|feed| feed.is_well(asked)) {
             knowledge.advance(asked);
-        }
+            PULSE_EVERY
+        } else {
+            // A first list that is under way is no interruption.
+            if !is_there {
+                knowledge.interrupt();
+            }
+            PULSE_SOON
+        };
+        tokio::time::sleep(pause).await;
     }
 }
 
 /// Whether a watch has listed everything and is not broken.
 ///
-/// The library does not say when a broken watch is whole again, and a quiet cluster sends nothing on it. While it is
-/// broken it fails again within [`BROKEN_FOR`], so one that has not failed for that long is whole.
+/// A list makes it whole. The library does not say when a watch that goes on without one is whole again, and a quiet
+/// cluster sends nothing on it. While it is broken it fails again within [`BROKEN_FOR`], so one that has not failed for
+/// that long is whole.
 #[derive(Clone, Debug, Default)]
 struct Well(Arc<WellState>);
 
@@ -160,7 +198,9 @@ struct WellState {
 }
 
 impl Well {
+    /// A list is whole, whatever was missed before it.
     fn listed(&self) {
+        self.0.failed_at.store(0, Ordering::Release);
         self.0.listed.store(true, Ordering::Release);
     }
 
@@ -239,12 +279,19 @@ struct Feed {
     client: Client,
     changes: mpsc::Sender<Change>,
     counts: WatchCounts,
+    knowledge: Knowledge,
     well: Well,
 }
 
 impl Feed {
-    fn new(what: &'static str, client: Client, changes: mpsc::Sender<Change>, counts: WatchCounts) -> Self {
-        Self { what, client, changes, counts, well: Well::default() }
+    fn new(
+        what: &'static str,
+        client: Client,
+        changes: mpsc::Sender<Change>,
+        counts: WatchCounts,
+        knowledge: Knowledge,
+    ) -> Self {
+        Self { what, client, changes, counts, knowledge, well: Well::default() }
     }
 
     async fn run<K: Watched>(self) {
@@ -268,7 +315,8 @@ impl Feed {
         let mut config = Config::default().timeout(WATCH_SECONDS);
         config.initial_list_strategy = strategy.clone();
         let streaming = *strategy == InitialListStrategy::StreamingList;
-        let mut events = watch_objects(Api::<K>::all(self.client.clone()), config).default_backoff().boxed();
+        let mut events =
+            watch_objects(Api::<K>::all(self.client.clone()), config).backoff(Retry::default()).boxed();
         let mut listed = Vec::new();
         let mut list_by = None::<Instant>;
         loop {
@@ -277,6 +325,7 @@ impl Feed {
                 None => Ok(events.next().await),
             };
             let Ok(Some(event)) = event else { return Left::NoStreamingLists };
+            let mut is_list = false;
             let change = match event {
                 Err(error) => {
                     if streaming && is_refused(&error) {
@@ -296,7 +345,7 @@ impl Feed {
                 }
                 Ok(Event::InitDone) => {
                     list_by = None;
-                    self.well.listed();
+                    is_list = true;
                     self.counts.0.lists.fetch_add(1, Ordering::Relaxed);
                     debug!(what = self.what, objects = listed.len(), "listed");
                     Some(K::all(std::mem::take(&mut listed)))
@@ -311,6 +360,10 @@ impl Feed {
             {
                 return Left::Closed;
             }
+            // Not before the list is on its way: whoever hears that all is known has it to read.
+            if is_list {
+                self.well.listed();
+            }
         }
     }
 
@@ -322,6 +375,7 @@ impl Feed {
             warn!(what = self.what, error = %chain(error), "the watch is broken, trying again");
         }
         self.well.failed(now);
+        self.knowledge.interrupt();
     }
 
     /// One object that makes no sense costs nobody else their name.
@@ -334,6 +388,25 @@ impl Feed {
                 None
             }
         }
+    }
+}
+
+/// The pauses before a broken watch is tried again.
+#[derive(Debug, Default)]
+struct Retry(Option<Duration>);
+
+impl Iterator for Retry {
+    type Item = Duration;
+
+    fn next(&mut self) -> Option<Duration> {
+        self.0 = Some(self.0.map_or(RETRY_FIRST, |last| RETRY_MAX.min(last * 2)));
+        self.0
+    }
+}
+
+impl Backoff for Retry {
+    fn reset(&mut self) {
+        self.0 = None;
     }
 }
 

@@ -61,17 +61,21 @@ struct Bench {
 
 impl Bench {
     fn start(patience: Duration) -> Self {
-        Self::naming(Naming { patience, ..Naming::default() })
+        Self::start_knowing(patience, Knowledge::default())
     }
 
-    fn naming(naming: Naming) -> Self {
+    fn start_knowing(patience: Duration, knowledge: Knowledge) -> Self {
+        Self::naming(Naming { patience, ..Naming::default() }, knowledge)
+    }
+
+    fn naming(naming: Naming, knowledge: Knowledge) -> Self {
         let (changes, changes_out) = mpsc::channel(16);
         let (takings, takings_out) = mpsc::channel(16);
         let (requests, scope_requests) = mpsc::channel(16);
         let (sink, attributed) = mpsc::channel(16);
         let stop = CancellationToken::new();
         let attribution = Attribution::new(
-            Cluster::Kubernetes(changes_out, Knowledge::default()),
+            Cluster::Kubernetes(changes_out, knowledge),
             naming,
             vec![lane("first", sink).0],
             EnrichMetrics::register(&mut Registry::default()),
@@ -97,6 +101,10 @@ impl Bench {
 
     /// A batch of one record from 10.0.0.1 to `remote`, seen just now.
     async fn offer(&self, remote: &str) -> oneshot::Receiver<Position> {
+        self.offer_at(remote, UnixNanos(unix_nanos())).await
+    }
+
+    async fn offer_at(&self, remote: &str, seen: UnixNanos) -> oneshot::Receiver<Position> {
         let owner = Owner {
             address: "10.0.0.1".parse().unwrap(),
             pod_uid: "web".into(),
@@ -107,12 +115,16 @@ impl Bench {
             until: None,
             measure: true,
         };
-        self.offer_of(&Arc::new(owner), remote).await
+        self.offer_of(&Arc::new(owner), remote, seen).await
     }
 
-    async fn offer_of(&self, owner: &Arc<Owner>, remote: &str) -> oneshot::Receiver<Position> {
+    async fn offer_of(
+        &self,
+        owner: &Arc<Owner>,
+        remote: &str,
+        now: UnixNanos,
+    ) -> oneshot::Receiver<Position> {
         let (taken, position) = oneshot::channel();
-        let now = UnixNanos(unix_nanos());
         let traffic = Traffic { tx: Counter { bytes: 5, packets: 1 }, ..Traffic::default() };
         let record =
             Record { owner: 0, remote: Some(remote.parse().unwrap()), protocol: IpProtocol::TCP, traffic };
@@ -196,7 +208,7 @@ async fn a_collector_is_told_the_whole_and_then_changes() {
 #[tokio::test]
 async fn a_node_is_an_owner_where_host_network_pods_are_measured() {
     for (host_network, expected) in [(false, vec![]), (true, vec!["node-a".to_owned()])] {
-        let mut bench = Bench::naming(Naming { host_network, ..Naming::default() });
+        let mut bench = Bench::naming(Naming { host_network, ..Naming::default() }, Knowledge::default());
         bench.change(Change::Pods(vec![])).await;
         bench.change(Change::Nodes(vec![])).await;
         let mut scopes = bench.dial(&[], 4).await;
@@ -206,7 +218,7 @@ async fn a_node_is_an_owner_where_host_network_pods_are_measured() {
         let names: Vec<_> = scope.owners.iter().map(|owner| owner.name.to_string()).collect();
         assert_eq!((scope.whole, names, scope.node_addresses.len()), (true, expected, 1));
         for owner in &scope.owners {
-            let _taken = bench.offer_of(owner, "10.0.0.2").await;
+            let _taken = bench.offer_of(owner, "10.0.0.2", UnixNanos(unix_nanos())).await;
             let batch = timeout(PATIENCE, bench.attributed.recv()).await.expect("a batch comes").unwrap();
             let local = &batch.records[0].local;
             assert_eq!((&local.pod, local.node.as_ref()), (&None, Some(&node("node-a"))));
@@ -248,6 +260,59 @@ async fn a_batch_waits_for_the_watch() {
     assert_eq!(taken.await, Ok(Position(1)));
 }
 
+/// Goal: while the watch is interrupted a batch waits beyond its time, and gets the name that came meanwhile.
+#[tokio::test]
+async fn a_batch_waits_for_an_interrupted_watch() {
+    let knowledge = Knowledge::default();
+    let mut bench = Bench::start_knowing(Duration::ZERO, knowledge.clone());
+    bench.change(Change::Pods(vec![])).await;
+    bench.change(nodes()).await;
+    knowledge.interrupt();
+    let taken = bench.offer("10.0.0.2").await;
+    assert_eq!(taken.await, Ok(Position(1)), "its stream need not wait");
+    let silence = timeout(2 * LOOK_AGAIN, bench.attributed.recv()).await;
+    assert!(silence.is_err(), "it is named before the watch goes on");
+    bench.change(Change::Pod(pod("late", "shop", "10.0.0.2"))).await;
+    knowledge.advance(UnixNanos(unix_nanos()));
+    assert_eq!(bench.named().await, "late");
+}
+
+/// Goal: while the watch is interrupted a collector hears nothing of what happens, and then of all at once.
+#[tokio::test(start_paused = true)]
+async fn an_interrupted_watch_tells_no_scopes() {
+    let knowledge = Knowledge::default();
+    let bench = Bench::start_knowing(Duration::ZERO, knowledge.clone());
+    bench.change(Change::Pods(vec![])).await;
+    bench.change(nodes()).await;
+    let mut scopes = bench.dial(&[], 4).await;
+    assert_eq!(told(&mut scopes).await, (true, vec![]));
+    knowledge.interrupt();
+    bench.change(Change::Pod(pod("one", "shop", "10.0.0.1"))).await;
+    bench.change(Change::Pod(pod("two", "shop", "10.0.0.2"))).await;
+    assert_eq!(told(&mut scopes).await, (false, vec![]), "only how old it is");
+    knowledge.advance(UnixNanos(1));
+    let (whole, mut owners) = told(&mut scopes).await;
+    owners.sort();
+    assert_eq!((whole, owners), (true, vec!["one".to_owned(), "two".to_owned()]));
+}
+
+/// Goal: a batch waits for an interrupted watch no longer than it may, and what the watch knew before needs no wait.
+#[tokio::test]
+async fn a_batch_waits_no_longer_than_it_may() {
+    let now = UnixNanos(unix_nanos());
+    for (reaches, seen) in [(UnixNanos(1), now.saturating_sub(HELD_MAX)), (now.saturating_add(HELD_MAX), now)]
+    {
+        let knowledge = Knowledge::default();
+        let mut bench = Bench::start_knowing(Duration::ZERO, knowledge.clone());
+        bench.change(Change::Pods(vec![])).await;
+        bench.change(nodes()).await;
+        knowledge.advance(reaches);
+        knowledge.interrupt();
+        let _taken = bench.offer_at("10.0.0.2", seen).await;
+        assert_eq!(timeout(LOOK_AGAIN, bench.named()).await.as_deref(), Ok("unknown"), "{reaches}");
+    }
+}
+
 /// Goal: a sink that joins amid the batches is told from where on it has them and gets all of those; one that leaves
 /// sees its queue end.
 #[tokio::test]
@@ -255,20 +320,33 @@ async fn sinks_join_and_leave_between_two_batches() {
     let mut bench = Bench::start(Duration::ZERO);
     bench.change(Change::Pods(vec![])).await;
     bench.change(nodes()).await;
-    assert_eq!(bench.offer("10.0.0.2").await.await, Ok(Position(1)));
+    let _taken = bench.offer("10.0.0.2").await;
+    bench.named().await;
     let (second, mut second_out) = mpsc::channel(16);
     let (lane, mut from) = lane("second", second);
     bench.lanes.send(LaneChange::Join(lane)).await.unwrap();
     timeout(PATIENCE, from.wait_for(|from| *from == Position(1))).await.expect("it is told").unwrap();
-    assert_eq!(bench.offer("10.0.0.2").await.await, Ok(Position(2)));
+    let _taken = bench.offer("10.0.0.2").await;
+    bench.named().await;
     bench.lanes.send(LaneChange::Leave("first".to_owned())).await.unwrap();
-    let mut positions = Vec::new();
-    while let Some(batch) = timeout(PATIENCE, bench.attributed.recv()).await.expect("it ends") {
-        positions.push(batch.position.0);
-    }
-    assert_eq!(bench.offer("10.0.0.2").await.await, Ok(Position(3)));
+    assert!(timeout(PATIENCE, bench.attributed.recv()).await.expect("it ends").is_none());
+    let _taken = bench.offer("10.0.0.2").await;
     let seconds = [second_out.recv().await, second_out.recv().await].map(|batch| batch.unwrap().position.0);
-    assert_eq!((positions, seconds), (vec![1, 2], [2, 3]));
+    assert_eq!(seconds, [2, 3]);
+}
+
+/// Goal: a sink that joins while batches wait for their names gets those too, and has none of them before.
+#[tokio::test]
+async fn a_sink_that_joins_gets_what_waits() {
+    let bench = Bench::start(Duration::from_secs(1));
+    bench.change(Change::Pods(vec![])).await;
+    bench.change(nodes()).await;
+    assert_eq!(bench.offer("10.0.0.2").await.await, Ok(Position(1)));
+    let (second, mut second_out) = mpsc::channel(16);
+    let (lane, mut from) = lane("second", second);
+    bench.lanes.send(LaneChange::Join(lane)).await.unwrap();
+    timeout(PATIENCE, from.wait_for(|from| *from == Position(0))).await.expect("it is told").unwrap();
+    assert_eq!(second_out.recv().await.unwrap().position, Position(1));
 }
 
 /// Goal: a stop names what waits and ends; before the cluster is known it takes nothing and ends.
