@@ -285,6 +285,15 @@ impl Cluster {
         Ok(of_resident)
     }
 
+    /// From now on the nodes' own traffic, which is the stream to the exporter on `port` and what asks a collector over
+    /// loopback, is not tracked: then all that a collector meters is in the [`truth`](Self::truth).
+    ///
+    /// # Errors
+    /// [`Error::Command`] when nft refuses.
+    pub fn leave_untracked(&self, port: u16) -> Result<(), Error> {
+        NODES.iter().try_for_each(|node| self.nft(node.name, &network::untracked_rules(port)))
+    }
+
     /// Drops every packet of a node's stream to the exporter on `port`, both ways, from now on.
     ///
     /// # Errors

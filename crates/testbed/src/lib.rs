@@ -60,7 +60,7 @@ pub use namespace::Namespace;
 pub use process::{Process, Usage};
 pub use recording::recorded;
 pub use residents::Resident;
-pub use scenario::{Class, Load, Sender, class_of, plan_between_lives, standard_plans};
+pub use scenario::{Class, Load, class_of, standard_plans};
 pub use series::{Point, Series, flows_by};
 pub use store::Store;
 pub use truth::TruthError;

@@ -1,7 +1,7 @@
 //! One life of a pod, by UID: on its node, under traffic, and in the Kubernetes API as scheduler and kubelet tell it.
 //!
 //! ```text
-//!   begin ──────── report ─────────── ask_to_end ────────── end ──────────── report ────── delete
+//!   begin, speak ─ report ─────────── ask_to_end ────────── end ──────────── report ────── delete
 //!   bound, sends   Running, podIPs    deletionTimestamp     sends no more    finishedAt    gone
 //!   and receives                                            network gone
 //! ```
@@ -61,6 +61,7 @@ pub struct Life<'c> {
 struct Body {
     resident: Resident,
     server: Process,
+    silent: Vec<Sender>,
     senders: Vec<Sender>,
 }
 
@@ -84,21 +85,13 @@ impl<'c> Life<'c> {
         Self::start(cluster, program, plan, bound)
     }
 
-    /// The same without a word to the API: a pod that comes and is gone while nobody looks.
-    ///
-    /// # Errors
-    /// As [`Cluster::move_in`].
-    pub fn begin_unseen(cluster: &'c Cluster, program: &'c Path, plan: &LifePlan) -> Result<Self, Error> {
-        Self::start(cluster, program, plan, Pod::new(plan.namespace, plan.name))
-    }
-
     fn start(cluster: &'c Cluster, program: &'c Path, plan: &LifePlan, bound: Pod) -> Result<Self, Error> {
         // The kubelet writes the start down before it asks for the pod's network.
         let object = bound.running(seconds_ago(0), &plan.addresses.both());
         let resident = cluster.move_in(plan.namespace, plan.name, plan.node, plan.addresses)?;
         let mut servers = start_servers(cluster, program, vec![(plan.name, resident.namespace())])?;
         let server = servers.remove(0);
-        let body = Some(Body { resident, server, senders: Vec::new() });
+        let body = Some(Body { resident, server, silent: Vec::new(), senders: Vec::new() });
         Ok(Self { cluster, program, plan: plan.clone(), object, body })
     }
 
@@ -114,7 +107,8 @@ impl<'c> Life<'c> {
         self.body.as_ref().map(|body| body.resident.namespace())
     }
 
-    /// From now until its end it sends to `peer` and `peer` sends to it, on every kind of conversation.
+    /// Gets it a conversation with `peer` at `addresses`, both ways and of every kind, from [`speak`](Self::speak) until
+    /// its end.
     ///
     /// # Errors
     /// [`Error::Os`] when a sender does not start, [`Error::UnknownPlace`] after its end.
@@ -124,7 +118,20 @@ impl<'c> Life<'c> {
         let own = body.resident.namespace().clone();
         for (from, to) in [(&own, addresses), (peer, plan.addresses)] {
             let name = format!("{}-with-{}-from-{}", plan.name, peer.name(), from.name());
-            body.senders.push(Sender::start(cluster, program, from, &name, &plan_between_lives(to))?);
+            body.silent.push(Sender::prepare(cluster, program, from, &name, plan_between_lives(to))?);
+        }
+        Ok(())
+    }
+
+    /// Begins all its conversations that have not begun, at once.
+    ///
+    /// # Errors
+    /// [`Error::Os`] when a sender has gone.
+    pub fn speak(&mut self) -> Result<(), Error> {
+        let Some(body) = &mut self.body else { return Ok(()) };
+        for mut sender in body.silent.drain(..) {
+            sender.begin()?;
+            body.senders.push(sender);
         }
         Ok(())
     }
@@ -152,7 +159,7 @@ impl<'c> Life<'c> {
     /// # Errors
     /// [`Error::Traffic`] when an exchange failed, else as [`Cluster::move_out`].
     pub fn end(&mut self, exit_code: i32) -> Result<Truth, Error> {
-        let Some(Body { resident, mut server, senders }) = self.body.take() else {
+        let Some(Body { resident, mut server, senders, .. }) = self.body.take() else {
             return Ok(Truth::default());
         };
         senders.into_iter().try_for_each(|sender| sender.finish().map(drop))?;

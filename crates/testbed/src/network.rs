@@ -170,6 +170,17 @@ table inet {TRUTH_TABLE} {{
     )
 }
 
+/// Keeps the stream to an exporter that listens on `port`, and the node's loopback, out of conntrack.
+pub(crate) fn untracked_rules(port: u16) -> String {
+    format!(
+        "table inet untracked {{
+  chain output {{ type filter hook output priority raw; oif lo notrack; tcp dport {port} notrack; }}
+  chain prerouting {{ type filter hook prerouting priority raw; iif lo notrack; tcp sport {port} notrack; }}
+}}
+"
+    )
+}
+
 /// Drops the stream between this node and an exporter that listens on `port`, both ways.
 pub(crate) fn cut_rules(port: u16) -> String {
     format!(

@@ -114,19 +114,15 @@ fn items_to(to: SocketAddr) -> impl Iterator<Item = Item> {
     })
 }
 
-/// Items of every kind but [`Kind::UdpShort`] to an address: for pods whose addresses others had before.
+/// Traffic to both addresses of a pod that comes and goes, until its sender is told to end: every kind of conversation
+/// but [`Kind::UdpShort`].
 ///
 /// A conntrack entry of UDP outlives its socket by 30 s (`nf_conntrack_udp_timeout`), so of many short ones some would
 /// get the ports of a predecessor's and go on with its entry, as no TCP connection does.
-fn items_between_lives(to: SocketAddr) -> impl Iterator<Item = Item> {
-    items_to(to).filter(|item| item.kind != Kind::UdpShort)
-}
-
-/// Traffic to both addresses of a pod that comes and goes, until its sender is told to end.
-#[must_use]
-pub fn plan_between_lives(to: Pair) -> Plan {
-    let items = to.both().map(|address| SocketAddr::new(address, SERVER_PORT));
-    Plan { seconds: None, items: items.into_iter().flat_map(items_between_lives).collect() }
+pub(crate) fn plan_between_lives(to: Pair) -> Plan {
+    let items = to.both().into_iter().flat_map(|address| items_to(SocketAddr::new(address, SERVER_PORT)));
+    let gentle = |item: Item| Item { pause_ms: item.pause_ms * 4, ..item };
+    Plan { seconds: None, items: items.filter(|item| item.kind != Kind::UdpShort).map(gentle).collect() }
 }
 
 /// Traffic that is running: a server in every pod, on every node and on the internet, a sender for each plan.
@@ -136,10 +132,11 @@ pub struct Load {
     servers: Vec<Process>,
 }
 
-/// A sender that is running.
+/// A sender that waits for its plan, or follows it.
 #[derive(Debug)]
-pub struct Sender {
+pub(crate) struct Sender {
     process: Process,
+    plan: Plan,
     /// Closing it asks the sender to end.
     input: Option<ChildStdin>,
     output: Option<ChildStdout>,
@@ -155,7 +152,9 @@ impl Load {
         let places = places.chain([INTERNET]).map(|place| Ok((place, cluster.namespace(place)?)));
         let servers = start_servers(cluster, program, places.collect::<Result<_, Error>>()?)?;
         let senders = plans.iter().map(|(pod, plan)| {
-            Ok((*pod, Sender::start(cluster, program, cluster.namespace(pod)?, pod, plan)?))
+            let mut sender = Sender::prepare(cluster, program, cluster.namespace(pod)?, pod, plan.clone())?;
+            sender.begin()?;
+            Ok((*pod, sender))
         });
         Ok(Self { senders: senders.collect::<Result<_, Error>>()?, servers })
     }
@@ -182,36 +181,35 @@ impl Load {
 }
 
 impl Sender {
-    /// Starts one in a namespace; `name` tells it from others in logs and errors.
-    ///
-    /// # Errors
-    /// [`Error::Os`] when it does not start.
-    pub fn start(
+    /// Starts one in a namespace; `name` tells it from others in logs and errors. It sends nothing yet.
+    pub(crate) fn prepare(
         cluster: &Cluster,
         program: &Path,
         namespace: &Namespace,
         name: &str,
-        plan: &Plan,
+        plan: Plan,
     ) -> Result<Self, Error> {
         let mut command = Command::new(program);
         command.arg("send");
         let mut process = cluster.start_process_in(namespace, &format!("send-{name}"), command, true)?;
-        let (mut input, output) = process.pipes();
-        let refused = || Error::os("write the plan of", name);
-        let mut line = serde_json::to_string(plan).map_err(|error| refused()(error.into()))?;
+        let (input, output) = process.pipes();
+        Ok(Self { process, plan, input, output })
+    }
+
+    /// It follows its plan from now on.
+    pub(crate) fn begin(&mut self) -> Result<(), Error> {
+        let refused = || Error::os("write the plan of", self.process.name());
+        let mut line = serde_json::to_string(&self.plan).map_err(|error| refused()(error.into()))?;
         line.push('\n');
-        if let Some(input) = &mut input {
-            input.write_all(line.as_bytes()).map_err(refused())?;
+        match &mut self.input {
+            Some(input) => input.write_all(line.as_bytes()).map_err(refused()),
+            None => Ok(()),
         }
-        Ok(Self { process, input, output })
     }
 
     /// Asks it to end, waits and gives its report, which is far smaller than a pipe's 64 KiB, so that it never waits
     /// for its reader.
-    ///
-    /// # Errors
-    /// [`Error::Traffic`] when an exchange failed; [`Error::Timeout`] when it does not end.
-    pub fn finish(mut self) -> Result<Vec<ItemReport>, Error> {
+    pub(crate) fn finish(mut self) -> Result<Vec<ItemReport>, Error> {
         self.input = None;
         let status = self.process.wait(SENDERS_WITHIN)?;
         let name = self.process.name().to_owned();

@@ -364,7 +364,7 @@ const HANDED_OVER: [(&str, &str); 7] = [
     (ENRICH, VICTORIA),
 ];
 /// Of a collector: what would make its figures less than exact.
-const LOSSES: [&str; 4] = [
+pub(crate) const LOSSES: [&str; 4] = [
     "egressd_collector_conntrack_lost_ends_total",
     "egressd_collector_conntrack_malformed_rows_total",
     "egressd_collector_meter_not_admitted_total",

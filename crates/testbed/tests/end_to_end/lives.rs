@@ -11,34 +11,37 @@ use egressd_testbed::{
 };
 use serde_json::json;
 
-use crate::harness::{ALL_SAMPLES, gentle_plans};
+use crate::harness::{ALL_SAMPLES, LOSSES, gentle_plans};
 use crate::seconds;
 
 const API_PORT: u16 = 6443;
-const READY_WITHIN: Duration = seconds(60);
+pub(crate) const READY_WITHIN: Duration = seconds(60);
 const SETTLED_WITHIN: Duration = seconds(60);
 /// From what happens on a node until the API knows: the kubelet looks once a second.
 const KUBELET: Duration = Duration::from_millis(1_200);
-/// From a pod's end until its address is another's: what is read and told in between tells them apart.
-const VACANCY: Duration = seconds(4);
 
 fn at(node: &str, host: u8) -> Pair {
     node_named(node).unwrap().pod_addresses(host)
 }
 
-fn job(name: &'static str) -> LifePlan {
+pub(crate) fn job(name: &'static str) -> LifePlan {
     let (node, workload) = ("node-a", Workload::Job(name.to_owned()));
     LifePlan { namespace: "jobs", name, node, addresses: at(node, 20), workload }
 }
 
-fn replica(name: &'static str) -> LifePlan {
+pub(crate) fn replica(name: &'static str) -> LifePlan {
     let (node, workload) = ("node-a", Workload::Deployment("api".to_owned()));
     LifePlan { namespace: "shop", name, node, addresses: at(node, 21), workload }
 }
 
-fn member(host: u8) -> LifePlan {
+pub(crate) fn member(host: u8) -> LifePlan {
     let (node, workload) = ("node-b", Workload::StatefulSet("db".to_owned()));
     LifePlan { namespace: "data", name: "db-0", node, addresses: at(node, host), workload }
+}
+
+pub(crate) fn ghost() -> LifePlan {
+    let (node, workload) = ("node-a", Workload::Job("ghost".to_owned()));
+    LifePlan { namespace: "jobs", name: "ghost", node, addresses: at(node, 30), workload }
 }
 
 /// What lives are led on.
@@ -60,37 +63,44 @@ impl<'c> Stage<'c> {
     }
 
     /// The daemons, ready, with the exporter's configuration.
-    pub(crate) fn daemons(&self, config: &str) -> Daemons<'c> {
-        let Self { cluster, programs, api } = self;
-        init_nodes(cluster, &programs.collector).unwrap();
-        let kubeconfig = api.write_kubeconfig(cluster).unwrap();
-        let exporter =
-            Daemon::exporter_by_kubeconfig(cluster, &programs.exporter, config, kubeconfig).unwrap();
-        let start = |node| Daemon::collector(cluster, &programs.collector, node, &[]).unwrap();
-        let mut daemons = Daemons { exporter, collectors: ["node-a", "node-b"].map(start).into() };
+    fn daemons(&self, config: &str) -> Daemons<'c> {
+        let mut daemons = self.start_daemons(config);
         for daemon in daemons.all_mut() {
             daemon.wait_ready(READY_WITHIN).unwrap();
         }
         daemons
     }
 
+    /// The daemons, as soon as they run.
+    pub(crate) fn start_daemons(&self, config: &str) -> Daemons<'c> {
+        let Self { cluster, programs, api } = self;
+        init_nodes(cluster, &programs.collector).unwrap();
+        let kubeconfig = api.write_kubeconfig(cluster).unwrap();
+        let exporter =
+            Daemon::exporter_by_kubeconfig(cluster, &programs.exporter, config, kubeconfig).unwrap();
+        let start = |node| Daemon::collector(cluster, &programs.collector, node, &[]).unwrap();
+        Daemons { exporter, collectors: ["node-a", "node-b"].map(start).into() }
+    }
+
     /// Begins lives, each in conversation with a planned pod of either node, and lets the kubelet tell of them.
     pub(crate) fn begin<const N: usize>(&self, plans: [LifePlan; N]) -> [Life<'c>; N] {
-        let lives = plans.map(|plan| {
-            let mut life = Life::begin(self.cluster, &self.programs.testbed, &self.api, &plan).unwrap();
-            self.converse(&mut life);
-            life
-        });
+        let mut lives = self.prepare(plans);
+        lives.iter_mut().for_each(|life| life.speak().unwrap());
         thread::sleep(KUBELET);
         lives.iter().for_each(|life| life.report(&self.api).unwrap());
         lives
     }
 
-    pub(crate) fn converse(&self, life: &mut Life<'c>) {
-        for peer in ["client-0", "store-1"] {
-            let addresses = pod_named(peer).unwrap().addresses;
-            life.converse(self.cluster.namespace(peer).unwrap(), addresses).unwrap();
-        }
+    /// The same up to where they speak: started by the kubelet, and their programs not yet up.
+    pub(crate) fn prepare<const N: usize>(&self, plans: [LifePlan; N]) -> [Life<'c>; N] {
+        plans.map(|plan| {
+            let mut life = Life::begin(self.cluster, &self.programs.testbed, &self.api, &plan).unwrap();
+            for peer in ["client-0", "store-1"] {
+                let addresses = pod_named(peer).unwrap().addresses;
+                life.converse(self.cluster.namespace(peer).unwrap(), addresses).unwrap();
+            }
+            life
+        })
     }
 
     /// A Job's pod is done; its object stays.
@@ -124,6 +134,25 @@ fn check_truth(truth: &Flows, plan: &LifePlan) {
     assert!(own.0.len() >= 8 && total.tx_bytes > 10_000 && total.rx_bytes > 10_000, "{plan:?} {own:?}");
 }
 
+/// Until both collectors have read conntrack since what happened last, and the second that the API writes down is over:
+/// then what happens next is in no batch with it.
+pub(crate) fn let_go_by(daemons: &Daemons<'_>) {
+    thread::sleep(seconds(1));
+    let reads = |collector: &Daemon<'_>| {
+        let reads = collector.metric("egressd_collector_conntrack_read_seconds_count", &[]);
+        reads.unwrap().unwrap()
+    };
+    for collector in &daemons.collectors {
+        // The one that is under way may have begun before, and the next is whole when the one after it is done.
+        let enough = reads(collector) + 3;
+        wait_for("reads of conntrack", SETTLED_WITHIN, || {
+            let reads = reads(collector);
+            Ok(if reads >= enough { Ok(()) } else { Err(reads.to_string()) })
+        })
+        .unwrap();
+    }
+}
+
 /// The flows that differ.
 fn differences(truth: &Flows, exported: &Flows) -> Vec<String> {
     let comparison = Comparison::of(truth, exported);
@@ -145,6 +174,19 @@ pub(crate) fn settle(daemons: &Daemons<'_>, truth: &Flows) {
         Ok(if differences.is_empty() { Ok(()) } else { Err(differences.join("\n")) })
     });
     settled.unwrap_or_else(|error| panic!("{error:?}\n{}", daemons.log_tails()));
+    for (collector, lost) in daemons.collectors.iter().flat_map(|one| LOSSES.map(|lost| (one, lost))) {
+        assert_eq!(collector.metric(lost, &[]).unwrap(), Some(0), "{lost}");
+    }
+}
+
+/// Waits until some bytes of a pod's own are exported under its name: then its collector knows it.
+pub(crate) fn wait_known(daemons: &Daemons<'_>, pod: &str) {
+    wait_for("a pod's first bytes under its name", SETTLED_WITHIN, || {
+        let flows = daemons.exporter.flows()?;
+        let is_there = flows.0.keys().any(|key| key.pod == pod);
+        Ok(if is_there { Ok(()) } else { Err(format!("none of {pod}")) })
+    })
+    .unwrap();
 }
 
 /// Goal: pods that end, complete and begin again, at addresses that others had seconds before, each get what went
@@ -164,13 +206,14 @@ fn pods_that_come_and_go_get_their_own_bytes() {
 
     let [mut done, set, old] = stage.begin([job("report-1"), member(20), replica("api-1")]);
     done.converse(set.network().unwrap(), set.plan().addresses).unwrap();
+    done.speak().unwrap();
     thread::sleep(seconds(5));
     stage.complete(done);
     stage.delete(set);
     stage.lose(old);
 
     // The address of a completed pod that is still listed, one of a namesake, one of a pod that nobody saw end.
-    thread::sleep(VACANCY);
+    let_go_by(&daemons);
     let [done, set, new] = stage.begin([job("report-2"), member(20), replica("api-2")]);
     let touch = json!({ "metadata": { "labels": { "touched": "yes" } } });
     stage.api.patch(Resource::Pods, "jobs", "report-1", &touch).unwrap();
@@ -180,7 +223,7 @@ fn pods_that_come_and_go_get_their_own_bytes() {
 
     // A namesake at another address meanwhile.
     let [set] = stage.begin([member(22)]);
-    thread::sleep(VACANCY);
+    let_go_by(&daemons);
     let [done] = stage.begin([job("report-3")]);
     thread::sleep(seconds(5));
     stage.delete(new);
