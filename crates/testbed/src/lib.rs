@@ -1,7 +1,8 @@
 //! A cluster in network namespaces, with byte-exact truth about the traffic in it.
 //!
 //! Two nodes in two zones with three pods each, a service address, an internet host and a namespace for whatever
-//! watches them. A fake Kubernetes API server stands beside it for those who ask who lives there. Traffic programs run in the pods, nft counters in the nodes' forward hooks say what went over the
+//! watches them; more pods come and go while it runs. A fake Kubernetes API server stands beside it for those who ask
+//! who lives there. Traffic programs run in the pods, nft counters in the nodes' forward hooks say what went over the
 //! wire, and the daemons under test are ordinary child processes.
 //!
 //! Invariant: nothing here knows the code under test, only its command line and its published text; so truth and

@@ -7,6 +7,7 @@
 mod by_hand;
 mod by_kube;
 mod client;
+mod either;
 mod in_cluster;
 
 use std::net::IpAddr;
