@@ -128,14 +128,12 @@ impl Index {
         if holders.any(|other| other != first) { Err(Unattributed::Ambiguous) } else { Ok(first) }
     }
 
-    /// Who had the address of `owner` on `node` during `span` in its place: the collector took it for alive, and it had
-    /// ended before. `None` where nothing is known to be wrong, and where more than one had it.
+    /// Who had the address of `owner` on `node` during `span`, where the owner had ended before: an entry that the
+    /// collector gave to it for want of news, or by its start, was another's by then. `None` where nobody else had the
+    /// address, or more than one.
     pub fn successor(&self, owner: &Owner, node: &NodeName, span: Span) -> Option<&Arc<Identity>> {
         let until = self.pods.get(&PodUid(Arc::clone(&owner.pod_uid)))?.until?;
-        if owner.until.is_some() || until > span.from {
-            return None;
-        }
-        let holder = self.lookup(owner.address, span).ok()?;
+        let holder = self.lookup(owner.address, span).ok().filter(|_| until <= span.from)?;
         Some(holder).filter(|identity| identity.pod.is_some() && identity.node.as_ref() == Some(node))
     }
 

@@ -18,9 +18,8 @@ pub enum Grouping {
     Public,
 }
 
-/// Names both ends of every record. The local end is who the batch says it is, unless its collector could not know that
-/// it had ended and its address was another's; the remote is looked up for the time of the traffic, and grouped only
-/// after that.
+/// Names both ends of every record. The local end is who the batch says it is, unless that one had ended and its address
+/// was another's; the remote is looked up for the time of the traffic, and grouped only after that.
 #[must_use]
 pub fn attribute(
     index: &Index,

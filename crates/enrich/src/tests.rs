@@ -220,8 +220,8 @@ fn a_list_replaces_everything_at_once() {
     assert_eq!(holder(&index, 30, 31), Ok("new".to_owned()));
 }
 
-/// Goal: what a collector took for the traffic of a pod that had ended, unknown to it, is that of the one pod that had
-/// the address on its node then; where that is not sure the batch's word stands.
+/// Goal: what a collector took for the traffic of a pod that had ended before is that of the one pod that had the
+/// address on its node then; where that is not sure the batch's word stands.
 #[test]
 fn an_address_that_changed_hands_unseen_is_its_new_holders() {
     let mut index = Index::default();
@@ -234,7 +234,8 @@ fn an_address_that_changed_hands_unseen_is_its_new_holders() {
         ("in both lives", &alive, "node-a", (19, 31), "old"),
         ("in nobody's", &alive, "node-a", (21, 22), "old"),
         ("after its life", &alive, "node-a", (28, 31), "new"),
-        ("known to have ended: late, and its own", &ended, "node-a", (30, 31), "old"),
+        ("claimed late, of its time", &ended, "node-a", (15, 31), "old"),
+        ("told of its end after the claim", &ended, "node-a", (30, 31), "new"),
         ("another node's address", &alive, "node-b", (30, 31), "old"),
     ] {
         let span = Span { from: seconds(from), to: seconds(to) };

@@ -16,7 +16,7 @@ use std::path::Path;
 
 use crate::cluster::{Cluster, Truth};
 use crate::error::Error;
-use crate::kubernetes::{KubernetesApi, Pod, Resource, Workload, seconds_ago};
+use crate::kubernetes::{KubernetesApi, Pod, Workload, seconds_ago};
 use crate::namespace::Namespace;
 use crate::process::Process;
 use crate::residents::Resident;
@@ -173,6 +173,6 @@ impl<'c> Life<'c> {
     /// # Errors
     /// [`Error::NoObject`] when it is gone.
     pub fn delete(self, api: &KubernetesApi) -> Result<(), Error> {
-        api.delete(Resource::Pods, self.plan.namespace, self.plan.name).map(drop)
+        api.delete_pod(self.plan.namespace, self.plan.name).map(drop)
     }
 }

@@ -119,7 +119,7 @@ impl<'c> Stage<'c> {
         life.delete(&self.api).unwrap();
     }
 
-    /// A pod is gone, and nobody says when it ended.
+    /// A pod is gone, and nobody says when its container ended.
     pub(crate) fn lose(&self, mut life: Life<'c>) {
         check_truth(&life.end(137).unwrap(), life.plan());
         life.delete(&self.api).unwrap();
