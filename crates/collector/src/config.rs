@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
@@ -86,6 +87,11 @@ pub(crate) struct RunOptions {
     /// Bytes of batches that the exporter has and its sinks have not; above it they are let go, counted.
     #[arg(long, default_value = "33554432")]
     pub(crate) window_taken_bytes_max: NonZeroUsize,
+
+    /// Where to keep what a restart goes on from, on a tmpfs of the node such as /run/egressd; without it a restart
+    /// begins anew.
+    #[arg(long)]
+    pub(crate) state_dir: Option<PathBuf>,
 
     /// How long a stop may take; below the 30 seconds that Kubernetes grants.
     #[arg(long, value_parser = interval, default_value = "25s")]

@@ -1,6 +1,7 @@
 //! The node half: reads connection tracking, meters it, and sends it to the exporter. It has no Kubernetes access.
 
 mod check;
+mod checkpoint;
 mod config;
 mod diagnosis;
 mod dump;

@@ -115,6 +115,52 @@ impl SourceMetrics {
     }
 }
 
+/// What is kept for the next process.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct CheckpointMetrics {
+    pub(crate) failures: Counter,
+    pub(crate) refused: Counter,
+    pub(crate) lost_batches: Counter,
+    written: Counter,
+    bytes: Gauge,
+    microseconds: Gauge,
+}
+
+impl CheckpointMetrics {
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        for (name, help, counter) in [
+            ("written", "Checkpoints written", &metrics.written),
+            ("failures", "Checkpoints that could not be written", &metrics.failures),
+            ("refused", "Checkpoints of another process that could not be gone on from", &metrics.refused),
+            (
+                "lost_batches",
+                "Batches of another process that were held and cannot be read",
+                &metrics.lost_batches,
+            ),
+        ] {
+            registry.register(format!("egressd_collector_checkpoint_{name}"), help, counter.clone());
+        }
+        registry.register(
+            "egressd_collector_checkpoint_bytes",
+            "Size of the last checkpoint, without batches",
+            metrics.bytes.clone(),
+        );
+        registry.register(
+            "egressd_collector_checkpoint_microseconds",
+            "How long the last checkpoint took to write",
+            metrics.microseconds.clone(),
+        );
+        metrics
+    }
+
+    pub(crate) fn written(&self, bytes: u64, took: Duration) {
+        self.written.inc();
+        set(&self.bytes, bytes);
+        set(&self.microseconds, u64::try_from(took.as_micros()).unwrap_or(u64::MAX));
+    }
+}
+
 /// The meter's books.
 #[derive(Debug)]
 pub(crate) struct MeterMetrics {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use egressd_conntrack::netfilter::{Ends, Table, Waker};
+use egressd_delivery::window::Progress;
 use egressd_flow::{Batch, Completeness, Scope, Snapshot, UnixNanos};
 use egressd_meter::Meter;
 use egressd_protocol::{Settings, Status};
@@ -19,7 +20,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
-use crate::metrics::{MeterMetrics, SourceMetrics};
+use crate::checkpoint::StateDir;
+use crate::metrics::{CheckpointMetrics, MeterMetrics, SourceMetrics};
 use crate::{diagnosis, namespace};
 
 /// Exactness does not need a shorter one.
@@ -36,10 +38,20 @@ pub(crate) struct Lines {
     pub(crate) ready: Part,
 }
 
+/// Where each cut is kept before it is sent.
+pub(crate) struct Checkpoint {
+    pub(crate) directory: StateDir,
+    pub(crate) progress: watch::Receiver<Progress>,
+    pub(crate) metrics: CheckpointMetrics,
+    /// It was told that nothing can be written.
+    pub(crate) failing: bool,
+}
+
 /// What the reader is made of.
 pub(crate) struct Reader {
     pub(crate) ends_config: egressd_conntrack::netfilter::EndsConfig,
     pub(crate) meter: Meter,
+    pub(crate) checkpoint: Option<Checkpoint>,
     /// From the command line: it wins over Settings.
     pub(crate) read_interval: Option<Duration>,
     pub(crate) lines: Lines,
@@ -212,14 +224,34 @@ impl Reader {
         }
     }
 
+    /// Without a place for a cut the open flows merge on.
     fn cut(&mut self) {
-        let Ok(place) = self.lines.cuts.try_reserve() else { return };
-        let batches = self.meter.cut(now());
+        let place = self.lines.cuts.clone().try_reserve_owned().ok();
+        let batches = if place.is_some() { self.meter.cut(now()) } else { Vec::new() };
         self.meter_metrics.cut(&batches);
-        if !batches.is_empty() {
+        self.keep(&batches);
+        if let Some(place) = place.filter(|_| !batches.is_empty()) {
             place.send(batches);
         }
         self.meter_metrics.publish(&self.meter.books());
+    }
+
+    /// Before what was cut is sent, so that the next process neither forgets it nor cuts it again.
+    fn keep(&mut self, cut: &[Batch]) {
+        let Some(Checkpoint { directory, progress, metrics, failing }) = &mut self.checkpoint else { return };
+        let began = Instant::now();
+        match directory.save(&mut self.meter, cut, *progress.borrow()) {
+            Ok(bytes) => {
+                metrics.written(bytes, began.elapsed());
+                *failing = false;
+            }
+            Err(error) => {
+                metrics.failures.inc();
+                if !std::mem::replace(failing, true) {
+                    error!(%error, "no checkpoint can be written: a restart would begin anew");
+                }
+            }
+        }
     }
 
     /// Nothing comes after it, so it waits for its place.
@@ -227,6 +259,7 @@ impl Reader {
         self.hear_scopes();
         let batches = self.meter.cut(now());
         self.meter_metrics.cut(&batches);
+        self.keep(&batches);
         let books = self.meter.books();
         self.meter_metrics.publish(&books);
         info!(batches = batches.len(), unclaimed_bytes_left = books.held.bytes, "last batches cut");

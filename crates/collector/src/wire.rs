@@ -12,15 +12,16 @@ use egressd_meter::Meter;
 use egressd_protocol::{CollectorFlags, Settings, Source};
 use egressd_service::admin::{self, Admin};
 use egressd_service::clock::unix_nanos;
-use egressd_service::lifecycle::Tasks;
+use egressd_service::lifecycle::{Tasks, chain};
 use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, watch};
-use tracing::info;
+use tracing::{info, warn};
 
+use crate::checkpoint::{self, Recovered, StateDir};
 use crate::config::{CtMode, RunOptions};
 use crate::diagnosis;
-use crate::metrics::{MeterMetrics, SourceMetrics};
-use crate::reader::{self, Reader};
+use crate::metrics::{CheckpointMetrics, MeterMetrics, SourceMetrics};
+use crate::reader::{self, Checkpoint, Reader};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -33,8 +34,9 @@ const SCOPES_QUEUE: usize = 64;
 pub(crate) async fn wire(options: Box<RunOptions>, mut tasks: Tasks) -> anyhow::Result<Tasks> {
     let mut registry = Registry::default();
     let mut admin = Admin::default();
-    let epoch = Epoch(random_id().context("no random bytes")?);
-    log_start(&options, epoch);
+    let checkpoint_metrics = CheckpointMetrics::register(&mut registry);
+    let (directory, life) = begin(&options, &checkpoint_metrics)?;
+    log_start(&options, life.meter.position().0);
     let listener = admin::bind(options.http_listen_port).await?;
 
     // One cut at a time: while it waits, the meter's open flows merge.
@@ -43,17 +45,24 @@ pub(crate) async fn wire(options: Box<RunOptions>, mut tasks: Tasks) -> anyhow::
     let (settings, settings_in) = watch::channel(Settings::default());
     let (status, status_out) = watch::channel(diagnosis::starting());
 
+    let (progress, progress_out) = watch::channel(life.window.progress());
     let stream = dial(
         dial_config(&options),
-        Window::new(epoch, options.window_bytes_max.get(), options.window_taken_bytes_max.get()),
-        dial::Lines { cuts: cuts_out, scopes, settings, status: status_out },
+        life.window,
+        dial::Lines { cuts: cuts_out, scopes, settings, status: status_out, progress },
         WindowMetrics::register(&mut registry),
         tasks.abandon.clone(),
     );
 
     let reader = Reader {
         ends_config: options.ends(),
-        meter: Meter::new(options.meter(), epoch, random_key()?, UnixNanos(unix_nanos())),
+        meter: life.meter,
+        checkpoint: directory.map(|directory| Checkpoint {
+            directory,
+            progress: progress_out.clone(),
+            metrics: checkpoint_metrics,
+            failing: false,
+        }),
         read_interval: options.read_interval,
         lines: reader::Lines {
             cuts,
@@ -67,14 +76,55 @@ pub(crate) async fn wire(options: Box<RunOptions>, mut tasks: Tasks) -> anyhow::
     }
     .start(options.namespace.host_pid)?;
 
+    let state_dir = options.state_dir;
     tasks.spawn("stream", async move {
         stream.await;
-        anyhow::Ok(())
+        let first = progress_out.borrow().first;
+        state_dir.map_or(Ok(()), |directory| checkpoint::let_go(&directory, first))
     });
     let stop = tasks.stop.clone();
     tasks.spawn("reader", reader.join(stop.clone().cancelled_owned()));
     tasks.spawn_aside("admin", admin::serve(listener, admin.router(registry, Router::new(), stop)));
     Ok(tasks)
+}
+
+/// The machines that this process begins or goes on with.
+struct Life {
+    meter: Meter,
+    window: Window,
+}
+
+/// Goes on from what the process before left, where there is a place for it and something usable in it.
+fn begin(options: &RunOptions, metrics: &CheckpointMetrics) -> anyhow::Result<(Option<StateDir>, Life)> {
+    let Some(path) = &options.state_dir else { return Ok((None, anew(options)?)) };
+    let mut directory = StateDir::open(path, &options.node_name)?;
+    let recovered = directory.recover(options.meter()).unwrap_or_else(|refusal| {
+        metrics.refused.inc();
+        warn!(path = %path.display(), reason = %chain(&refusal), "the checkpoint is not gone on from: beginning anew");
+        None
+    });
+    let life = match recovered {
+        Some(recovered) => gone_on(recovered, options, metrics),
+        None => anew(options)?,
+    };
+    Ok((Some(directory), life))
+}
+
+fn gone_on(recovered: Recovered, options: &RunOptions, metrics: &CheckpointMetrics) -> Life {
+    let Recovered { meter, batches, spool, lost_batches } = recovered;
+    let (epoch, next) = meter.position();
+    let entries = meter.books().entries;
+    info!(%epoch, entries, batches = batches.len(), lost_batches, "going on from a checkpoint");
+    metrics.lost_batches.inc_by(lost_batches);
+    let bounds = (options.window_bytes_max.get(), options.window_taken_bytes_max.get());
+    Life { meter, window: Window::resume((epoch, next), batches, spool, bounds) }
+}
+
+fn anew(options: &RunOptions) -> anyhow::Result<Life> {
+    let epoch = Epoch(random_id().context("no random bytes")?);
+    let meter = Meter::new(options.meter(), epoch, random_key()?, UnixNanos(unix_nanos()));
+    let window = Window::new(epoch, options.window_bytes_max.get(), options.window_taken_bytes_max.get());
+    Ok(Life { meter, window })
 }
 
 fn dial_config(options: &RunOptions) -> DialConfig {

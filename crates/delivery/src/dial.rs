@@ -26,7 +26,7 @@ use tonic::{Status, Streaming};
 use tracing::{debug, info, warn};
 
 use crate::metrics::WindowMetrics;
-use crate::window::{AckError, Window};
+use crate::window::{AckError, Progress, Window};
 
 /// How long a connection and its Hello may take.
 const DIAL_WITHIN: Duration = Duration::from_secs(5);
@@ -69,6 +69,8 @@ pub struct Lines {
     pub settings: watch::Sender<Settings>,
     /// How the collector is.
     pub status: watch::Receiver<CollectorStatus>,
+    /// How far the window got.
+    pub progress: watch::Sender<Progress>,
 }
 
 /// host:port of an exporter.
@@ -240,7 +242,17 @@ impl Dialler {
                 Event::Link(event) => self.on_link(event).await,
             }
             self.metrics.publish(&self.window.books());
+            self.tell_progress();
         }
+    }
+
+    fn tell_progress(&self) {
+        let progress = self.window.progress();
+        self.lines.progress.send_if_modified(|known| {
+            let is_news = *known != progress;
+            *known = progress;
+            is_news
+        });
     }
 
     async fn next_event(&mut self) -> Event {

@@ -35,6 +35,15 @@ pub enum AckError {
     },
 }
 
+/// What of a window its next life must know beside its batches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Progress {
+    /// The spool that acknowledged last; `None` before the first.
+    pub spool: Option<SpoolId>,
+    /// The oldest batch of the running epoch that is still held; the next one to come when none is.
+    pub first: Sequence,
+}
+
 /// The window's account since it began. received = emitted + held.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct WindowBooks {
@@ -149,6 +158,33 @@ impl Window {
         }
     }
 
+    /// The window of a process that ended, as far as it was kept: its epoch and the sequence of the next batch, `batches`
+    /// in the order in which they were cut, and the spool that some of them may have been sent to. What was cut before
+    /// them is let go or lost. The bounds are those of [`new`](Self::new).
+    ///
+    /// # Panics
+    /// When the batches are of another epoch or out of order, or one is not before `next`: whoever kept them is wrong.
+    #[must_use]
+    pub fn resume(
+        (epoch, next): (Epoch, Sequence),
+        batches: Vec<Batch>,
+        spool: Option<SpoolId>,
+        (untaken_bytes_max, taken_bytes_max): (usize, usize),
+    ) -> Self {
+        let mut window = Self::new(epoch, untaken_bytes_max, taken_bytes_max);
+        let running = window.epochs.back_mut().expect("the running epoch stays");
+        running.next = batches.first().map_or(next, |batch| batch.sequence);
+        running.taken = running.next.previous();
+        batches.into_iter().for_each(|batch| window.push(batch));
+        assert_eq!(window.epochs.back().map(|running| running.next), Some(next), "no batch is missing");
+        // Whether they were sent is not known: if that spool is gone, they may come twice.
+        for held in window.epochs.iter_mut().flat_map(|running| &mut running.batches) {
+            held.sent = true;
+        }
+        window.spool = spool;
+        window
+    }
+
     /// Whether another cut may come in. While there is no room the meter does not cut: its open flows merge by key.
     #[must_use]
     pub fn has_room(&self) -> bool {
@@ -183,6 +219,13 @@ impl Window {
     #[must_use]
     pub fn spool(&self) -> Option<SpoolId> {
         self.spool
+    }
+
+    /// How far the running epoch got.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        let first = self.epochs.back().map_or(Sequence(1), EpochWindow::first);
+        Progress { spool: self.spool, first }
     }
 
     /// What Hello says of the batches held.

@@ -4,10 +4,13 @@
 //! show it: a table resize ends one dump early and silently (325,377 of 999,997 entries, Linux 6.18), so absence
 //! from one proves nothing.
 
+use std::io::{self, Read, Write};
+
 use egressd_flow::{Counters, EntryId, Traffic, UnixNanos};
 use hashbrown::HashSet;
 
 use crate::fingerprint::{Fingerprint, Fingerprints, Keyed};
+use crate::state::{In, Out, malformed};
 use crate::table::{Before, DeltaTable, STAMPS, Seen};
 
 /// Complete snapshots in a row that an entry must be absent from before its baseline goes.
@@ -72,6 +75,42 @@ impl Baselines {
     /// Memory of the table now.
     pub(crate) fn bytes(&self) -> usize {
         self.table.bytes()
+    }
+
+    /// Writes all of it but the tombstones.
+    pub(crate) fn save<W: Write>(&self, out: &mut Out<'_, W>) -> io::Result<()> {
+        out.bytes(&self.fingerprints.key())?;
+        out.u8(self.stamp)?;
+        out.u8(self.surveyed.into())?;
+        out.optional_time(self.watched_since)?;
+        out.time(self.begun)?;
+        out.len(self.table.len())?;
+        for (Fingerprint(bits), seen, stamp) in self.table.iter() {
+            out.bytes(&bits.to_le_bytes())?;
+            out.counter(seen.original)?;
+            out.counter(seen.reply)?;
+            out.u8(stamp)?;
+        }
+        Ok(())
+    }
+
+    /// Reads back what was written. Entries beyond `entries_max` are not admitted, as at any time.
+    pub(crate) fn restore<R: Read>(
+        input: &mut In<'_, R>,
+        entries_max: usize,
+        tombstones_max: usize,
+    ) -> io::Result<Self> {
+        let mut baselines = Self::new(input.array()?, entries_max, tombstones_max);
+        baselines.stamp = stamp(input)?;
+        baselines.surveyed = input.u8()? != 0;
+        baselines.watched_since = input.optional_time()?;
+        baselines.begun = input.time()?;
+        for _ in 0..input.u64()? {
+            let fingerprint = Fingerprint(input.u128()?);
+            let seen = Seen { original: input.counter()?, reply: input.counter()? };
+            baselines.table.upsert(fingerprint, seen, stamp(input)?);
+        }
+        Ok(baselines)
     }
 
     /// A snapshot begins at `now`.
@@ -148,6 +187,11 @@ impl Baselines {
         std::mem::swap(&mut self.tombstones, &mut self.tombstones_before);
         self.tombstones.clear();
     }
+}
+
+fn stamp<R: Read>(input: &mut In<'_, R>) -> io::Result<u8> {
+    let stamp = input.u8()?;
+    if stamp < STAMPS { Ok(stamp) } else { Err(malformed("a stamp is none")) }
 }
 
 fn seen(counters: Counters) -> Seen {

@@ -58,7 +58,6 @@ impl Fingerprints {
     }
 
     /// The key, without which fingerprints that were kept mean nothing.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the checkpoint keeps it beside the entries"))]
     pub(crate) fn key(&self) -> [u8; 16] {
         self.key
     }

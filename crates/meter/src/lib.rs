@@ -21,6 +21,7 @@ mod fingerprint;
 mod meter;
 mod reduce;
 mod scope;
+mod state;
 mod table;
 mod unclaimed;
 

@@ -1,5 +1,6 @@
 //! The machine: rows and ends in, batches out.
 
+use std::io::{self, Read, Write};
 use std::net::IpAddr;
 
 use egressd_flow::{
@@ -12,7 +13,8 @@ use crate::books::{Books, Discard};
 use crate::config::MeterConfig;
 use crate::fingerprint::Fingerprint;
 use crate::reduce::Reducer;
-use crate::scope::{Claim, Owners};
+use crate::scope::{Claim, OwnerId, Owners};
+use crate::state::{In, Out};
 use crate::unclaimed::{Key, Unclaimed, Verdict};
 
 /// Rows that are looked up together: their cache misses overlap.
@@ -165,6 +167,57 @@ impl Meter {
                 batch
             })
             .collect()
+    }
+
+    /// Writes what another process needs to go on from here: to be kept before a batch that was cut is sent.
+    ///
+    /// # Errors
+    /// Those of `out`.
+    pub fn save(&mut self, out: &mut impl Write) -> io::Result<()> {
+        self.look_up_rows();
+        let out = &mut Out(out);
+        out.u64(self.epoch.0)?;
+        out.u64(self.next.0)?;
+        for at in [self.read_at, self.grows_from, self.began, self.now] {
+            out.time(at)?;
+        }
+        self.baselines.save(out)?;
+        self.owners.save(out)?;
+        self.unclaimed.save(out)?;
+        self.open.save(out, OwnerId::place)?;
+        self.late.flows.save(out, OwnerId::place)?;
+        out.u8(self.late.span.is_some().into())?;
+        out.span(self.late.span.unwrap_or(Span { from: self.now, to: self.now }))
+    }
+
+    /// A meter that goes on from a state, in its epoch. What it holds counts as received anew.
+    ///
+    /// # Errors
+    /// Those of `input`, and `InvalidData` for bytes that are no state.
+    pub fn restore(config: MeterConfig, input: &mut impl Read) -> io::Result<Self> {
+        let input = &mut In(input);
+        let (epoch, next) = (Epoch(input.u64()?), Sequence(input.u64()?));
+        let mut meter = Self::new(config, epoch, [0; 16], UnixNanos(0));
+        meter.next = next;
+        for at in [&mut meter.read_at, &mut meter.grows_from, &mut meter.began, &mut meter.now] {
+            *at = input.time()?;
+        }
+        meter.baselines = Baselines::restore(input, config.entries_max, config.tombstones_max)?;
+        let places;
+        (meter.owners, places) = Owners::restore(input)?;
+        meter.unclaimed = Unclaimed::restore(input, config.unclaimed_max)?;
+        meter.open = Reducer::restore(input, config.flows_max, &places)?;
+        meter.late.flows = Reducer::restore(input, config.unclaimed_max, &places)?;
+        let has_span = input.u8()? != 0;
+        meter.late.span = Some(input.span()?).filter(|_| has_span);
+        meter.books.received = meter.held();
+        Ok(meter)
+    }
+
+    /// The epoch of its batches, and the sequence of the next one.
+    #[must_use]
+    pub fn position(&self) -> (Epoch, Sequence) {
+        (self.epoch, self.next)
     }
 
     /// The account so far.

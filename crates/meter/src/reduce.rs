@@ -1,12 +1,14 @@
 //! Growth folded by (owner, remote address, protocol) between two cuts.
 
-use std::net::IpAddr;
+use std::io::{self, Read, Write};
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use egressd_flow::{Counter, IpProtocol, Owner, Record, Traffic};
 use hashbrown::HashMap;
 
 use crate::scope::{OwnerId, Owners};
+use crate::state::{In, Out, malformed};
 
 /// Memory of one open flow in the table.
 pub(crate) const SLOT_BYTES: usize = size_of::<(FlowKey, Traffic)>();
@@ -47,6 +49,44 @@ impl Reducer {
         }
         let key = if self.flows.len() < self.flows_max { key } else { FlowKey { remote: None, ..key } };
         *self.flows.entry(key).or_default() += traffic;
+    }
+
+    /// Writes the flows; `place` is where an owner stands in the list that goes with them.
+    pub(crate) fn save<W: Write>(
+        &self,
+        out: &mut Out<'_, W>,
+        place: impl Fn(OwnerId) -> usize,
+    ) -> io::Result<()> {
+        out.len(self.flows.len())?;
+        for (key, traffic) in &self.flows {
+            out.len(place(key.owner))?;
+            out.u8(key.remote.is_some().into())?;
+            out.address(key.remote.unwrap_or(Ipv4Addr::UNSPECIFIED.into()))?;
+            out.u8(key.protocol.0)?;
+            out.traffic(*traffic)?;
+        }
+        Ok(())
+    }
+
+    /// Reads flows back; `owners` is that list.
+    pub(crate) fn restore<R: Read>(
+        input: &mut In<'_, R>,
+        flows_max: usize,
+        owners: &[OwnerId],
+    ) -> io::Result<Self> {
+        let mut reducer = Self::new(flows_max);
+        // Rests may be more than the bound: one for each owner and protocol.
+        for _ in 0..input.u64()? {
+            let owner = usize::try_from(input.u64()?).ok().and_then(|place| owners.get(place).copied());
+            let owner = owner.ok_or_else(|| malformed("a flow is of no owner"))?;
+            let has_remote = input.u8()? != 0;
+            let remote = Some(input.address()?).filter(|_| has_remote);
+            let key = FlowKey { owner, remote, protocol: IpProtocol(input.u8()?) };
+            let traffic = input.traffic()?;
+            reducer.sum += traffic.sum();
+            *reducer.flows.entry(key).or_default() += traffic;
+        }
+        Ok(reducer)
     }
 
     /// Empties the flows into cuts of at most `records_max` records that name at most `owners_max` owners.

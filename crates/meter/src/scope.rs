@@ -1,5 +1,6 @@
 //! Whose an address was, by what the exporter told.
 
+use std::io::{self, Read, Write};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -7,9 +8,18 @@ use std::time::Duration;
 use egressd_flow::{Owner, Scope, UnixNanos};
 use hashbrown::{HashMap, HashSet};
 
+use crate::state::{In, Out};
+
 /// An owner's number in this process; given to another only after a cut that emptied the open flows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct OwnerId(u32);
+
+impl OwnerId {
+    /// Where the owner stands among those that are written.
+    pub(crate) fn place(self) -> usize {
+        self.0 as usize
+    }
+}
 
 /// Who one side of an entry belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,6 +60,46 @@ impl Owners {
         for owner in &scope.owners {
             self.upsert(owner);
         }
+    }
+
+    /// Writes every owner, those too that only open flows still name, and the node's addresses.
+    pub(crate) fn save<W: Write>(&self, out: &mut Out<'_, W>) -> io::Result<()> {
+        out.len(self.slots.len())?;
+        for (slot, owner) in (0..).zip(&self.slots) {
+            out.u8(owner.is_some().into())?;
+            if let Some(owner) = owner {
+                out.u8(self.retired.contains(&slot).into())?;
+                out.owner(owner)?;
+            }
+        }
+        out.len(self.node_addresses.len())?;
+        self.node_addresses.iter().try_for_each(|address| out.address(*address))
+    }
+
+    /// Reads owners back, with the number that each place has now.
+    pub(crate) fn restore<R: Read>(input: &mut In<'_, R>) -> io::Result<(Self, Vec<OwnerId>)> {
+        let mut owners = Self::default();
+        let mut places = Vec::new();
+        for slot in (0u32..).take(usize::try_from(input.owners_len()?).unwrap_or(usize::MAX)) {
+            places.push(OwnerId(slot));
+            if input.u8()? == 0 {
+                owners.slots.push(None);
+                owners.free.push(slot);
+                continue;
+            }
+            let is_retired = input.u8()? != 0;
+            let owner = input.owner()?;
+            if is_retired {
+                owners.retired.push(slot);
+            } else {
+                owners.by_address.entry(owner.address).or_default().push(slot);
+            }
+            owners.slots.push(Some(owner));
+        }
+        for _ in 0..input.owners_len()? {
+            owners.node_addresses.insert(input.address()?);
+        }
+        Ok((owners, places))
     }
 
     /// Who held `address` at `at`. Where two did, the one that began earlier.

@@ -171,7 +171,6 @@ impl DeltaTable {
     }
 
     /// Every entry with how it was last seen and its stamp, in the order of fingerprints.
-    #[cfg_attr(not(test), expect(dead_code, reason = "the checkpoint writes entries in this order"))]
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Fingerprint, Seen, u8)> {
         self.segments.iter().zip(0u8..=u8::MAX).flat_map(|(segment, first_byte)| {
             let occupied = segment.slots.iter().filter(|slot| !slot.is_empty());

@@ -14,6 +14,7 @@ use proptest::prelude::*;
 use crate::{Discard, Meter, MeterConfig};
 
 mod spans;
+mod state;
 
 const CONFIG: MeterConfig = MeterConfig {
     entries_max: 100,

@@ -1,10 +1,13 @@
 //! Growth of sides that no owner claims yet: a pod that the exporter has not told of, or another node's address.
 
+use std::io::{self, Read, Write};
 use std::net::IpAddr;
 use std::time::Duration;
 
 use egressd_flow::{Counter, IpProtocol, Span, Traffic, UnixNanos};
 use hashbrown::HashMap;
+
+use crate::state::{In, Out};
 
 /// Memory of one unclaimed flow in the table.
 pub(crate) const SLOT_BYTES: usize = size_of::<(Key, Held)>();
@@ -61,6 +64,30 @@ impl Unclaimed {
         }
         self.sum += traffic.sum();
         true
+    }
+
+    pub(crate) fn save<W: Write>(&self, out: &mut Out<'_, W>) -> io::Result<()> {
+        out.len(self.flows.len())?;
+        for (key, held) in &self.flows {
+            out.address(key.local)?;
+            out.address(key.remote)?;
+            out.u8(key.protocol.0)?;
+            out.time(key.start_second)?;
+            out.traffic(held.traffic)?;
+            out.span(held.span)?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn restore<R: Read>(input: &mut In<'_, R>, flows_max: usize) -> io::Result<Self> {
+        let mut unclaimed = Self::new(flows_max);
+        for _ in 0..input.len(flows_max as u64)? {
+            let (local, remote) = (input.address()?, input.address()?);
+            let key = Key { local, remote, protocol: IpProtocol(input.u8()?), start_second: input.time()? };
+            let traffic = input.traffic()?;
+            unclaimed.hold(key, traffic, input.span()?);
+        }
+        Ok(unclaimed)
     }
 
     /// Shows every flow to `judge`, with the time of its traffic and whether a scope as of `as_of` is late enough to say that nobody owns it.

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use egressd_flow::{Batch, Counter, Epoch, IpProtocol, Record, Sequence, Span, Traffic, UnixNanos};
+use prost::Message as _;
 
 use crate::error::WireError;
 use crate::limits::{BATCH_RECORDS_MAX, OWNERS_MAX};
@@ -59,6 +60,24 @@ pub(crate) fn batch_to_wire(batch: &Batch) -> v1::Batch {
         }
     }
     message
+}
+
+/// A batch as it would be sent, for whoever keeps it until it is.
+///
+/// # Panics
+/// As [`Up::to_wire`](crate::Up::to_wire).
+#[must_use]
+pub fn batch_to_bytes(batch: &Batch) -> Vec<u8> {
+    batch_to_wire(batch).encode_to_vec()
+}
+
+/// The batch behind the bytes.
+///
+/// # Errors
+/// They are no batch, or one that a peer would refuse.
+pub fn batch_from_bytes(bytes: &[u8]) -> Result<Batch, WireError> {
+    let message = v1::Batch::decode(bytes).map_err(|_| WireError::Missing { field: "batch" })?;
+    batch_from_wire(message)
 }
 
 /// # Errors

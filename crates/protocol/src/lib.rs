@@ -19,6 +19,7 @@ mod up;
 #[cfg(test)]
 mod tests;
 
+pub use batch::{batch_from_bytes, batch_to_bytes};
 pub use down::{Ack, Down, Settings, Welcome};
 pub use error::WireError;
 pub use up::{CollectorFlags, HeldEpoch, Hello, Loss, Name, Source, SpoolId, Status, Up};

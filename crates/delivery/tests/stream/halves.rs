@@ -211,6 +211,8 @@ impl Collector {
         let (settings, settings_out) = watch::channel(Settings::default());
         let status = Status { source: Source::Netfilter, diagnosis: String::new(), losses: vec![] };
         let (status, status_out) = watch::channel(status);
+        let window = Window::new(EPOCH, 1 << 20, 1 << 20);
+        let (progress, _) = watch::channel(window.progress());
         let config = DialConfig {
             exporter: exporter.to_string().parse().unwrap(),
             node: NodeName("node-a".into()),
@@ -221,8 +223,8 @@ impl Collector {
         };
         let dialling = tokio::spawn(dial(
             config,
-            Window::new(EPOCH, 1 << 20, 1 << 20),
-            Lines { cuts: cuts_out, scopes: scopes_in, settings, status: status_out },
+            window,
+            Lines { cuts: cuts_out, scopes: scopes_in, settings, status: status_out, progress },
             WindowMetrics::register(&mut registry),
             CancellationToken::new(),
         ));

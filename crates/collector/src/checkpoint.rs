@@ -1,0 +1,287 @@
+//! What survives this process: the meter's state and the batches that are not delivered, in `--state-dir`.
+//!
+//! ```text
+//! lock                    held while a collector runs
+//! state                   the meter, as of one cut; replaced as a whole
+//! batch-<sequence>        a batch of the state's epoch, from before it is sent until it is delivered
+//! ```
+//!
+//! A cut's batches are written first, then the state that counts past them, and only then are they sent: so a batch
+//! without a state past it was never sent, and is cut anew from the baselines of the state before. One epoch goes on
+//! from process to process.
+//!
+//! The directory is meant for a tmpfs of the node (`/run`): it survives a kill and an upgrade, and what it holds of
+//! another boot is refused. It takes 49 bytes an entry, and what the window holds; on a tmpfs that counts as this
+//! process's memory. A state that is damaged, torn or another node's is refused as a whole, never in part.
+//!
+//! **May be lost**: what entries that ended since the last state had grown, of a process that is killed. A state that
+//! cannot be written is removed with its predecessor: none is better than one from before what was sent.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufReader, BufWriter, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use crc32fast::Hasher;
+use egressd_delivery::window::Progress;
+use egressd_flow::{Batch, Epoch, NodeName, Sequence};
+use egressd_meter::{Meter, MeterConfig};
+use egressd_protocol::{SpoolId, batch_from_bytes, batch_to_bytes};
+use nix::fcntl::{Flock, FlockArg};
+
+/// The first bytes of a state; the last two digits are the layout's.
+const MAGIC: &[u8; 16] = b"egressd state 01";
+const BATCH_PREFIX: &str = "batch-";
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+/// Larger than any batch that a peer takes.
+const BATCH_BYTES_MAX: u64 = 64 << 20;
+
+/// Why the directory cannot be used. The operator must act.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StateDirError {
+    #[error("cannot use the state directory {path}")]
+    Unusable {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("another collector uses the state directory {path}: give each its own")]
+    InUse { path: PathBuf },
+}
+
+/// Why a state is not gone on from. It is removed, and this process begins anew.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Refusal {
+    #[error("it cannot be read")]
+    Unreadable(#[from] io::Error),
+    #[error("it is damaged, or of another version")]
+    Damaged,
+    #[error("it is of another boot or another node")]
+    Foreign,
+}
+
+/// What the process before left.
+pub(crate) struct Recovered {
+    pub(crate) meter: Meter,
+    pub(crate) batches: Vec<Batch>,
+    pub(crate) spool: Option<SpoolId>,
+    /// Batches that were held and cannot be read.
+    pub(crate) lost_batches: u64,
+}
+
+/// The directory, held for this process.
+pub(crate) struct StateDir {
+    path: PathBuf,
+    /// Says whose state it is: the boot and the node.
+    label: Vec<u8>,
+    _lock: Flock<File>,
+}
+
+impl StateDir {
+    /// Makes the directory if need be, and takes it.
+    pub(crate) fn open(path: &Path, node: &NodeName) -> Result<Self, StateDirError> {
+        let unusable = |source| StateDirError::Unusable { path: path.to_owned(), source };
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(unusable)?;
+        let boot = fs::read_to_string(BOOT_ID).map_err(unusable)?;
+        let lock = create(&path.join("lock")).map_err(unusable)?;
+        let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock)
+            .map_err(|_| StateDirError::InUse { path: path.to_owned() })?;
+        let label = format!("{}\n{}\n", boot.trim(), node.0).into_bytes();
+        Ok(Self { path: path.to_owned(), label, _lock: lock })
+    }
+
+    /// What the process before left; `None` when it left nothing.
+    ///
+    /// # Errors
+    /// It left something that cannot be gone on from; that is removed.
+    pub(crate) fn recover(&mut self, config: MeterConfig) -> Result<Option<Recovered>, Refusal> {
+        let recovered = self.read(config);
+        if !matches!(recovered, Ok(Some(_))) {
+            self.clear();
+        }
+        recovered
+    }
+
+    fn read(&self, config: MeterConfig) -> Result<Option<Recovered>, Refusal> {
+        let mut file = match File::open(self.state()) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        check(&mut file)?;
+        let mut input = BufReader::new(File::open(self.state())?);
+        let (mut magic, mut label) = ([0; MAGIC.len()], vec![0; self.label.len()]);
+        input.read_exact(&mut magic)?;
+        if magic != *MAGIC {
+            return Err(Refusal::Damaged);
+        }
+        let length = read_u64(&mut input)?;
+        if length != self.label.len() as u64 {
+            return Err(Refusal::Foreign);
+        }
+        input.read_exact(&mut label)?;
+        if label != self.label {
+            return Err(Refusal::Foreign);
+        }
+        let spool = read_u64(&mut input)?;
+        let meter = Meter::restore(config, &mut input).map_err(|_| Refusal::Damaged)?;
+        let (epoch, next) = meter.position();
+        let (batches, lost_batches) = self.batches(epoch, next)?;
+        let spool = (spool != 0).then_some(SpoolId(spool));
+        Ok(Some(Recovered { meter, batches, spool, lost_batches }))
+    }
+
+    /// The batches that are kept, oldest first. What has a gap behind it cannot be sent in order, and is lost with it.
+    fn batches(&self, epoch: Epoch, next: Sequence) -> io::Result<(Vec<Batch>, u64)> {
+        let first = kept(&self.path)?.into_iter().min().unwrap_or(next);
+        let (mut batches, mut lost) = (Vec::new(), 0);
+        for sequence in (first.0..next.0).map(Sequence) {
+            match self.batch(epoch, sequence) {
+                Some(batch) => batches.push(batch),
+                None => lost += 1 + batches.drain(..).count() as u64,
+            }
+        }
+        Ok((batches, lost))
+    }
+
+    fn batch(&self, epoch: Epoch, sequence: Sequence) -> Option<Batch> {
+        let file = File::open(batch_path(&self.path, sequence)).ok()?;
+        let mut bytes = Vec::new();
+        file.take(BATCH_BYTES_MAX).read_to_end(&mut bytes).ok()?;
+        let (body, sum) = bytes.split_last_chunk::<4>()?;
+        let is_whole = crc32fast::hash(body) == u32::from_le_bytes(*sum);
+        let batch = is_whole.then(|| batch_from_bytes(body).ok())??;
+        (batch.epoch == epoch && batch.sequence == sequence).then_some(batch)
+    }
+
+    /// Keeps a cut's batches and the meter past them, and lets go of batches that need not be kept any more. Gives the
+    /// state's size in bytes.
+    ///
+    /// # Errors
+    /// It could not be written; nothing is kept any more then.
+    pub(crate) fn save(&mut self, meter: &mut Meter, cut: &[Batch], progress: Progress) -> io::Result<u64> {
+        let saved = self.try_save(meter, cut, progress);
+        if saved.is_err() {
+            self.clear();
+        }
+        saved
+    }
+
+    fn try_save(&mut self, meter: &mut Meter, cut: &[Batch], progress: Progress) -> io::Result<u64> {
+        for batch in cut {
+            let mut bytes = batch_to_bytes(batch);
+            bytes.extend(crc32fast::hash(&bytes).to_le_bytes());
+            create(&batch_path(&self.path, batch.sequence))?.write_all(&bytes)?;
+        }
+        let new = self.path.join("state.new");
+        let file = BufWriter::with_capacity(1 << 16, create(&new)?);
+        let mut out = Summed { out: file, hasher: Hasher::new(), length: 0 };
+        out.write_all(MAGIC)?;
+        out.write_all(&(self.label.len() as u64).to_le_bytes())?;
+        out.write_all(&self.label)?;
+        out.write_all(&progress.spool.map_or(0, |spool| spool.0).to_le_bytes())?;
+        meter.save(&mut out)?;
+        let length = out.finish()?;
+        fs::rename(new, self.state())?;
+        let_go(&self.path, progress.first)?;
+        Ok(length)
+    }
+
+    /// Removes everything but the lock, as far as that goes: what stays is refused by its sum or its sequence.
+    fn clear(&mut self) {
+        let Ok(files) = fs::read_dir(&self.path) else { return };
+        for file in files.flatten().filter(|file| file.file_name() != "lock") {
+            let _gone = fs::remove_file(file.path());
+        }
+    }
+
+    fn state(&self) -> PathBuf {
+        self.path.join("state")
+    }
+}
+
+/// A file that nobody else reads: it names pods and peers.
+fn create(path: &Path) -> io::Result<File> {
+    OpenOptions::new().create(true).write(true).truncate(true).mode(0o600).open(path)
+}
+
+/// The batches that there are files of.
+fn kept(directory: &Path) -> io::Result<Vec<Sequence>> {
+    let mut sequences = Vec::new();
+    for file in fs::read_dir(directory)? {
+        let name = file?.file_name();
+        let number = name.to_str().and_then(|name| name.strip_prefix(BATCH_PREFIX)?.parse().ok());
+        sequences.extend(number.map(Sequence));
+    }
+    Ok(sequences)
+}
+
+/// Lets go of the batches before `first`, which need not be sent again.
+///
+/// # Errors
+/// One could not be removed.
+pub(crate) fn let_go(directory: &Path, first: Sequence) -> io::Result<()> {
+    for sequence in kept(directory)?.into_iter().filter(|sequence| *sequence < first) {
+        fs::remove_file(batch_path(directory, sequence))?;
+    }
+    Ok(())
+}
+
+fn batch_path(directory: &Path, sequence: Sequence) -> PathBuf {
+    directory.join(format!("{BATCH_PREFIX}{sequence}"))
+}
+
+fn read_u64(input: &mut impl Read) -> io::Result<u64> {
+    let mut bytes = [0; 8];
+    input.read_exact(&mut bytes)?;
+    Ok(u64::from_le_bytes(bytes))
+}
+
+/// That a file's last four bytes are the sum of those before.
+fn check(file: &mut File) -> Result<(), Refusal> {
+    let length = file.metadata()?.len().checked_sub(4).ok_or(Refusal::Damaged)?;
+    let mut hasher = Hasher::new();
+    let mut body = BufReader::with_capacity(1 << 16, file).take(length);
+    let mut chunk = [0; 1 << 12];
+    loop {
+        match body.read(&mut chunk)? {
+            0 => break,
+            read => hasher.update(&chunk[..read]),
+        }
+    }
+    let mut sum = [0; 4];
+    body.into_inner().read_exact(&mut sum)?;
+    if hasher.finalize() == u32::from_le_bytes(sum) { Ok(()) } else { Err(Refusal::Damaged) }
+}
+
+/// Writes, and keeps the sum of what was written.
+struct Summed<W> {
+    out: W,
+    hasher: Hasher,
+    length: u64,
+}
+
+impl<W: Write> Write for Summed<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.out.write(bytes)?;
+        self.hasher.update(&bytes[..written]);
+        self.length += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.out.flush()
+    }
+}
+
+impl<W: Write> Summed<W> {
+    /// Ends with the sum; how many bytes there are in all.
+    fn finish(mut self) -> io::Result<u64> {
+        self.out.write_all(&self.hasher.finalize().to_le_bytes())?;
+        self.out.flush()?;
+        Ok(self.length + 4)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,154 @@
+//! The directory in real files: what comes back, and what is refused.
+
+use std::num::NonZeroU64;
+use std::time::Duration;
+
+use egressd_flow::{Ended, Owner, Scope, UnixNanos};
+
+use super::*;
+
+const CONFIG: MeterConfig = MeterConfig {
+    entries_max: 100,
+    flows_max: 100,
+    unclaimed_max: 100,
+    tombstones_max: 100,
+    batch_records_max: 100,
+    batch_owners_max: 100,
+    unclaimed_grace: Duration::from_secs(60),
+    ended_owner_kept: Duration::from_secs(600),
+};
+
+fn node(name: &str) -> NodeName {
+    NodeName(name.into())
+}
+
+fn progress(first: u64) -> Progress {
+    Progress { spool: NonZeroU64::new(9).map(|spool| SpoolId(spool.get())), first: Sequence(first) }
+}
+
+/// A meter that knows a pod.
+fn meter() -> Meter {
+    let mut meter = Meter::new(CONFIG, Epoch(7), [3; 16], UnixNanos(0));
+    let owner = Owner {
+        address: "10.0.0.1".parse().unwrap(),
+        pod_uid: "uid".into(),
+        namespace: "shop".into(),
+        name: "web".into(),
+        labels: [].into(),
+        since: UnixNanos(0),
+        until: None,
+        measure: true,
+    };
+    let scope =
+        Scope { as_of: UnixNanos(1), whole: true, owners: vec![owner.into()], node_addresses: vec![] };
+    meter.scope(&scope);
+    meter.begin(UnixNanos(1));
+    meter
+}
+
+/// What one more connection of `bytes` makes of the meter: a cut.
+fn cut(meter: &mut Meter, bytes: u64) -> Vec<Batch> {
+    let line = format!("tcp 10.0.0.1:{bytes}>203.0.113.1:80 start=5 tx={bytes}/1 rx=0/0");
+    let ended = Ended { entry: line.parse().unwrap(), stop: None };
+    meter.ended(&ended, UnixNanos(6_000_000_000));
+    meter.cut(UnixNanos(7_000_000_000))
+}
+
+/// A directory with two batches, of which the first may be let go.
+fn left_behind(path: &Path) {
+    let mut directory = StateDir::open(path, &node("a")).unwrap();
+    assert!(directory.recover(CONFIG).unwrap().is_none(), "there is nothing yet");
+    let mut meter = meter();
+    for bytes in [10, 20] {
+        let batches = cut(&mut meter, bytes);
+        directory.save(&mut meter, &batches, progress(1)).unwrap();
+    }
+}
+
+/// What the next process of node `a` finds: the sums of its batches, and how many were lost.
+fn found(path: &Path) -> Result<Option<(Vec<u64>, u64)>, Refusal> {
+    let recovered = StateDir::open(path, &node("a")).unwrap().recover(CONFIG)?;
+    Ok(recovered.map(|recovered| {
+        assert_eq!((recovered.meter.position().0, recovered.spool), (Epoch(7), Some(SpoolId(9))));
+        let sums = recovered.batches.iter().map(|batch| batch.sum().bytes).collect();
+        (sums, recovered.lost_batches)
+    }))
+}
+
+/// Goal: a process finds the batches that were not let go and goes on behind them, as often as it is started.
+#[test]
+fn a_process_goes_on_from_the_one_before() {
+    let directory = tempfile::tempdir().unwrap();
+    left_behind(directory.path());
+    for _ in 0..2 {
+        assert_eq!(found(directory.path()).unwrap(), Some((vec![10, 20], 0)));
+    }
+    let mut again = StateDir::open(directory.path(), &node("a")).unwrap();
+    let Recovered { mut meter, .. } = again.recover(CONFIG).unwrap().unwrap();
+    let batches = cut(&mut meter, 30);
+    assert_eq!(batches[0].sequence, Sequence(3));
+    again.save(&mut meter, &batches, progress(2)).unwrap();
+    drop(again);
+    assert_eq!(found(directory.path()).unwrap(), Some((vec![20, 30], 0)));
+    let_go(directory.path(), Sequence(4)).unwrap();
+    assert_eq!(found(directory.path()).unwrap(), Some((vec![], 0)));
+}
+
+/// Goal: a batch that was written and not yet counted past by a state was never sent, and is not taken for one that
+/// was.
+#[test]
+fn a_batch_without_a_state_past_it_does_not_count() {
+    let directory = tempfile::tempdir().unwrap();
+    left_behind(directory.path());
+    fs::copy(directory.path().join("batch-2"), directory.path().join("batch-3")).unwrap();
+    assert_eq!(found(directory.path()).unwrap(), Some((vec![10, 20], 0)));
+}
+
+/// Goal: a batch that cannot be read is lost with those before it, counted, and those after it are sent.
+#[test]
+fn a_damaged_batch_is_counted() {
+    let directory = tempfile::tempdir().unwrap();
+    left_behind(directory.path());
+    let path = directory.path().join("batch-1");
+    let mut bytes = fs::read(&path).unwrap();
+    bytes[3] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    assert_eq!(found(directory.path()).unwrap(), Some((vec![20], 1)));
+}
+
+/// Goal: a state that is torn anywhere, damaged anywhere, of another node or of another boot is refused and removed.
+#[test]
+fn a_state_that_is_not_ours_is_refused_and_removed() {
+    let directory = tempfile::tempdir().unwrap();
+    let state = directory.path().join("state");
+    left_behind(directory.path());
+    let whole = fs::read(&state).unwrap();
+    let torn = (0..whole.len()).step_by(7).map(|len| whole[..len].to_vec());
+    let damaged = (0..whole.len()).step_by(7).map(|at| {
+        let mut bytes = whole.clone();
+        bytes[at] ^= 0x10;
+        bytes
+    });
+    for bytes in torn.chain(damaged) {
+        fs::write(&state, bytes).unwrap();
+        assert!(matches!(found(directory.path()), Err(Refusal::Damaged)));
+        assert!(!state.exists());
+    }
+    left_behind(directory.path());
+    let mut other = StateDir::open(directory.path(), &node("b")).unwrap();
+    assert!(matches!(other.recover(CONFIG), Err(Refusal::Foreign)));
+    assert!(kept(directory.path()).unwrap().is_empty(), "its batches are nobody's");
+}
+
+/// Goal: a state that cannot be written leaves none, and two collectors do not share a directory.
+#[test]
+fn no_state_is_better_than_an_old_one() {
+    let directory = tempfile::tempdir().unwrap();
+    left_behind(directory.path());
+    let mut held = StateDir::open(directory.path(), &node("a")).unwrap();
+    assert!(matches!(StateDir::open(directory.path(), &node("a")), Err(StateDirError::InUse { .. })));
+    fs::create_dir(directory.path().join("state.new")).unwrap();
+    let mut meter = meter();
+    assert!(held.save(&mut meter, &[], progress(1)).is_err());
+    assert!(!directory.path().join("state").exists());
+}

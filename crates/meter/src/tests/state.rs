@@ -1,0 +1,99 @@
+//! A meter that was written and read back goes on as if nothing had been.
+
+use egressd_flow::{Epoch, Sequence};
+
+use super::{CONFIG, Script};
+use crate::{Meter, MeterConfig};
+
+/// Baselines, an end, unclaimed and late flows, an owner that only an open flow still names.
+const BEFORE: &str = "own 10.0.0.1 web
+    own 10.0.0.2 db since=1 until=500
+    own fd00::3 six unmeasured
+    node 172.18.0.2
+    scope 1
+    begin 10
+    complete
+    begin 20
+    tcp 10.0.0.1:1>203.0.113.1:80 start=15 tx=100/2 rx=50/1
+    udp 10.0.0.2:1>203.0.113.1:53 start=15 tx=7/1 rx=9/1
+    tcp 10.0.0.9:1>203.0.113.1:80 start=15 tx=1000/2 rx=500/1
+    tcp 10.0.0.8:1>203.0.113.1:80 start=15 tx=30/2 rx=40/1
+    complete
+    end 25 tcp 10.0.0.1:9>203.0.113.1:80 start=21 tx=3/1 rx=4/1
+    own 10.0.0.1 web
+    own 10.0.0.8 late
+    scope 30";
+
+const AFTER: &str = "begin 40
+    tcp 10.0.0.1:1>203.0.113.1:80 start=15 tx=130/3 rx=50/1
+    tcp 10.0.0.1:2>203.0.113.1:80 start=35 tx=11/1 rx=0/0
+    tcp 10.0.0.1:3>203.0.113.1:80 start=5 tx=900/1 rx=0/0
+    tcp 10.0.0.9:1>203.0.113.1:80 start=15 tx=1001/3 rx=500/1
+    complete
+    cut
+    own 10.0.0.1 web
+    own 10.0.0.9 other
+    scope 200
+    cut
+    books";
+
+fn run(script: &mut Script, lines: &str) {
+    lines.lines().for_each(|line| script.step(line.trim()));
+}
+
+fn written(meter: &mut Meter) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    meter.save(&mut bytes).unwrap();
+    bytes
+}
+
+/// Goal: what is cut after a restart is what would have been cut without one, in the same epoch and sequence.
+#[test]
+fn a_meter_that_is_read_back_goes_on() {
+    let mut without = Script::new(CONFIG);
+    run(&mut without, BEFORE);
+    let mut with = Script::new(CONFIG);
+    run(&mut with, BEFORE);
+    let bytes = written(&mut with.meter);
+    with.meter = Meter::restore(CONFIG, &mut bytes.as_slice()).unwrap();
+    assert_eq!(with.meter.position(), (Epoch(1), Sequence(1)));
+    assert_eq!(with.meter.books().held, without.meter.books().held);
+    assert_eq!(written(&mut with.meter).len(), bytes.len(), "nothing is lost by writing it again");
+    for script in [&mut without, &mut with] {
+        run(script, AFTER);
+    }
+    assert_eq!(with.output, without.output);
+    assert!(without.output.contains("late 203.0.113.1 TCP tx=30/2 rx=40/1"), "{}", without.output);
+}
+
+/// Goal: an entry made after the watch of the first process began counts whole in the second, and one before it from
+/// its first sight on.
+#[test]
+fn the_watch_goes_on_over_a_restart() {
+    let mut script = Script::new(CONFIG);
+    run(&mut script, "own 10.0.0.1 web\nscope 1\nbegin 10\ncomplete");
+    let bytes = written(&mut script.meter);
+    script.meter = Meter::restore(CONFIG, &mut bytes.as_slice()).unwrap();
+    run(
+        &mut script,
+        "begin 90
+         tcp 10.0.0.1:1>203.0.113.1:80 start=50 tx=100/2 rx=0/0
+         tcp 10.0.0.1:2>203.0.113.1:80 start=9 tx=900/2 rx=0/0
+         complete
+         cut",
+    );
+    assert_eq!(script.output, "web 203.0.113.1 TCP tx=100/2\n");
+}
+
+/// Goal: a state that breaks off anywhere is an error, and so is one with more than the bounds allow.
+#[test]
+fn a_state_that_is_none_is_refused() {
+    let mut script = Script::new(CONFIG);
+    run(&mut script, BEFORE);
+    let bytes = written(&mut script.meter);
+    for len in 0..bytes.len() {
+        assert!(Meter::restore(CONFIG, &mut &bytes[..len]).is_err(), "{len} of {}", bytes.len());
+    }
+    let narrow = MeterConfig { unclaimed_max: 0, ..CONFIG };
+    assert!(Meter::restore(narrow, &mut bytes.as_slice()).is_err());
+}
