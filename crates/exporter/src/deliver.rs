@@ -69,8 +69,13 @@ impl Sinks {
         }
     }
 
+    /// Read twice where one does not take batches yet: it may have begun to, and others may have accepted one, since it
+    /// was looked at.
     fn least(&self) -> Position {
-        self.reached.values().map(|accepted| *accepted.borrow()).min().unwrap_or_default()
+        let read = || self.reached.values().map(|accepted| *accepted.borrow());
+        let any_not_yet = read().any(|position| position == NOT_YET);
+        let least = read().min().unwrap_or_default();
+        if any_not_yet { least.min(read().min().unwrap_or_default()) } else { least }
     }
 }
 

@@ -56,7 +56,8 @@ impl Unclaimed {
     pub(crate) fn hold(&mut self, key: Key, traffic: Traffic, span: Span) -> bool {
         if let Some(held) = self.flows.get_mut(&key) {
             held.traffic += traffic;
-            held.span.to = span.to;
+            // A clock that was set back ends a span where it begins.
+            held.span = Span { from: held.span.from.min(span.to), to: span.to };
         } else if self.flows.len() < self.flows_max {
             self.flows.insert(key, Held { traffic, span });
         } else {
@@ -90,7 +91,8 @@ impl Unclaimed {
         Ok(unclaimed)
     }
 
-    /// Shows every flow to `judge`, with the time of its traffic and whether a scope as of `as_of` is late enough to say that nobody owns it.
+    /// Shows every flow to `judge`, with the time of its traffic and whether a scope as of `as_of` is late enough to say
+    /// that nobody owns it.
     pub(crate) fn review(
         &mut self,
         as_of: UnixNanos,

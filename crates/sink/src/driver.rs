@@ -292,7 +292,7 @@ impl Pusher {
         self.origin = config.origin();
         self.interval = config.interval;
         self.endpoint = endpoint;
-        self.retry = Retry::new();
+        (self.retry, self.failures) = (Retry::new(), Complaints::default());
         self.next_push = Instant::now();
     }
 

@@ -7,14 +7,20 @@ mod encode;
 pub(crate) use encode::NAME_LABEL;
 pub(crate) mod proto;
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use egressd_flow::{AttributedBatch, Counter, UnixNanos};
-use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT};
+use reqwest::Url;
+use reqwest::header::{
+    AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT,
+};
 
 use crate::books::{Applied, Standing};
 use crate::client::BODY_BYTES_MAX;
 use crate::config::{Kind, RemoteWriteSettings};
 use crate::driver::{Destination, Settled, Verdict};
+use crate::secret::Secret;
 use crate::table::FLOWS_MAX;
 use crate::totals::Totals;
 use encode::Encoder;
@@ -68,10 +74,11 @@ impl RemoteWrite {
 }
 
 impl Destination for RemoteWrite {
-    /// Another URL may be another store, and other labels are other series: neither has what the old one has.
+    /// Another URL or tenant may be another store, and other labels are other series: none has what the old one has. A
+    /// credential says nothing of the store.
     fn reconfigure(&mut self, kind: &Kind) {
         let Kind::RemoteWrite(settings) = kind else { return };
-        if (&settings.url, &settings.labels) != (&self.settings.url, &self.settings.labels) {
+        if place(settings) != place(&self.settings) {
             self.totals.begin_anew();
             self.encoder.relabel(&settings.labels);
         }
@@ -112,6 +119,13 @@ impl Destination for RemoteWrite {
     fn held_flows(&self) -> u64 {
         self.totals.held_flows()
     }
+}
+
+/// What says which series of which store are written.
+fn place(settings: &RemoteWriteSettings) -> (&Secret<Url>, &BTreeMap<String, String>, HeaderMap) {
+    let mut headers = settings.headers.clone();
+    headers.remove(AUTHORIZATION);
+    (&settings.url, &settings.labels, headers)
 }
 
 #[cfg(test)]

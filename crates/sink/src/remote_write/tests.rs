@@ -17,6 +17,10 @@ fn settings(labels: &[(&str, &str)]) -> RemoteWriteSettings {
     }
 }
 
+fn header(name: &'static str) -> HeaderMap {
+    [(HeaderName::from_static(name), HeaderValue::from_static("another"))].into_iter().collect()
+}
+
 /// Each series of a body as text, in the order of the wire.
 pub(crate) fn decode(body: &[u8]) -> Vec<String> {
     let message = snap::raw::Decoder::new().decompress_vec(body).unwrap();
@@ -90,6 +94,8 @@ fn another_place_gets_what_the_old_one_did_not_accept() {
     for (changed, expected) in [
         (RemoteWriteSettings { url: other_url, ..settings(&[]) }, &anew),
         (settings(&[("team", "b")]), &anew),
+        (RemoteWriteSettings { headers: header("x-scope-orgid"), ..settings(&[]) }, &anew),
+        (RemoteWriteSettings { headers: header("authorization"), ..settings(&[]) }, &goes_on),
         (RemoteWriteSettings { timeout: std::time::Duration::from_secs(9), ..settings(&[]) }, &goes_on),
         (RemoteWriteSettings { send_received_bytes_metric: false, ..settings(&[]) }, &goes_on),
     ] {
