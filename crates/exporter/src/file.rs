@@ -1,6 +1,7 @@
 //! The configuration file: the original's keys, environment over file.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -47,16 +48,16 @@ pub(crate) enum FileError {
         #[source]
         source: io::Error,
     },
+    #[error("the configuration {path} is gone or empty; write `sinks: {{}}` for none")]
+    Empty { path: PathBuf },
     #[error("the configuration {path} is not understood")]
     Shape {
         path: PathBuf,
         #[source]
         source: YamlError,
     },
-    #[error("the configuration {path} has keys that nobody knows: {}", list(.keys))]
-    UnknownKeys { path: PathBuf, keys: Vec<UnknownKey> },
-    #[error("the configuration is wrong: {}", list(.0))]
-    Wrong(Vec<Problem>),
+    #[error("the configuration {path} is wrong: {}", list(.problems))]
+    Wrong { path: PathBuf, problems: Vec<Problem> },
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -65,17 +66,35 @@ pub(crate) enum Problem {
     ExportInterval(DurationError),
     #[error("exportInterval is zero")]
     ExportIntervalZero,
-    #[error("sink {sink:?}: {warning}")]
-    Doubtful { sink: String, warning: Warning },
     #[error(transparent)]
     Sink(SinkError),
+    #[error(transparent)]
+    Doubt(Doubt),
+}
+
+/// What works and is probably not meant so.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Doubt {
+    #[error("{0}")]
+    UnknownKey(UnknownKey),
+    #[error("sink {sink:?}: the variable {variable} is not set in the environment and becomes empty")]
+    Unset { sink: String, variable: String },
+    #[error("sink {sink:?}: {warning}")]
+    Sink { sink: String, warning: Warning },
+}
+
+/// All that there is to say of a file.
+#[derive(Default)]
+struct Findings {
+    problems: Vec<Problem>,
+    doubts: Vec<Doubt>,
 }
 
 fn list(problems: &[impl ToString]) -> String {
     problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
 }
 
-/// What becomes of what works and is probably not meant so: keys that nobody knows, values that mean nothing.
+/// What becomes of doubts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Doubts {
     /// Each is warned about.
@@ -104,6 +123,23 @@ pub(crate) fn read(path: Option<&Path>) -> Result<Source, FileError> {
     }
 }
 
+impl Source {
+    /// What stands for a file that cannot be read.
+    pub(crate) fn unreadable() -> Self {
+        Self { path: PathBuf::new(), text: String::new() }
+    }
+}
+
+/// Reads the file again. One that said something and is gone or says nothing now is being written, or was lost.
+pub(crate) fn read_changed(path: Option<&Path>, applied: Option<&Source>) -> Result<Source, FileError> {
+    let source = read(path)?;
+    let said_something = applied.is_none_or(|applied| !applied.text.trim().is_empty());
+    if said_something && source.text.trim().is_empty() {
+        return Err(FileError::Empty { path: source.path });
+    }
+    Ok(source)
+}
+
 /// What a file says, validated.
 pub(crate) fn understand(
     source: &Source,
@@ -116,21 +152,27 @@ pub(crate) fn understand(
     } else {
         yaml::read(text).map_err(|source| FileError::Shape { path: path.clone(), source })?
     };
-    let keys = unknown_keys(text);
-    if doubts == Doubts::Refuse && !keys.is_empty() {
-        return Err(FileError::UnknownKeys { path: path.clone(), keys });
+    let mut findings = Findings::default();
+    let keys = unknown_keys(text).map_err(|source| FileError::Shape { path: path.clone(), source })?;
+    findings.doubts.extend(keys.into_iter().map(Doubt::UnknownKey));
+    let sinks = validate(file, environment, &mut findings);
+    let Findings { mut problems, doubts: found } = findings;
+    match doubts {
+        Doubts::Warn => found.iter().for_each(|doubt| warn!(path = %path.display(), "{doubt}")),
+        Doubts::Refuse => problems.extend(found.into_iter().map(Problem::Doubt)),
     }
-    for key in keys {
-        warn!(path = %path.display(), "{key}; passed over");
+    if problems.is_empty() {
+        Ok(Settings { sinks })
+    } else {
+        Err(FileError::Wrong { path: path.clone(), problems })
     }
-    validate(file, doubts, environment)
 }
 
 fn validate(
     file: File,
-    doubts: Doubts,
     environment: &dyn Fn(&str) -> Option<String>,
-) -> Result<Settings, FileError> {
+    findings: &mut Findings,
+) -> Vec<SinkConfig> {
     let is_set = |name: &&str| environment(name).is_some();
     if file.collectors_concurrent_fetch_count.is_some()
         || file.collector_fetch_timeout.is_some()
@@ -138,66 +180,68 @@ fn validate(
     {
         warn!("collectorsConcurrentFetchCount and collectorFetchTimeout mean nothing: collectors push");
     }
-    let mut problems = Vec::new();
     // A variable that is set to nothing is none: templates leave such behind.
-    let environment_interval = environment("EXPORT_INTERVAL").filter(|text| !text.is_empty());
-    let export_interval =
-        match environment_interval.or(file.export_interval).as_deref().map(parse_go_duration) {
-            Some(Ok(Duration::ZERO)) => {
-                problems.push(Problem::ExportIntervalZero);
-                None
-            }
-            Some(Err(error)) => {
-                problems.push(Problem::ExportInterval(error));
-                None
-            }
-            Some(Ok(interval)) => Some(interval),
-            None => None,
-        };
-    let sinks = sinks(file.sinks.unwrap_or_default(), export_interval, environment, &mut problems);
-    for (sink, warning) in
-        sinks.iter().flat_map(|sink| sink.warnings.iter().map(move |warning| (&sink.name, warning)))
-    {
-        match doubts {
-            Doubts::Warn => warn!(sink, "{warning}"),
-            Doubts::Refuse => {
-                problems.push(Problem::Doubtful { sink: sink.clone(), warning: warning.clone() })
-            }
-        }
-    }
-    if problems.is_empty() { Ok(Settings { sinks }) } else { Err(FileError::Wrong(problems)) }
-}
-
-fn sinks(
-    raw: BTreeMap<String, RawSink>,
-    export_interval: Option<Duration>,
-    environment: &dyn Fn(&str) -> Option<String>,
-    problems: &mut Vec<Problem>,
-) -> Vec<SinkConfig> {
+    let from_environment = environment("EXPORT_INTERVAL").filter(|text| !text.is_empty());
+    let export_interval = export_interval(from_environment.or(file.export_interval), findings);
     let mut sinks = Vec::new();
-    for (name, raw) in raw {
-        let variable = |variable: &str| {
-            let value = environment(variable);
-            if value.is_none() {
-                warn!(sink = name, variable, "is not set in the environment and becomes empty");
-            }
-            value
-        };
-        match SinkConfig::new(&name, raw, export_interval, &variable) {
-            Ok(sink) => sinks.push(sink),
-            Err(error) => problems.push(Problem::Sink(error)),
-        }
+    for (name, raw) in file.sinks.unwrap_or_default() {
+        sinks.extend(sink(&name, raw, export_interval, environment, findings));
     }
     sinks
+}
+
+fn export_interval(text: Option<String>, findings: &mut Findings) -> Option<Duration> {
+    let problem = match parse_go_duration(&text?) {
+        Ok(Duration::ZERO) => Problem::ExportIntervalZero,
+        Ok(interval) => return Some(interval),
+        Err(error) => Problem::ExportInterval(error),
+    };
+    findings.problems.push(problem);
+    None
+}
+
+fn sink(
+    name: &str,
+    raw: RawSink,
+    export_interval: Option<Duration>,
+    environment: &dyn Fn(&str) -> Option<String>,
+    findings: &mut Findings,
+) -> Option<SinkConfig> {
+    let unset = RefCell::new(BTreeSet::new());
+    let variable = |variable: &str| {
+        let value = environment(variable);
+        if value.is_none() {
+            unset.borrow_mut().insert(variable.to_owned());
+        }
+        value
+    };
+    let made = SinkConfig::new(name, raw, export_interval, &variable);
+    let unset = unset.into_inner().into_iter();
+    findings.doubts.extend(unset.map(|variable| Doubt::Unset { sink: name.to_owned(), variable }));
+    match made {
+        Ok(sink) => {
+            let warnings = sink.warnings.iter().cloned();
+            findings.doubts.extend(warnings.map(|warning| Doubt::Sink { sink: name.to_owned(), warning }));
+            Some(sink)
+        }
+        Err(error) => {
+            findings.problems.push(Problem::Sink(error));
+            None
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn parse(text: &str) -> Result<Settings, FileError> {
+    fn parse_with(text: &str, doubts: Doubts) -> Result<Settings, FileError> {
         let environment = |name: &str| (name == "API_KEY").then(|| "key".to_owned());
-        validate(yaml::read(text).unwrap(), Doubts::Warn, &environment)
+        understand(&Source { path: "file".into(), text: text.to_owned() }, doubts, &environment)
+    }
+
+    fn parse(text: &str) -> Result<Settings, FileError> {
+        parse_with(text, Doubts::Warn)
     }
 
     /// Goal: the file that the original's chart renders is understood.
@@ -230,7 +274,7 @@ sinks:
         let text = "{ exportInterval: '15', sinks: { a: {}, b: { http: { url: 'ftp://x' } } } }";
         assert_eq!(
             parse(text).unwrap_err().to_string(),
-            "the configuration is wrong: exportInterval: \"15\" has no unit; write for example \"15s\" or \"2m30s\"; \
+            "the configuration file is wrong: exportInterval: \"15\" has no unit; write for example \"15s\" or \"2m30s\"; \
              sink \"a\": has no kind, write http or prom_remote_write; \
              sink \"b\": url has the scheme \"ftp\", only http and https can be pushed to"
         );
@@ -240,7 +284,25 @@ sinks:
         assert_eq!(parse(nulls).unwrap().sinks.len(), 1);
         assert_eq!(
             parse("sinks: { scrape: { prom_remote_write: { url: 'http://x' } } }").unwrap_err().to_string(),
-            "the configuration is wrong: sink \"scrape\": is the name of the page /metrics/flows, choose another"
+            "the configuration file is wrong: sink \"scrape\": is the name of the page /metrics/flows, choose another"
         );
+    }
+
+    /// Goal: what is in doubt is refused where it was asked for, beside what is wrong, and runs otherwise.
+    #[test]
+    fn doubts_are_refused_beside_what_is_wrong() {
+        let doubtful =
+            "{ colour: green, sinks: { a: { http: { url: 'http://x/$NOPE', compression: lz4 } } } }";
+        assert_eq!(parse(doubtful).unwrap().sinks.len(), 1);
+        let refused = parse_with(&doubtful.replace("colour", "exportInterval: 1, colour"), Doubts::Refuse);
+        let words = refused.unwrap_err().to_string();
+        for part in [
+            "exportInterval: \"1\" has no unit",
+            "line 1: colour is not known",
+            "sink \"a\": the variable NOPE is not set in the environment and becomes empty",
+            "sink \"a\": compression",
+        ] {
+            assert!(words.contains(part), "{part}: {words}");
+        }
     }
 }

@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use egressd_service::yaml::{self, YamlError};
 use egressd_sink::{HTTP_KEYS, Key, REMOTE_WRITE_KEYS, SINK_KEYS};
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
@@ -75,13 +76,15 @@ const SINK: Shape = Shape::Keys(SINK_KEYS, |key| match key {
     _ => Shape::Keys(REMOTE_WRITE_KEYS, |_| Shape::Any),
 });
 
-/// The unknown keys of a configuration, in its order; none for text that is not YAML, which others complain of.
-pub(crate) fn unknown_keys(text: &str) -> Vec<UnknownKey> {
+/// The unknown keys of a configuration, in its order.
+///
+/// # Errors
+/// It is not YAML.
+pub(crate) fn unknown_keys(text: &str) -> Result<Vec<UnknownKey>, YamlError> {
     let mut found = Vec::new();
-    if let Ok(tree) = serde_saphyr::from_str::<Tree>(text) {
-        collect(&tree, FILE, "", &mut found);
-    }
-    found
+    let Tree(entries) = yaml::read::<Option<Tree>>(text)?.unwrap_or(Tree(Vec::new()));
+    collect(&Tree(entries), FILE, "", &mut found);
+    Ok(found)
 }
 
 fn collect(tree: &Tree, shape: Shape, path: &str, found: &mut Vec<UnknownKey>) {
@@ -182,14 +185,14 @@ sinks:
     prom_remote_write:
       url: http://x
       lables: { anything: goes }
-      labels: { anything: goes, temporality: too }
+      labels: { anything: goes, temporality: too, number: 12e4567 }
       temporality: delta
   other:
     htpp: { url: http://x }
 colour: green
 podIP: 1
 ";
-        let found: Vec<String> = unknown_keys(text).iter().map(ToString::to_string).collect();
+        let found: Vec<String> = unknown_keys(text).unwrap().iter().map(ToString::to_string).collect();
         assert_eq!(
             found,
             [

@@ -68,7 +68,15 @@ fn load(options: &config::Options, doubts: Doubts) -> anyhow::Result<Loaded> {
         .map_err(|_| anyhow::anyhow!("another TLS provider is installed already"))?;
     let environment = |name: &str| env::var(name).ok();
     let source = file::read(options.config_path.as_deref())?;
-    let file = file::understand(&source, doubts, &environment)?;
-    let inventory = options.inventory.as_deref().map(read_inventory).transpose()?;
+    let file = file::understand(&source, doubts, &environment);
+    let inventory = options.inventory.as_deref().map(read_inventory).transpose();
+    let (file, inventory) = match (file, inventory) {
+        (Ok(file), Ok(inventory)) => (file, inventory),
+        (Err(one), Err(other)) => {
+            anyhow::bail!("{}; and {}", lifecycle::chain(&one), lifecycle::chain(other.as_ref()))
+        }
+        (Err(error), Ok(_)) => return Err(error.into()),
+        (Ok(_), Err(error)) => return Err(error),
+    };
     Ok(Loaded { file, source, inventory: inventory.map(egressd_enrich::inventory::Inventory::into_index) })
 }

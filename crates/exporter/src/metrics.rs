@@ -63,6 +63,7 @@ impl EnrichMetrics {
 /// Which configuration is in use.
 #[derive(Debug, Default)]
 pub(crate) struct ConfigMetrics {
+    reloads: Counter,
     loaded: Gauge,
     pub(crate) failed: Gauge,
 }
@@ -76,6 +77,11 @@ impl ConfigMetrics {
             metrics.loaded.clone(),
         );
         registry.register(
+            "egressd_exporter_config_reloads",
+            "Changed configurations taken up since the start",
+            metrics.reloads.clone(),
+        );
+        registry.register(
             "egressd_exporter_config_reload_failed",
             "1 while the configuration file says something that cannot be used",
             metrics.failed.clone(),
@@ -85,6 +91,12 @@ impl ConfigMetrics {
 
     pub(crate) fn loaded(&self, unix_nanos: u64) {
         set(&self.loaded, unix_nanos / 1_000_000_000);
+    }
+
+    pub(crate) fn reloaded(&self, unix_nanos: u64) {
+        self.loaded(unix_nanos);
+        self.reloads.inc();
+        self.failed.set(0);
     }
 }
 

@@ -16,15 +16,18 @@ const CONFIGURATION: &str = "
 ## The configuration file
 
 YAML, at `--config-path`. `${NAME}` and `$NAME` in URLs and in values of headers become the variable of that name of the
-environment, and nothing, with a warning, when it is not set. A key that is not listed here is passed over with a
-warning; `check` refuses it. `check` names everything that is wrong at once.
+environment, and nothing when it is not set. That, a key that is not listed here and a value that means nothing are
+warned about; `check` refuses them. What is wrong is named all at once, but for text that is not of the expected shape,
+which hides the rest.
 
-The file is read again when it changes, looked at every 10 seconds, and on SIGHUP:
+The file is read again when it changes, looked at every 10 seconds, and on SIGHUP; a change counts once the file stayed
+as it is for a second:
 
 - a sink that is added takes what comes from then on; one that is taken out pushes what it holds, for a minute at most,
   and what is left then is counted as discarded (`removed`);
-- a sink whose settings change keeps what it holds and pushes it by the new ones. Where `url` or `labels` of
-  `prom_remote_write` change, its series begin anew from zero with what the old place had not accepted;
+- a sink whose settings change keeps what it holds and pushes it by the new ones. Where `url`, `labels` or
+  `headers` other than `Authorization` of `prom_remote_write` change, its series begin anew from zero with what the old
+  place had not accepted;
 - a file that cannot be used changes nothing; the error is logged and `egressd_exporter_config_reload_failed` is 1.
 
 Flags, variables of the environment and the inventory are read at the start only. A sink cannot change its kind: give it

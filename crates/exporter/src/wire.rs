@@ -84,7 +84,7 @@ pub(crate) async fn wire(options: Box<Options>, loaded: Loaded, mut tasks: Tasks
     let (lane_changes, lane_changes_out) = mpsc::channel(LANE_CHANGES_QUEUE);
     let reload = Reload {
         path: options.config_path,
-        applied: loaded.source,
+        applied: Some(loaded.source),
         sinks,
         lanes: lane_changes,
         metrics: ConfigMetrics::register(&mut registry),

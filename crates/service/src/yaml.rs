@@ -3,7 +3,7 @@
 //! An error shows nothing of the file: the lines around a mistake may hold a key in plain text.
 
 use serde::de::DeserializeOwned;
-use serde_saphyr::{Error, MessageFormatter as _, UserMessageFormatter};
+use serde_saphyr::{Error, MessageFormatter as _, NonFiniteFloatPolicy, UserMessageFormatter};
 
 /// What is wrong with a document. The operator must correct it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -22,7 +22,9 @@ pub struct YamlError {
 /// # Errors
 /// It is not YAML, or not of the expected shape.
 pub fn read<T: DeserializeOwned>(text: &str) -> Result<T, YamlError> {
-    serde_saphyr::from_str(text).map_err(|error| {
+    // A label may look like a number beyond all numbers.
+    let options = serde_saphyr::options! { non_finite_float_policy: NonFiniteFloatPolicy::PassThrough };
+    serde_saphyr::from_str_with_options(text, options).map_err(|error| {
         let (line, column) = error.location().map_or((0, 0), |place| (place.line(), place.column()));
         YamlError { line, column, words: words(error.without_snippet()) }
     })
