@@ -51,11 +51,13 @@ struct Round {
     floor_ns: u64,
     cycle_ns: u64,
     allocations: u64,
+    checkpoint_ns: u64,
+    checkpoint_bytes: u64,
     table_bytes: u64,
     rss_peak_kib: u64,
 }
 
-/// What is printed. Times are processor times of one thread; `None` is what cannot be measured yet.
+/// What is printed. Times are processor times of one thread.
 #[derive(Debug, Serialize)]
 struct Report {
     entries: u64,
@@ -70,9 +72,9 @@ struct Report {
     ratio: f64,
     ratio_least: f64,
     ratio_most: f64,
-    // The checkpoint is still to come: time it in `measure`, apart from the cycle, and fill these in.
-    checkpoint_ns_per_entry: Option<f64>,
-    checkpoint_mib: Option<f64>,
+    /// Apart from the cycle.
+    checkpoint_ns_per_entry: f64,
+    checkpoint_mib: f64,
     /// The most that the measured process ever held.
     rss_mib: f64,
     table_bytes_per_entry: f64,
@@ -131,6 +133,9 @@ fn measure(order: &Order, subject: &mut Subject, floor: &mut Floor) -> anyhow::R
     let (requests, before) = (allocations::requests(), gauge::thread_ns()?);
     let tick = subject.tick()?;
     let (cycle_ns, allocations) = (gauge::thread_ns()? - before, allocations::requests() - requests);
+    let before = gauge::thread_ns()?;
+    let checkpoint_bytes = subject.keep()?;
+    let checkpoint_ns = gauge::thread_ns()? - before;
     let floor_ns = floor_first.map_or_else(floor_ns, Ok)?;
     let books = subject.books();
     Ok(Round {
@@ -140,6 +145,8 @@ fn measure(order: &Order, subject: &mut Subject, floor: &mut Floor) -> anyhow::R
         floor_ns,
         cycle_ns,
         allocations,
+        checkpoint_ns,
+        checkpoint_bytes,
         table_bytes: books.table_bytes,
         rss_peak_kib: gauge::rss_peak_kib()?,
     })
@@ -159,8 +166,8 @@ impl Report {
             ratio: median(ratios()),
             ratio_least: ratios().fold(f64::INFINITY, f64::min),
             ratio_most: ratios().fold(0.0, f64::max),
-            checkpoint_ns_per_entry: None,
-            checkpoint_mib: None,
+            checkpoint_ns_per_entry: middle(|round| float(round.checkpoint_ns) / float(round.entries)),
+            checkpoint_mib: middle(|round| float(round.checkpoint_bytes) / f64::from(1 << 20)),
             rss_mib: rounds.iter().map(|round| float(round.rss_peak_kib) / 1024.0).fold(0.0, f64::max),
             table_bytes_per_entry: middle(|round| float(round.table_bytes) / float(round.entries)),
             allocations_per_cycle: middle(|round| float(round.allocations)),
@@ -182,6 +189,11 @@ impl fmt::Display for Report {
             f,
             "  ratio                      {:8.3} ({:.3} to {:.3})",
             self.ratio, self.ratio_least, self.ratio_most
+        )?;
+        writeln!(
+            f,
+            "  checkpoint                 {:8.0} ns an entry, {:.1} MiB",
+            self.checkpoint_ns_per_entry, self.checkpoint_mib
         )?;
         writeln!(f, "  memory at most             {:8.1} MiB", self.rss_mib)?;
         writeln!(f, "  delta table                {:8.1} bytes an entry", self.table_bytes_per_entry)?;

@@ -3,6 +3,7 @@
 //! The clock is the bench's: each tick is [`READ_INTERVAL`] after the one before, so that what is kept for a time is
 //! kept as long as in a real collector.
 
+use std::io::BufWriter;
 use std::net::IpAddr;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -16,6 +17,8 @@ use egressd_testbed::filler;
 
 use crate::gauge;
 
+/// Where `--state-dir` is meant to be.
+const TMPFS: &str = "/dev/shm";
 /// The collector's default.
 const READ_INTERVAL: Duration = Duration::from_secs(15);
 /// The collector's.
@@ -77,6 +80,15 @@ impl Subject {
         let batches = self.meter.cut(self.now);
         let records = batches.iter().map(|batch| batch.records.len()).sum::<usize>();
         Ok(Tick { entries, ends, records: u64::try_from(records)? })
+    }
+
+    /// What a checkpoint writes of the meter, into a new file of a tmpfs, as the collector does but for the sum at its
+    /// end; its size in bytes.
+    pub(crate) fn keep(&mut self) -> anyhow::Result<u64> {
+        let file = tempfile::tempfile_in(TMPFS).with_context(|| format!("cannot write to {TMPFS}"))?;
+        let mut out = BufWriter::with_capacity(1 << 16, file);
+        self.meter.save(&mut out)?;
+        Ok(out.into_inner()?.metadata()?.len())
     }
 
     /// The first half of a tick: the entries read, and the ends that came meanwhile.

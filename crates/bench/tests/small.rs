@@ -24,7 +24,7 @@ fn collect_measures_what_it_filled() {
     assert!(figure("table_bytes_per_entry") >= 48.0, "{report}");
     assert!(figure("allocations_per_cycle") < 100.0, "allocations by the entry: {report}");
     for key in ["checkpoint_ns_per_entry", "checkpoint_mib"] {
-        assert_eq!(report.get(key), Some(&Value::Null), "{report}");
+        assert!(report[key].as_f64().is_some_and(|figure| figure > 0.0), "{report}");
     }
 }
 
