@@ -1,6 +1,8 @@
-//! `egressd-testbed`: the demo, the traffic programs that run inside of pods, and a cluster to look around in.
+//! `egressd-testbed`: the demo, the traffic programs that run inside of pods, a cluster to look around in, and a
+//! Kubernetes API for an exporter without a cluster.
 
 mod demo;
+mod pretend;
 
 use std::io::{self, BufReader, Write};
 use std::path::PathBuf;
@@ -36,6 +38,8 @@ enum Verb {
     },
     /// Build a cluster with a traffic server in every pod, say how to enter it, and hold it until standard input ends
     Up,
+    /// Serve a Kubernetes API on loopback until Ctrl-C, for an exporter without a cluster
+    Kubernetes(pretend::Pretence),
     /// Answer traffic inside a namespace
     Serve {
         /// The port, TCP and UDP
@@ -75,6 +79,7 @@ fn run(verb: Verb) -> Result<ExitCode, Error> {
             demo::run(&programs, seconds, json)
         }
         Verb::Up => hold().map(|()| ExitCode::SUCCESS),
+        Verb::Kubernetes(pretence) => pretend::serve(pretence).map(|()| ExitCode::SUCCESS),
         Verb::Serve { port } => match traffic::serve(port).map_err(os("serve", "traffic"))? {},
         Verb::Send => traffic::send(BufReader::new(io::stdin()), &mut io::stdout().lock())
             .map(|()| ExitCode::SUCCESS)

@@ -88,12 +88,12 @@ impl KubernetesApi {
         Self::start_in(Some(namespace), SocketAddr::from((Ipv4Addr::UNSPECIFIED, port)), access)
     }
 
-    /// Starts an empty server on a free port of this machine's 127.0.0.1: needs no cluster and no root.
+    /// Starts an empty server on `port` of this machine's 127.0.0.1, a free one for 0: needs no cluster and no root.
     ///
     /// # Errors
-    /// [`Error::Os`] when no port is free.
-    pub fn start_on_loopback(access: Access) -> Result<Self, Error> {
-        Self::start_in(None, SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), access)
+    /// [`Error::Os`] when the port is taken, or none is free.
+    pub fn start_on_loopback(port: u16, access: Access) -> Result<Self, Error> {
+        Self::start_in(None, SocketAddr::from((Ipv4Addr::LOCALHOST, port)), access)
     }
 
     fn start_in(namespace: Option<Namespace>, address: SocketAddr, access: Access) -> Result<Self, Error> {

@@ -20,7 +20,7 @@ const SOON: Duration = Duration::from_secs(10);
 const SILENCE: Duration = Duration::from_millis(300);
 
 fn plain() -> KubernetesApi {
-    KubernetesApi::start_on_loopback(Access::Plain).unwrap()
+    KubernetesApi::start_on_loopback(0, Access::Plain).unwrap()
 }
 
 fn addresses(texts: &[&str]) -> Vec<IpAddr> {
