@@ -254,6 +254,7 @@ impl Attribution {
         }
         if !was_synced {
             info!(nodes = self.index.nodes(), pods = self.index.pods(), "the cluster is known");
+            self.roster.cluster(self.index.node_names().cloned());
             self.ready.set(true);
             let nodes: Vec<NodeName> = self.feeds.keys().cloned().collect();
             nodes.iter().for_each(|node| self.catch_up(node));
