@@ -169,6 +169,9 @@ async fn pulse(client: Client, knowledge: Knowledge, feeds: [Well; 2]) {
         let answered = tokio::time::timeout(PULSE_WITHIN, client.apiserver_version()).await;
         let is_there = matches!(answered, Ok(Ok(_)));
         let pause = if is_there && feeds.iter().all(|feed| feed.is_well(asked)) {
+            if knowledge.is_interrupted() {
+                info!("the API answers, and both watches are whole");
+            }
             knowledge.advance(asked);
             PULSE_EVERY
         } else {
@@ -204,8 +207,10 @@ impl Well {
         self.0.listed.store(true, Ordering::Release);
     }
 
-    fn failed(&self, now: UnixNanos) {
-        self.0.failed_at.store(now.0, Ordering::Release);
+    /// Whether that is news: it was whole until now, or never failed before.
+    fn failed(&self, now: UnixNanos) -> bool {
+        let last = UnixNanos(self.0.failed_at.swap(now.0, Ordering::AcqRel));
+        now.since(last) > BROKEN_FOR
     }
 
     fn is_well(&self, now: UnixNanos) -> bool {
@@ -371,10 +376,9 @@ impl Feed {
         self.counts.0.errors.fetch_add(1, Ordering::Relaxed);
         let now = UnixNanos(unix_nanos());
         // Said once for each time that it breaks; the count tells how often it was tried.
-        if self.well.is_well(now) || self.counts.errors() == 1 {
+        if self.well.failed(now) {
             warn!(what = self.what, error = %chain(error), "the watch is broken, trying again");
         }
-        self.well.failed(now);
         self.knowledge.interrupt();
     }
 
