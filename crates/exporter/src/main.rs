@@ -78,5 +78,13 @@ fn load(options: &config::Options, doubts: Doubts) -> anyhow::Result<Loaded> {
         (Err(error), Ok(_)) => return Err(error.into()),
         (Ok(_), Err(error)) => return Err(error),
     };
+    // `run` reads it when it connects.
+    if doubts == Doubts::Refuse
+        && inventory.is_none()
+        && let Some(Some(kubeconfig)) = &options.kubeconfig
+    {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(egressd_enrich::kubernetes::check_kubeconfig(kubeconfig))?;
+    }
     Ok(Loaded { file, source, inventory: inventory.map(egressd_enrich::inventory::Inventory::into_index) })
 }

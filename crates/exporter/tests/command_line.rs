@@ -93,6 +93,24 @@ fn check_says_what_is_wrong() {
     }
 }
 
+/// Goal: `check` reads the kubeconfig too, and asks nobody.
+#[test]
+fn check_says_what_is_wrong_with_a_kubeconfig() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("kubeconfig");
+    let good = "{ clusters: [{ name: c, cluster: { server: 'http://127.0.0.1:1' } }], users: [{ name: u, user: {} }], \
+                contexts: [{ name: x, context: { cluster: c, user: u } }], current-context: x }";
+    for (kubeconfig, code) in [(None, 64), (Some("clusters: 5"), 64), (Some(INVENTORY), 64), (Some(good), 0)]
+    {
+        if let Some(text) = kubeconfig {
+            fs::write(&path, text).unwrap();
+        }
+        let mut check = Command::new(env!("CARGO_BIN_EXE_egressd-exporter"));
+        let output = check.args(["check", "--kubeconfig"]).arg(&path).output().unwrap();
+        assert_eq!(output.status.code(), Some(code), "{kubeconfig:?}: {}", said(&output));
+    }
+}
+
 /// What the original's chart rendered, where the captures are beside the project.
 fn renders_of_the_original() -> Vec<String> {
     let captures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/captures/original-chart");

@@ -11,4 +11,4 @@ mod watch;
 #[cfg(test)]
 mod tests;
 
-pub use watch::{ConnectError, Knowledge, WatchCounts, connect, watch};
+pub use watch::{ConnectError, Knowledge, WatchCounts, check_kubeconfig, connect, watch};

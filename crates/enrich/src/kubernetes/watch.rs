@@ -62,12 +62,7 @@ pub enum ConnectError {
 /// What is missing or wrong.
 pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ConnectError> {
     let mut config = match kubeconfig {
-        Some(path) => {
-            let kubeconfig = Kubeconfig::read_from(path).map_err(ConnectError::Kubeconfig)?;
-            kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
-                .await
-                .map_err(ConnectError::Kubeconfig)?
-        }
+        Some(path) => read_kubeconfig(path).await?,
         None => kube::Config::infer().await.map_err(ConnectError::Nowhere)?,
     };
     // Failures are seen and counted here; the library would hide them for minutes.
@@ -76,6 +71,21 @@ pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ConnectError> 
     // A watch is silent until something happens: it must not be taken for dead before its own end.
     config.read_timeout = Some(Duration::from_secs(u64::from(WATCH_SECONDS) + 10));
     Client::try_from(config).map_err(ConnectError::Client)
+}
+
+/// Whether a kubeconfig can be used, as far as it and the files that it names tell: nobody is asked.
+///
+/// # Errors
+/// What is missing or wrong.
+pub async fn check_kubeconfig(path: &Path) -> Result<(), ConnectError> {
+    read_kubeconfig(path).await.map(drop)
+}
+
+async fn read_kubeconfig(path: &Path) -> Result<kube::Config, ConnectError> {
+    let kubeconfig = Kubeconfig::read_from(path).map_err(ConnectError::Kubeconfig)?;
+    kube::Config::from_custom_kubeconfig(kubeconfig, &KubeConfigOptions::default())
+        .await
+        .map_err(ConnectError::Kubeconfig)
 }
 
 /// Up to when what was told is known to be complete; clones share it.
