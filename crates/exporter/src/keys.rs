@@ -49,12 +49,18 @@ pub(crate) struct UnknownKey {
     pub(crate) line: u64,
     /// The known key that is most like it.
     pub(crate) nearest: Option<&'static str>,
+    /// Every key that is known there.
+    pub(crate) known: &'static [Key],
 }
 
 impl fmt::Display for UnknownKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "line {}: {} is not known", self.line, self.path)?;
-        self.nearest.map_or(Ok(()), |nearest| write!(f, ", did you mean {nearest}"))
+        write!(f, "line {}: {} is not known, ", self.line, self.path)?;
+        if let Some(nearest) = self.nearest {
+            return write!(f, "did you mean {nearest}");
+        }
+        let known: Vec<&str> = self.known.iter().map(|key| key.name).collect();
+        write!(f, "known are {}", known.join(", "))
     }
 }
 
@@ -99,6 +105,7 @@ fn collect(tree: &Tree, shape: Shape, path: &str, found: &mut Vec<UnknownKey>) {
                     path,
                     line: key.defined.line(),
                     nearest: nearest(&key.value, known),
+                    known,
                 });
             }
             Shape::Keys(_, shape_of) => collect(below, shape_of(&key.value), &path, found),
@@ -198,9 +205,11 @@ podIP: 1
             [
                 "line 1: exportIntervall is not known, did you mean exportInterval",
                 "line 6: sinks.my-own-name.prom_remote_write.lables is not known, did you mean labels",
-                "line 8: sinks.my-own-name.prom_remote_write.temporality is not known",
+                "line 8: sinks.my-own-name.prom_remote_write.temporality is not known, \
+                 known are url, headers, labels, sendReceivedBytesMetric",
                 "line 10: sinks.other.htpp is not known, did you mean http",
-                "line 11: colour is not known",
+                "line 11: colour is not known, known are exportInterval, sinks, podNamespace, podIP, \
+                 collectorsConcurrentFetchCount, collectorFetchTimeout",
             ]
         );
     }

@@ -85,6 +85,11 @@ fn check_says_what_is_wrong() {
             INVENTORY,
             "line 1: exportIntervall is not known, did you mean exportInterval",
         ),
+        (
+            "exportIntervall: 15s\nexportInterval: 15",
+            INVENTORY,
+            "or \"2m30s\"; line 1: exportIntervall is not known, did you mean exportInterval",
+        ),
         ("", "nodes: [{}]", "the inventory is not understood: line 1, column 9: name is missing"),
     ] {
         let bad = exporter(&directory, "check", config, inventory).output().unwrap();
