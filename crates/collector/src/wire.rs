@@ -14,6 +14,7 @@ use egressd_service::admin::{self, Admin};
 use egressd_service::clock::unix_nanos;
 use egressd_service::lifecycle::{Tasks, chain};
 use prometheus_client::registry::Registry;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
@@ -38,6 +39,8 @@ pub(crate) async fn wire(options: Box<RunOptions>, mut tasks: Tasks) -> anyhow::
     let (directory, life) = begin(&options, &checkpoint_metrics)?;
     log_start(&options, life.meter.position().0);
     let listener = admin::bind(options.http_listen_port).await?;
+    // There is nothing to read again, and a terminal that closes must not end it with what it holds.
+    drop(signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?);
 
     // One cut at a time: while it waits, the meter's open flows merge.
     let (cuts, cuts_out) = mpsc::channel(1);
