@@ -21,10 +21,10 @@ mod place;
 mod subject;
 
 use std::io::{self, Write};
-use std::num::NonZeroU32;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use egressd_testbed::Setting;
 
 /// What a stage costs, beside its floor.
 #[derive(Parser)]
@@ -49,9 +49,9 @@ enum Verb {
         #[arg(long)]
         reading: bool,
     },
-    /// Wait for the end of standard input, then set nf_conntrack_max
+    /// Wait for the end of standard input, then put a setting back
     #[command(hide = true)]
-    KeepLimit { entries_max: NonZeroU32 },
+    KeepSetting { setting: Setting, value: u32 },
 }
 
 fn main() -> ExitCode {
@@ -60,7 +60,9 @@ fn main() -> ExitCode {
         Verb::Events(options) => events::run(&options),
         Verb::MeasureCollect => collect::measured(),
         Verb::MeasureEvents { reading } => events::measured(reading),
-        Verb::KeepLimit { entries_max } => place::keep_limit(entries_max.get()),
+        Verb::KeepSetting { setting, value } => {
+            egressd_testbed::keep_setting(setting, value).map_err(Into::into)
+        }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

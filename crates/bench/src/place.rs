@@ -4,14 +4,13 @@
 //! than the initial namespace, and that is put back however this process ends.
 
 use std::fs;
-use std::io::{Read, Write};
-use std::os::unix::process::CommandExt;
-use std::process::{Child, Command, Stdio};
+use std::io::Write;
+use std::process::{Command, Stdio};
 
 use anyhow::{Context, bail};
+use egressd_testbed::{Borrowed, Setting};
 use nix::sched::{CloneFlags, unshare};
 
-const ENTRIES_MAX_PATH: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
 /// Room beside the entries that are asked for.
 const SPARE_ENTRIES: u32 = 1000;
 
@@ -40,13 +39,13 @@ const LINKS: [&[&str]; 6] = [
 
 /// The place. Goes with the process; what it changed outside goes back when this is dropped.
 pub(crate) struct Place {
-    _keeper: Option<Keeper>,
+    _limit: Option<Borrowed>,
 }
 
 impl Place {
     /// Moves the calling thread, which must be the only one, into a new namespace with room for `entries`.
     pub(crate) fn enter(entries: u32) -> anyhow::Result<Self> {
-        let keeper = Keeper::make_room(entries.saturating_add(SPARE_ENTRIES))?;
+        let limit = make_room(entries.saturating_add(SPARE_ENTRIES))?;
         unshare(CloneFlags::CLONE_NEWNET).context("a bench needs root: no network namespace can be made")?;
         for arguments in LINKS {
             run("ip", arguments, "")?;
@@ -55,50 +54,20 @@ impl Place {
         for (name, value) in SYSCTLS {
             fs::write(format!("/proc/sys/{name}"), value).with_context(|| format!("cannot set {name}"))?;
         }
-        Ok(Self { _keeper: keeper })
+        Ok(Self { _limit: limit })
     }
 }
 
-/// A process that puts the limit back once it hears no more from us, whatever ended us.
-struct Keeper {
-    child: Child,
-}
-
-impl Keeper {
-    /// `None` when there is room already.
-    fn make_room(entries: u32) -> anyhow::Result<Option<Self>> {
-        let found = fs::read_to_string(ENTRIES_MAX_PATH).context("conntrack is not loaded")?;
-        let found = found.trim();
-        if found.parse::<u32>().context("nf_conntrack_max is no number")? >= entries {
-            return Ok(None);
-        }
-        let child = Command::new(std::env::current_exe().context("this program has no path")?)
-            .args(["keep-limit", found])
-            .stdin(Stdio::piped())
-            .process_group(0)
-            .spawn()
-            .context("cannot start the process that puts nf_conntrack_max back")?;
-        let keeper = Self { child };
-        fs::write(ENTRIES_MAX_PATH, entries.to_string()).with_context(|| {
-            format!("cannot raise nf_conntrack_max to {entries}: it belongs to the initial network namespace")
-        })?;
-        Ok(Some(keeper))
+/// `None` when there is room already.
+fn make_room(entries: u32) -> anyhow::Result<Option<Borrowed>> {
+    if Setting::ConntrackMax.read().context("conntrack is not loaded")? >= entries {
+        return Ok(None);
     }
-}
-
-impl Drop for Keeper {
-    fn drop(&mut self) {
-        drop(self.child.stdin.take());
-        // It says itself what went wrong.
-        drop(self.child.wait());
-    }
-}
-
-/// The keeper's whole life: waits for the end of its standard input, then writes the limit.
-pub(crate) fn keep_limit(entries_max: u32) -> anyhow::Result<()> {
-    std::io::stdin().read_to_end(&mut Vec::new()).context("cannot wait")?;
-    fs::write(ENTRIES_MAX_PATH, entries_max.to_string())
-        .with_context(|| format!("nf_conntrack_max was {entries_max} and cannot be put back"))
+    let borrowed = Borrowed::of(Setting::ConntrackMax)?;
+    borrowed.set(entries).with_context(|| {
+        format!("cannot raise nf_conntrack_max to {entries}: it belongs to the initial network namespace")
+    })?;
+    Ok(Some(borrowed))
 }
 
 fn run(tool: &str, arguments: &[&str], input: &str) -> anyhow::Result<()> {
