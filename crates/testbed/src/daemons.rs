@@ -146,7 +146,7 @@ impl<'c> Daemon<'c> {
         Ok(Self { cluster, place: CONTROL, http_port: EXPORTER_HTTP_PORT, process, told_to_end: false })
     }
 
-    /// Starts a collector on a node.
+    /// Starts a collector on a node that reads every second.
     ///
     /// # Errors
     /// [`Error::Os`] when it does not start.
@@ -156,10 +156,28 @@ impl<'c> Daemon<'c> {
         node: &'static str,
         more: &[&str],
     ) -> Result<Self, Error> {
+        Self::collector_of_default_interval(
+            cluster,
+            program,
+            node,
+            &[&["--read-interval", "1s"], more].concat(),
+        )
+    }
+
+    /// Starts a collector on a node that reads as often as it does by default.
+    ///
+    /// # Errors
+    /// [`Error::Os`] when it does not start.
+    pub fn collector_of_default_interval(
+        cluster: &'c Cluster,
+        program: impl AsRef<OsStr>,
+        node: &'static str,
+        more: &[&str],
+    ) -> Result<Self, Error> {
         let mut command = Command::new(program);
         command.args(["run", "--node-name", node]);
         command.args(["--exporter-address", &format!("{}:{GRPC_PORT}", CONTROL_ADDRESSES.v4)]);
-        command.args(["--read-interval", "1s", "--http-listen-port", &COLLECTOR_HTTP_PORT.to_string()]);
+        command.args(["--http-listen-port", &COLLECTOR_HTTP_PORT.to_string()]);
         command.args(["--ct-mode", "netfilter", "--log-level", "info"]).args(more);
         let process = cluster.spawn(node, &format!("collector-{node}"), command)?;
         Ok(Self { cluster, place: node, http_port: COLLECTOR_HTTP_PORT, process, told_to_end: false })

@@ -110,7 +110,7 @@ fn items_to(to: SocketAddr) -> impl Iterator<Item = Item> {
             Kind::UdpLong => (300, 1_200, 100),
             Kind::UdpShort => (120, 500, 150),
         };
-        Item { kind, to, request_bytes, reply_bytes, pause_ms, exchanges_max: EXCHANGES_MAX }
+        Item { kind, to, from_port: None, request_bytes, reply_bytes, pause_ms, exchanges_max: EXCHANGES_MAX }
     })
 }
 
@@ -172,11 +172,26 @@ impl Load {
     ///
     /// # Errors
     /// [`Error::Traffic`] when an exchange failed; [`Error::Timeout`] when a sender does not end.
-    pub fn finish(mut self) -> Result<Vec<(&'static str, Vec<ItemReport>)>, Error> {
+    pub fn finish(self) -> Result<Vec<(&'static str, Vec<ItemReport>)>, Error> {
+        self.finish_by(Sender::finish)
+    }
+
+    /// As [`finish`](Self::finish), where exchanges are expected to fail: the reports count them.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`] when a sender does not end.
+    pub fn finish_with_failures(self) -> Result<Vec<(&'static str, Vec<ItemReport>)>, Error> {
+        self.finish_by(Sender::finish_with_failures)
+    }
+
+    fn finish_by(
+        mut self,
+        finish: fn(Sender) -> Result<Vec<ItemReport>, Error>,
+    ) -> Result<Vec<(&'static str, Vec<ItemReport>)>, Error> {
         for (_, sender) in &mut self.senders {
             sender.input = None;
         }
-        self.senders.into_iter().map(|(pod, sender)| Ok((pod, sender.finish()?))).collect()
+        self.senders.into_iter().map(|(pod, sender)| Ok((pod, finish(sender)?))).collect()
     }
 }
 
@@ -207,9 +222,20 @@ impl Sender {
         }
     }
 
-    /// Asks it to end, waits and gives its report, which is far smaller than a pipe's 64 KiB, so that it never waits
+    /// Asks it to end, waits and gives its report, in which nothing failed.
+    pub(crate) fn finish(self) -> Result<Vec<ItemReport>, Error> {
+        let sender = self.process.name().to_owned();
+        let reports = self.finish_with_failures()?;
+        let failures = reports.iter().map(|report| report.failures).sum();
+        match reports.iter().find_map(|report| report.first_failure.clone()) {
+            Some(first) => Err(Error::Traffic { sender, failures, first }),
+            None => Ok(reports),
+        }
+    }
+
+    /// A report is far smaller than a pipe's 64 KiB, so that it never waits
     /// for its reader.
-    pub(crate) fn finish(mut self) -> Result<Vec<ItemReport>, Error> {
+    fn finish_with_failures(mut self) -> Result<Vec<ItemReport>, Error> {
         self.input = None;
         let status = self.process.wait(SENDERS_WITHIN)?;
         let name = self.process.name().to_owned();
@@ -220,13 +246,8 @@ impl Sender {
         if let Some(mut output) = self.output.take() {
             output.read_to_string(&mut text).map_err(Error::os("read the report of", &name))?;
         }
-        let reports: Vec<ItemReport> = serde_json::from_str(&text)
-            .map_err(|_| Error::Malformed { what: "a report of traffic", found: text.clone() })?;
-        let failures = reports.iter().map(|report| report.failures).sum();
-        match reports.iter().find_map(|report| report.first_failure.clone()) {
-            Some(first) => Err(Error::Traffic { sender: name, failures, first }),
-            None => Ok(reports),
-        }
+        serde_json::from_str(&text)
+            .map_err(|_| Error::Malformed { what: "a report of traffic", found: text.clone() })
     }
 }
 

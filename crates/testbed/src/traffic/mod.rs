@@ -70,6 +70,10 @@ pub struct Item {
     pub kind: Kind,
     /// With whom.
     pub to: SocketAddr,
+    /// The local port of every connection, so that each reuses the addresses and ports of the one before it; `None`
+    /// for a new one each time. For [`Kind::TcpRst`], which leaves nothing behind that holds the port.
+    #[serde(default)]
+    pub from_port: Option<u16>,
     /// Payload of a request, in bytes; for UDP the whole datagram's, 8 to 1400.
     pub request_bytes: u32,
     /// Payload of a reply, in bytes; for UDP the whole datagram's, 8 to 1400.

@@ -3,12 +3,12 @@
 //! Bounds: the plan's, the end of its input, 5 s to connect, 20 s of silence in an exchange.
 
 use std::io::{self, BufRead, Read, Write};
-use std::net::{Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, UdpSocket};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, TcpStream, UdpSocket};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use socket2::SockRef;
+use socket2::{Domain, SockRef, Socket, Type};
 
 use crate::clock::now;
 use crate::traffic::{HEADER_BYTES, Item, ItemReport, Kind, Plan, UDP_PAYLOAD_BYTES_MAX};
@@ -142,7 +142,7 @@ impl Conversation {
             socket.set_read_timeout(Some(SILENCE_MAX))?;
             return Ok(Self::Udp { socket, sequence: 0 });
         }
-        let stream = TcpStream::connect_timeout(&item.to, CONNECT_WITHIN)?;
+        let stream = connect(item)?;
         stream.set_read_timeout(Some(SILENCE_MAX))?;
         stream.set_write_timeout(Some(SILENCE_MAX))?;
         stream.set_nodelay(true)?;
@@ -176,6 +176,17 @@ impl Conversation {
             _ => Err(io::Error::other("more than the reply arrived")),
         }
     }
+}
+
+fn connect(item: &Item) -> io::Result<TcpStream> {
+    let Some(port) = item.from_port else { return TcpStream::connect_timeout(&item.to, CONNECT_WITHIN) };
+    let unspecified: IpAddr =
+        if item.to.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let socket = Socket::new(Domain::for_address(item.to), Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&SocketAddr::new(unspecified, port).into())?;
+    socket.connect_timeout(&item.to.into(), CONNECT_WITHIN)?;
+    Ok(socket.into())
 }
 
 fn exchange_datagrams(socket: &UdpSocket, sequence: u32, item: &Item) -> io::Result<(u64, u64)> {
