@@ -9,9 +9,6 @@ use anyhow::{Context, Result};
 use crate::workspace::Workspace;
 use crate::{process, setup};
 
-/// The packages that the demo runs.
-const PACKAGES: [&str; 3] = ["egressd-collector", "egressd-exporter", "egressd-testbed"];
-
 /// What is handed on to the testbed.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -31,9 +28,7 @@ pub(crate) struct Args {
 /// When set-up or the build fails, or the testbed cannot be started.
 pub(crate) fn run(args: &Args, workspace: &Workspace) -> Result<()> {
     setup::run()?;
-    let mut build = vec!["build", "--release", "--bins"];
-    build.extend(PACKAGES.iter().flat_map(|package| ["--package", package]));
-    process::run(process::chatter(&mut process::cargo(&workspace.root, &build)))?;
+    process::build_release(workspace)?;
 
     let testbed = workspace.target.join("release/egressd-testbed");
     let error = process::clean(&testbed).args(args.to_arguments()).exec();

@@ -10,6 +10,7 @@
     reason = "a command-line tool speaks on its own streams"
 )]
 
+mod accuracy;
 mod bench;
 mod check;
 mod demo;
@@ -33,6 +34,8 @@ enum Command {
     Setup,
     /// Measure real traffic between network namespaces with both daemons, and print who sent what to whom
     Demo(demo::Args),
+    /// Hold what both daemons measure against what nft counted, in every scenario that loses bytes elsewhere
+    Accuracy(accuracy::Args),
     /// Measure what a stage costs, beside the floor below which nothing can go
     Bench(bench::Args),
     /// Everything that must pass, set-up included
@@ -57,6 +60,7 @@ fn run(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Setup => setup::run(),
         Command::Demo(args) => demo::run(&args, &Workspace::read()?),
+        Command::Accuracy(args) => accuracy::run(&args, &Workspace::read()?),
         Command::Bench(args) => bench::run(&args, &Workspace::read()?),
         Command::Test => check::test(&Workspace::read()?),
         Command::Lint => check::lint(&Workspace::read()?),

@@ -10,6 +10,11 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
 
+use crate::workspace::Workspace;
+
+/// The packages whose binaries run real traffic through the whole.
+const DAEMONS_AND_TESTBED: [&str; 3] = ["egressd-collector", "egressd-exporter", "egressd-testbed"];
+
 /// Where administration tools live; `su` without a login leaves these out of `PATH` on Debian.
 const SYSTEM_DIRECTORIES: [&str; 3] = ["/usr/local/sbin", "/usr/sbin", "/sbin"];
 
@@ -78,6 +83,17 @@ pub(crate) fn output(command: &mut Command) -> Result<String> {
         bail!("`{}` ended with {}", line(command), output.status);
     }
     String::from_utf8(output.stdout).with_context(|| format!("read the output of `{}`", line(command)))
+}
+
+/// Builds the release binaries of both daemons and of the testbed that runs them.
+///
+/// # Errors
+///
+/// As [`run`].
+pub(crate) fn build_release(workspace: &Workspace) -> Result<()> {
+    let mut build = vec!["build", "--release", "--bins"];
+    build.extend(DAEMONS_AND_TESTBED.iter().flat_map(|package| ["--package", package]));
+    run(chatter(&mut cargo(&workspace.root, &build)))
 }
 
 /// Sends what a command writes to stdout to our stderr.

@@ -6,8 +6,9 @@
 //! wire, and the daemons under test are ordinary child processes.
 //!
 //! Invariant: nothing here knows the code under test, only its command line and its published text; so truth and
-//! claim share no line of code. Nothing reaches outside the namespaces but forwarded loopback ports, and nothing
-//! outlives the process, however it ends: namespaces and files are held by descriptors, children by a death signal.
+//! claim share no line of code. Nothing reaches outside the namespaces but forwarded loopback ports and a
+//! [`Borrowed`] setting, and nothing outlives the process, however it ends: namespaces and files are held by
+//! descriptors, children by a death signal.
 //!
 //! Bounds: one process may hold several clusters; a cluster's files live in 512 MiB of memory at most.
 

@@ -1,6 +1,7 @@
-//! `egressd-testbed`: the demo, the traffic programs that run inside of pods, a cluster to look around in, and a
-//! Kubernetes API for an exporter without a cluster.
+//! `egressd-testbed`: the demo, the accuracy matrix, the traffic programs that run inside of pods, a cluster to look
+//! around in, and a Kubernetes API for an exporter without a cluster.
 
+mod accuracy;
 mod demo;
 mod pretend;
 
@@ -9,7 +10,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use egressd_testbed::{Cluster, Error, Load, Programs, traffic};
+use egressd_testbed::{Cluster, Error, Load, Programs, Setting, traffic};
 
 /// A cluster in network namespaces, with byte-exact truth about its traffic.
 #[derive(Parser)]
@@ -36,6 +37,15 @@ enum Verb {
         #[arg(long)]
         exporter: Option<PathBuf>,
     },
+    /// Hold what the daemons measure against what nft counted, scenario by scenario; 1 when a byte is missing
+    Accuracy {
+        /// Fewer seconds, one read interval, no change of the machine's settings
+        #[arg(long)]
+        short: bool,
+        /// Print one JSON object instead of a table
+        #[arg(long)]
+        json: bool,
+    },
     /// Build a cluster with a traffic server in every pod, say how to enter it, and hold it until standard input ends
     Up,
     /// Serve a Kubernetes API on loopback until Ctrl-C, for an exporter without a cluster
@@ -48,6 +58,9 @@ enum Verb {
     },
     /// Send traffic inside a namespace, by the plan on standard input's first line
     Send,
+    /// Wait for the end of standard input, then put a setting back
+    #[command(hide = true)]
+    KeepSetting { setting: Setting, value: u32 },
 }
 
 fn main() -> ExitCode {
@@ -78,12 +91,16 @@ fn run(verb: Verb) -> Result<ExitCode, Error> {
             };
             demo::run(&programs, seconds, json)
         }
+        Verb::Accuracy { short, json } => accuracy::run(&Programs::beside_current_exe()?, short, json),
         Verb::Up => hold().map(|()| ExitCode::SUCCESS),
         Verb::Kubernetes(pretence) => pretend::serve(pretence).map(|()| ExitCode::SUCCESS),
         Verb::Serve { port } => match traffic::serve(port).map_err(os("serve", "traffic"))? {},
         Verb::Send => traffic::send(BufReader::new(io::stdin()), &mut io::stdout().lock())
             .map(|()| ExitCode::SUCCESS)
             .map_err(os("send", "traffic")),
+        Verb::KeepSetting { setting, value } => {
+            egressd_testbed::keep_setting(setting, value).map(|()| ExitCode::SUCCESS)
+        }
     }
 }
 
