@@ -233,8 +233,7 @@ impl Sender {
         }
     }
 
-    /// A report is far smaller than a pipe's 64 KiB, so that it never waits
-    /// for its reader.
+    /// A report is far smaller than a pipe's 64 KiB, so that it never waits for its reader.
     fn finish_with_failures(mut self) -> Result<Vec<ItemReport>, Error> {
         self.input = None;
         let status = self.process.wait(SENDERS_WITHIN)?;

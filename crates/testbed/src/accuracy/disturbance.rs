@@ -9,11 +9,12 @@ use std::thread;
 use std::time::Duration;
 
 use egressd_testbed::filler::Filler;
-use egressd_testbed::topology::{NODES, pod_at};
-use egressd_testbed::{Borrowed, Cluster, Error, Load, Process, Setting, now};
+use egressd_testbed::topology::NODES;
+use egressd_testbed::{Borrowed, Cluster, Error, Load, Setting, now};
 
 use crate::accuracy::matrix::Scenario;
 use crate::accuracy::stand::Stand;
+use crate::accuracy::witness::Listener;
 
 /// The node that is disturbed, and the place of its collector.
 const NODE: &str = NODES[0].name;
@@ -188,12 +189,10 @@ fn restart(stand: &mut Stand<'_>, load: &mut Load, scenario: Scenario) -> Result
 /// more than what may be missing. It begins before the last checkpoint.
 fn restart_amid_ends(stand: &mut Stand<'_>, load: &mut Load) -> Result<Disturbed, Error> {
     stand.pass(AROUND_RESTART, load)?;
-    let mut command = Command::new("conntrack");
-    command.args(["-E", "-e", "DESTROY"]);
-    let listener = stand.cluster.spawn(NODE, "ends", command)?;
+    let mut listener = Listener::start(stand.cluster, NODE, "ends-around-kill")?;
     stand.pass(BEFORE_KILL, load)?;
     let note = replace_collector(stand, Scenario::KillAmidEnds)?;
-    let (ends, bound_bytes) = ended_bytes(listener)?;
+    let (ends, bound_bytes) = listener.heard()?;
     stand.pass(AROUND_RESTART, load)?;
     let note = format!("{note}; at most {bound_bytes} B, of {ends} entries that ended then");
     Ok(Disturbed { bound_bytes, ..Disturbed::noted(note, ends > 0) })
@@ -211,51 +210,4 @@ fn replace_collector(stand: &mut Stand<'_>, scenario: Scenario) -> Result<String
     stand.daemons.collectors[COLLECTOR] = stand.start_collector(NODE)?;
     stand.daemons.collectors[COLLECTOR].wait_ready(READY_WITHIN)?;
     Ok(format!("away for {:.1} s", began.elapsed().as_secs_f32()))
-}
-
-/// Ends that were heard, and their bytes, once for each of their ends that is a pod of the disturbed node.
-fn ended_bytes(mut listener: Process) -> Result<(usize, u64), Error> {
-    listener.check_running()?;
-    let log = listener.log().to_owned();
-    drop(listener);
-    let text = fs::read_to_string(&log).map_err(|source| Error::Os {
-        action: "read",
-        subject: log.display().to_string(),
-        source,
-    })?;
-    let ends: Vec<u64> = text.lines().map(bytes_of).filter(|bytes| *bytes > 0).collect();
-    Ok((ends.len(), ends.iter().sum()))
-}
-
-/// Of a line of `conntrack -E`: the first `src=` is the opener, the second the real peer.
-fn bytes_of(line: &str) -> u64 {
-    let words = || line.split_ascii_whitespace().filter_map(|word| word.split_once('='));
-    let values = |name| words().filter(move |(found, _)| *found == name).map(|(_, value)| value);
-    let pods = values("src").filter_map(|address| pod_at(address.parse().ok()?));
-    let sides = u64::try_from(pods.filter(|pod| pod.node == NODE).count()).unwrap_or_default();
-    sides * values("bytes").filter_map(|bytes| bytes.parse::<u64>().ok()).sum::<u64>()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Goal: an end is charged to each pod of the disturbed node that took part, both directions.
-    #[test]
-    fn an_end_counts_for_each_of_its_pods() {
-        let line = |src: &str, dst: &str| {
-            format!(
-                "[DESTROY] tcp      6 src={src} dst={dst} sport=1 dport=2 packets=1 bytes=100 \
-                 src={dst} dst={src} sport=2 dport=1 packets=1 bytes=20 [ASSURED]"
-            )
-        };
-        for (src, dst, bytes) in [
-            ("10.244.1.3", "10.244.1.4", 240),
-            ("10.244.1.3", "10.244.2.4", 120),
-            ("fd00:10:244:2::4", "fd00:10:244:1::3", 120),
-            ("172.18.0.2", "172.18.0.1", 0),
-        ] {
-            assert_eq!(bytes_of(&line(src, dst)), bytes, "{src} {dst}");
-        }
-    }
 }

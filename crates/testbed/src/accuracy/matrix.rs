@@ -53,6 +53,11 @@ impl Scenario {
         matches!(self, Self::Stop | Self::Kill | Self::KillAmidEnds)
     }
 
+    /// Whether entries end while packets of theirs are on their way.
+    pub(crate) const fn ends_amid_traffic(self) -> bool {
+        matches!(self, Self::Reuse | Self::Delete)
+    }
+
     /// Whether exchanges are expected to fail.
     pub(crate) const fn may_fail(self) -> bool {
         matches!(self, Self::Full)
@@ -151,7 +156,7 @@ pub(crate) struct Group {
     pub(crate) reads: Reads,
     /// Of each scenario's traffic.
     pub(crate) traffic: Duration,
-    /// What to try. [`Scenario::Full`] leaves the table full, so it is the last.
+    /// What to try. [`Scenario::Resize`] and [`Scenario::Full`] leave entries behind, so one of them may be, as the last.
     pub(crate) scenarios: Vec<Scenario>,
 }
 
@@ -159,23 +164,26 @@ pub(crate) struct Group {
 pub(crate) fn groups(short: bool) -> Vec<Group> {
     use Scenario::{Churn, Delete, Fin, Full, Kill, KillAmidEnds, LongTcp, Resize, Reuse, Rst, Stop, Udp};
     let everywhere = [LongTcp, Fin, Rst, Udp, Reuse, Delete];
-    let group = |timeouts, reads, seconds, more: &[Scenario]| Group {
+    let group = |timeouts, reads, seconds, scenarios: &[Scenario]| Group {
         timeouts,
         reads,
         traffic: Duration::from_secs(seconds),
-        scenarios: everywhere.iter().chain(more).copied().collect(),
+        scenarios: scenarios.to_vec(),
     };
+    let restarts_and_full = [Stop, Kill, KillAmidEnds, Full];
     if short {
         return vec![
-            group(Timeouts::Default, Reads::EverySecond, 3, &[Churn, Stop, Kill, KillAmidEnds, Full]),
-            group(Timeouts::Short, Reads::EverySecond, 4, &[]),
+            group(Timeouts::Default, Reads::EverySecond, 3, &[&everywhere[..], &[Churn]].concat()),
+            group(Timeouts::Short, Reads::EverySecond, 4, &everywhere),
+            group(Timeouts::Default, Reads::EverySecond, 3, &restarts_and_full),
         ];
     }
     vec![
-        group(Timeouts::Default, Reads::EverySecond, 10, &[Churn, Resize, Stop, Kill, KillAmidEnds, Full]),
-        group(Timeouts::Short, Reads::EverySecond, 10, &[]),
-        group(Timeouts::Default, Reads::ByDefault, 20, &[Churn]),
-        group(Timeouts::Short, Reads::ByDefault, 20, &[Churn]),
+        group(Timeouts::Default, Reads::EverySecond, 10, &[&everywhere[..], &[Churn, Resize]].concat()),
+        group(Timeouts::Short, Reads::EverySecond, 10, &everywhere),
+        group(Timeouts::Default, Reads::EverySecond, 10, &restarts_and_full),
+        group(Timeouts::Default, Reads::ByDefault, 20, &[&everywhere[..], &[Churn]].concat()),
+        group(Timeouts::Short, Reads::ByDefault, 20, &[&everywhere[..], &[Churn]].concat()),
     ]
 }
 

@@ -10,6 +10,7 @@ mod disturbance;
 mod matrix;
 mod report;
 mod stand;
+mod witness;
 
 use std::io::{self, Write};
 use std::process::{Command, ExitCode};

@@ -12,6 +12,7 @@ use egressd_testbed::{
 
 use crate::accuracy::matrix::{Group, Reads, Scenario, plans};
 use crate::accuracy::report::{Figures, Row};
+use crate::accuracy::witness::Witness;
 use crate::accuracy::{disturbance, say};
 
 const READY_WITHIN: Duration = Duration::from_secs(30);
@@ -78,6 +79,9 @@ impl<'c> Stand<'c> {
             let reason = "this collector keeps no state across a restart (no --state-dir)".to_owned();
             return Ok(Row::left_out(self.group, scenario, reason));
         }
+        let name = format!("{scenario:?}");
+        let witness =
+            scenario.ends_amid_traffic().then(|| Witness::start(self.cluster, &name)).transpose()?;
         let mut load = self.start_load(scenario)?;
         let began = now();
         let disturbed = disturbance::disturb(self, &mut load, scenario)?;
@@ -87,6 +91,10 @@ impl<'c> Stand<'c> {
 
         let comparison = self.settle(disturbed.bound_bytes)?;
         let figures = Figures::of(&comparison, disturbed.bound_bytes, conversations);
+        let figures = match witness {
+            Some(mut witness) => figures.within_what_was_told(witness.told_bytes()?),
+            None => figures,
+        };
         let note = match scenario {
             Scenario::Churn => format!("{} opened a second", conversations / took.as_secs().max(1)),
             _ => disturbed.note,
