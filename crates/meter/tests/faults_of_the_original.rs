@@ -147,9 +147,10 @@ fn fault_5_a_reused_tuple_is_another_entry() {
     }
     assert_eq!(node.cut(), ["10.0.0.1 203.0.113.1 1000/0"], "ten times between two reads");
     let mut node = Node::with(&["10.0.0.1"]);
-    let zones = ["ctzone=1", "ctzone=2"].map(|zone| row(&format!("{TUPLE} {zone} start=15 tx=500/1 rx=0/0")));
-    node.read(20, &zones);
-    node.read(30, &zones);
+    let ct_zones =
+        ["ctzone=1", "ctzone=2"].map(|ct_zone| row(&format!("{TUPLE} {ct_zone} start=15 tx=500/1 rx=0/0")));
+    node.read(20, &ct_zones);
+    node.read(30, &ct_zones);
     assert_eq!(node.cut(), ["10.0.0.1 203.0.113.1 1000/0"], "in two zones at once");
 }
 

@@ -179,9 +179,10 @@ pub(crate) fn groups(short: bool) -> Vec<Group> {
         ];
     }
     vec![
-        group(Timeouts::Default, Reads::EverySecond, 10, &[&everywhere[..], &[Churn, Resize]].concat()),
+        group(Timeouts::Default, Reads::EverySecond, 10, &[&everywhere[..], &[Churn]].concat()),
         group(Timeouts::Short, Reads::EverySecond, 10, &everywhere),
         group(Timeouts::Default, Reads::EverySecond, 10, &restarts_and_full),
+        group(Timeouts::Default, Reads::EverySecond, 10, &[Resize]),
         group(Timeouts::Default, Reads::ByDefault, 20, &[&everywhere[..], &[Churn]].concat()),
         group(Timeouts::Short, Reads::ByDefault, 20, &[&everywhere[..], &[Churn]].concat()),
     ]
