@@ -1,8 +1,8 @@
 //! What the kernel told of a node's traffic, by another reader than ours.
 //!
-//! The kernel sends an entry's last words before it unlinks the entry (`nf_ct_delete`): a packet that finds the entry in
-//! between is counted on it, and nobody hears of that any more. Where entries end amid traffic this can happen, and
-//! `conntrack -E` with `conntrack -L` then says by how much the kernel itself fell short of nft.
+//! A packet that arrives in the moment in which its entry ends may be counted where nobody hears of it: the kernel sends
+//! an entry's last words before it unlinks the entry (`nf_ct_delete`), for one. Where entries end amid traffic,
+//! `conntrack -E` with `conntrack -L` says by how much the kernel itself fell short of nft.
 //!
 //! Invariant: what is still counted and what has ended stand for all that was counted since the table was empty.
 
