@@ -8,7 +8,8 @@ use std::time::Duration;
 use egressd_flow::{NodeName, UnixNanos};
 use egressd_service::clock::unix_nanos;
 use egressd_service::lifecycle::chain;
-use futures_util::StreamExt as _;
+use futures_util::{Stream, StreamExt as _};
+use kube::client::ClientBuilder;
 use kube::config::{KubeConfigOptions, Kubeconfig, KubeconfigError};
 use kube::runtime::utils::Backoff;
 use kube::runtime::watcher::{self, Config, Event, InitialListStrategy};
@@ -17,10 +18,14 @@ use kube::{Api, Client, Resource, ResourceExt as _};
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
+use tower::timeout::TimeoutLayer;
 use tracing::{debug, info, warn};
 
 use super::object::{NodeObject, ObjectError, PodObject};
 use crate::cluster::Change;
+
+#[cfg(test)]
+mod tests;
 
 /// How often the API is asked whether it is there, and how long it may take to say so.
 const PULSE_EVERY: Duration = Duration::from_secs(10);
@@ -32,9 +37,13 @@ const PULSE_WITHIN: Duration = Duration::from_secs(5);
 const RETRY_FIRST: Duration = Duration::from_secs(1);
 const RETRY_MAX: Duration = Duration::from_secs(8);
 const CONNECT_WITHIN: Duration = Duration::from_secs(5);
-/// A watch that is broken fails again within [`RETRY_MAX`] and [`CONNECT_WITHIN`]; the rest is for what it missed to
+/// How long a request may take to be answered, the connection included; what is answered may then take its time. An
+/// API server that is busy lets a request wait for a quarter of a minute and then refuses it.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(15);
+/// A watch that is broken fails again within [`RETRY_MAX`] and [`ANSWERED_WITHIN`]; the rest is for what it missed to
 /// come in.
-const BROKEN_FOR: Duration = Duration::from_secs(20);
+const BROKEN_FOR: Duration = Duration::from_secs(28);
+const _: () = assert!(RETRY_MAX.as_secs() + ANSWERED_WITHIN.as_secs() + 5 <= BROKEN_FOR.as_secs());
 /// How long a watch call may stay open. A connection that died without a word is noticed by then at the latest.
 const WATCH_SECONDS: u32 = 60;
 /// How long a streaming list may take before it is taken for one that this server does not know.
@@ -70,7 +79,8 @@ pub async fn connect(kubeconfig: Option<&Path>) -> Result<Client, ConnectError> 
     config.connect_timeout = Some(CONNECT_WITHIN);
     // A watch is silent until something happens: it must not be taken for dead before its own end.
     config.read_timeout = Some(Duration::from_secs(u64::from(WATCH_SECONDS) + 10));
-    Client::try_from(config).map_err(ConnectError::Client)
+    let client = ClientBuilder::try_from(config).map_err(ConnectError::Client)?;
+    Ok(client.with_layer(&TimeoutLayer::new(ANSWERED_WITHIN)).build())
 }
 
 /// Whether a kubeconfig can be used, as far as it and the files that it names tell: nobody is asked.
@@ -159,13 +169,13 @@ impl WatchCounts {
 
 /// Tells every change of the cluster's pods and nodes until `changes` is closed.
 pub async fn watch(client: Client, changes: mpsc::Sender<Change>, knowledge: Knowledge, counts: WatchCounts) {
-    let feed = |what| Feed::new(what, client.clone(), changes.clone(), counts.clone(), knowledge.clone());
+    let feed = |what| Feed::new(what, changes.clone(), counts.clone(), knowledge.clone());
     let (pods, nodes) = (feed("pods"), feed("nodes"));
     let (pods_well, nodes_well) = (pods.well.clone(), nodes.well.clone());
     let pulse = pulse(client.clone(), knowledge.clone(), [pods_well, nodes_well]);
     tokio::select! {
-        () = pods.run::<PodObject>() => {}
-        () = nodes.run::<NodeObject>() => {}
+        () = pods.run::<PodObject>(&client) => {}
+        () = nodes.run::<NodeObject>(&client) => {}
         () = pulse => {}
         () = changes.closed() => {}
     }
@@ -197,9 +207,9 @@ async fn pulse(client: Client, knowledge: Knowledge, feeds: [Well; 2]) {
 
 /// Whether a watch has listed everything and is not broken.
 ///
-/// A list makes it whole. The library does not say when a watch that goes on without one is whole again, and a quiet
-/// cluster sends nothing on it. While it is broken it fails again within [`BROKEN_FOR`], so one that has not failed for
-/// that long is whole.
+/// A list makes it whole, until another one is due: what happened in between is only in that one. The library does not
+/// say when a watch that goes on without a list is whole again, and a quiet cluster sends nothing on it. While it is
+/// broken it fails again within [`BROKEN_FOR`], so one that has not failed for that long is whole.
 #[derive(Clone, Debug, Default)]
 struct Well(Arc<WellState>);
 
@@ -217,10 +227,13 @@ impl Well {
         self.0.listed.store(true, Ordering::Release);
     }
 
-    /// Whether that is news: it was whole until now, or never failed before.
-    fn failed(&self, now: UnixNanos) -> bool {
-        let last = UnixNanos(self.0.failed_at.swap(now.0, Ordering::AcqRel));
-        now.since(last) > BROKEN_FOR
+    /// It lists anew; whether it had listed everything before.
+    fn lists_anew(&self) -> bool {
+        self.0.listed.swap(false, Ordering::AcqRel)
+    }
+
+    fn failed(&self, now: UnixNanos) {
+        self.0.failed_at.store(now.0, Ordering::Release);
     }
 
     fn is_well(&self, now: UnixNanos) -> bool {
@@ -291,47 +304,44 @@ enum Left {
 /// One watch and where its changes go.
 struct Feed {
     what: &'static str,
-    client: Client,
     changes: mpsc::Sender<Change>,
     counts: WatchCounts,
     knowledge: Knowledge,
     well: Well,
+    complaint: Complaint,
 }
 
 impl Feed {
     fn new(
         what: &'static str,
-        client: Client,
         changes: mpsc::Sender<Change>,
         counts: WatchCounts,
         knowledge: Knowledge,
     ) -> Self {
-        Self { what, client, changes, counts, knowledge, well: Well::default() }
+        Self { what, changes, counts, knowledge, well: Well::default(), complaint: Complaint::default() }
     }
 
-    async fn run<K: Watched>(self) {
-        let mut strategy = self.strategy().await;
-        while let Left::NoStreamingLists = self.follow::<K>(&strategy).await {
+    async fn run<K: Watched>(mut self, client: &Client) {
+        let mut strategy = strategy(client).await;
+        loop {
+            let mut config = Config::default().timeout(WATCH_SECONDS);
+            config.initial_list_strategy = strategy.clone();
+            let events = watch_objects(Api::<K>::all(client.clone()), config).backoff(Retry::default());
+            let streaming = strategy == InitialListStrategy::StreamingList;
+            match self.follow(events.boxed(), streaming).await {
+                Left::Closed => return,
+                Left::NoStreamingLists => {}
+            }
             info!(what = self.what, "the API has no streaming lists, listing in pages");
             strategy = InitialListStrategy::ListWatch;
         }
     }
 
-    async fn strategy(&self) -> InitialListStrategy {
-        let version = self.client.apiserver_version().await;
-        let digits = |minor: &str| minor.trim_end_matches(|c: char| !c.is_ascii_digit()).parse::<u32>().ok();
-        match version.ok().and_then(|version| digits(&version.minor)) {
-            Some(minor) if minor >= STREAMING_LISTS_SINCE => InitialListStrategy::StreamingList,
-            _ => InitialListStrategy::ListWatch,
-        }
-    }
-
-    async fn follow<K: Watched>(&self, strategy: &InitialListStrategy) -> Left {
-        let mut config = Config::default().timeout(WATCH_SECONDS);
-        config.initial_list_strategy = strategy.clone();
-        let streaming = *strategy == InitialListStrategy::StreamingList;
-        let mut events =
-            watch_objects(Api::<K>::all(self.client.clone()), config).backoff(Retry::default()).boxed();
+    async fn follow<K: Watched>(
+        &mut self,
+        mut events: impl Stream<Item = watcher::Result<Event<K>>> + Unpin,
+        streaming: bool,
+    ) -> Left {
         let mut listed = Vec::new();
         let mut list_by = None::<Instant>;
         loop {
@@ -350,6 +360,7 @@ impl Feed {
                     continue;
                 }
                 Ok(Event::Init) => {
+                    self.lists_anew();
                     listed.clear();
                     list_by = Some(Instant::now() + STREAMING_LIST_WITHIN);
                     continue;
@@ -375,6 +386,7 @@ impl Feed {
             {
                 return Left::Closed;
             }
+            self.complaint.over();
             // Not before the list is on its way: whoever hears that all is known has it to read.
             if is_list {
                 self.well.listed();
@@ -382,14 +394,29 @@ impl Feed {
         }
     }
 
-    fn failed(&self, error: &watcher::Error) {
+    /// What was known is old until the list is in.
+    fn lists_anew(&self) {
+        if self.well.lists_anew() {
+            self.knowledge.interrupt();
+        }
+    }
+
+    fn failed(&mut self, error: &watcher::Error) {
         self.counts.0.errors.fetch_add(1, Ordering::Relaxed);
         let now = UnixNanos(unix_nanos());
-        // Said once for each time that it breaks; the count tells how often it was tried.
-        if self.well.failed(now) {
-            warn!(what = self.what, error = %chain(error), "the watch is broken, trying again");
+        if self.well.is_well(now) {
+            self.complaint.over();
         }
+        // The count tells how often it was tried.
+        let text = chain(error);
+        if self.complaint.is_news(&text) {
+            warn!(what = self.what, error = %text, "the watch is broken, trying again");
+        }
+        self.well.failed(now);
         self.knowledge.interrupt();
+        if needs_list(error) {
+            self.lists_anew();
+        }
     }
 
     /// One object that makes no sense costs nobody else their name.
@@ -402,6 +429,26 @@ impl Feed {
                 None
             }
         }
+    }
+}
+
+/// What was last said of a watch that is broken, so that each reason is said once.
+#[derive(Debug, Default)]
+struct Complaint(Option<String>);
+
+impl Complaint {
+    /// Whether `text` was not what was said last; from now on it is.
+    fn is_news(&mut self, text: &str) -> bool {
+        let is_news = self.0.as_deref() != Some(text);
+        if is_news {
+            self.0 = Some(text.to_owned());
+        }
+        is_news
+    }
+
+    /// The watch went on: when it breaks again, that is news.
+    fn over(&mut self) {
+        self.0 = None;
     }
 }
 
@@ -421,6 +468,24 @@ impl Iterator for Retry {
 impl Backoff for Retry {
     fn reset(&mut self) {
         self.0 = None;
+    }
+}
+
+async fn strategy(client: &Client) -> InitialListStrategy {
+    let version = client.apiserver_version().await;
+    let digits = |minor: &str| minor.trim_end_matches(|c: char| !c.is_ascii_digit()).parse::<u32>().ok();
+    match version.ok().and_then(|version| digits(&version.minor)) {
+        Some(minor) if minor >= STREAMING_LISTS_SINCE => InitialListStrategy::StreamingList,
+        _ => InitialListStrategy::ListWatch,
+    }
+}
+
+/// After these the library lists anew; it says so only once a streaming list is answered.
+fn needs_list(error: &watcher::Error) -> bool {
+    match error {
+        watcher::Error::WatchError(status) => status.code == 410,
+        watcher::Error::NoResourceVersion => true,
+        _ => false,
     }
 }
 
