@@ -286,7 +286,10 @@ impl Attribution {
             if !self.index.knows_node(&node) {
                 warn!(%node, "a collector says that it is on a node that the cluster does not have: it measures nothing");
             }
-            self.catch_up(&node);
+            // The whole is half known until the watch goes on; then it is told.
+            if !(self.untold && self.is_interrupted()) {
+                self.catch_up(&node);
+            }
         }
     }
 
@@ -302,6 +305,8 @@ impl Attribution {
         for node in nodes {
             match self.feeds.get_mut(&node) {
                 Some(feed) if !feed.behind || interrupted => {
+                    // Who missed something hears that we are there, and of no time up to which it knows all.
+                    let as_of = if feed.behind { UnixNanos(0) } else { as_of };
                     feed.tell(Scope { as_of, whole: false, owners: Vec::new(), node_addresses: Vec::new() });
                 }
                 _ => self.catch_up(&node),

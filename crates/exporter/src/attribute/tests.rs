@@ -92,6 +92,13 @@ impl Bench {
         self.changes.send(change).await.unwrap();
     }
 
+    /// Waits until every change so far was taken.
+    async fn changes_are_in(&self) {
+        while self.changes.capacity() < self.changes.max_capacity() {
+            tokio::task::yield_now().await;
+        }
+    }
+
     /// A collector of node-a dials; its feed holds `places` scopes.
     async fn dial(&self, excluded: &[&str], places: usize) -> mpsc::Receiver<Scope> {
         let (feed, scopes) = mpsc::channel(places);
@@ -294,6 +301,27 @@ async fn an_interrupted_watch_tells_no_scopes() {
     let (whole, mut owners) = told(&mut scopes).await;
     owners.sort();
     assert_eq!((whole, owners), (true, vec!["one".to_owned(), "two".to_owned()]));
+}
+
+/// Goal: a collector that dials while the watch is interrupted hears no half of what happened and no time up to which
+/// it knew all, and the whole once that is known; where nothing happened yet, the whole at once.
+#[tokio::test(start_paused = true)]
+async fn who_dials_during_an_interruption_waits_for_the_whole() {
+    let knowledge = Knowledge::default();
+    let bench = Bench::start_knowing(Duration::ZERO, knowledge.clone());
+    bench.change(Change::Pods(vec![pod("old", "shop", "10.0.0.9")])).await;
+    bench.change(nodes()).await;
+    knowledge.advance(UnixNanos(5));
+    knowledge.interrupt();
+    assert_eq!(told(&mut bench.dial(&[], 4).await).await, (true, vec!["old".to_owned()]));
+    bench.change(Change::Pod(pod("one", "shop", "10.0.0.1"))).await;
+    bench.changes_are_in().await;
+    let mut scopes = bench.dial(&[], 4).await;
+    let nothing = Scope { as_of: UnixNanos(0), whole: false, owners: vec![], node_addresses: vec![] };
+    assert_eq!(timeout(PATIENCE, scopes.recv()).await.expect("a word"), Some(nothing));
+    knowledge.advance(UnixNanos(6));
+    let whole = timeout(PATIENCE, scopes.recv()).await.expect("a scope comes").unwrap();
+    assert_eq!((whole.as_of, whole.whole, whole.owners.len()), (UnixNanos(6), true, 2));
 }
 
 /// Goal: a batch waits for an interrupted watch no longer than it may, and what the watch knew before needs no wait.
