@@ -4,6 +4,7 @@
 //! nothing is named before everything was listed once. A batch waits until the watch had time to tell of the pods in
 //! it; while the watch is interrupted, until that is made up for, or for [`HELD_MAX`]. Batches are named in the order
 //! of their positions, and one has a place in every sink's queue before it is sent to any.
+//! Bound: [`WAITING_BYTES_MAX`] of batches that wait, and the index, which is bounded by the cluster.
 //!
 //! Scopes say no more while the watch is interrupted: half of what happened would give an address to a pod whose end,
 //! and whose successor, are still to be told.
@@ -16,7 +17,7 @@ use egressd_delivery::roster::Roster;
 use egressd_delivery::serve::{ScopeRequest, Taking};
 use egressd_enrich::kubernetes::Knowledge;
 use egressd_enrich::{Change, Grouping, Index};
-use egressd_flow::{Batch, NodeName, Owner, Position, Scope, UnixNanos};
+use egressd_flow::{Batch, NodeName, Owner, Position, Record, Scope, UnixNanos};
 use egressd_protocol::Hello;
 use egressd_service::admin::Part;
 use egressd_service::clock::unix_nanos;
@@ -38,9 +39,15 @@ const REFRESH: Duration = Duration::from_secs(15);
 const HELD_MAX: Duration = Duration::from_secs(180);
 /// How often it is looked whether the watch goes on.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
-/// Records of batches that wait for their names, of all collectors together, about 100 MB; the rest wait in their
-/// streams.
-const WAITING_RECORDS_MAX: usize = 1_000_000;
+/// Memory of the batches that wait for their names, of all collectors together. The batch that reaches it is still
+/// taken, and at a stop those in the queue of takings; the rest wait in their streams.
+pub(crate) const WAITING_BYTES_MAX: usize = 100 << 20;
+/// A node of the tree that an owner's labels are in, with the allocator's share: eleven pairs of strings. One is there
+/// for five labels at least.
+const LABELS_NODE_BYTES: usize = 576;
+const LABELS_OF_A_NODE: usize = 5;
+/// The counts of an [`Arc`] and the allocator's share.
+const SHARED_BYTES: usize = 32;
 
 /// A sink's task is gone; its own error says why.
 #[derive(Debug, thiserror::Error)]
@@ -78,6 +85,8 @@ enum Event {
 struct Waiting {
     hello: Arc<Hello>,
     batch: Batch,
+    /// What it takes of our memory.
+    bytes: usize,
     position: Position,
     /// The end of its span, by our clock; its arrival, where the collector's clock is ahead of it.
     seen: UnixNanos,
@@ -101,7 +110,8 @@ pub(crate) struct Attribution {
     /// Something happened while the watch was interrupted, and collectors do not know it yet.
     untold: bool,
     waiting: VecDeque<Waiting>,
-    waiting_records: usize,
+    waiting_bytes: usize,
+    waiting_bytes_max: usize,
     /// How long after its span a batch is named.
     patience: Duration,
     position: Position,
@@ -155,7 +165,8 @@ impl Attribution {
             feeds: HashMap::new(),
             untold: false,
             waiting: VecDeque::new(),
-            waiting_records: 0,
+            waiting_bytes: 0,
+            waiting_bytes_max: WAITING_BYTES_MAX,
             position: Position(0),
             lanes: Vec::new(),
             metrics,
@@ -197,7 +208,7 @@ impl Attribution {
     }
 
     async fn next_event(&mut self, inputs: &mut Inputs, refresh: &mut tokio::time::Interval) -> Event {
-        let (synced, has_room) = (self.is_synced(), self.waiting_records < WAITING_RECORDS_MAX);
+        let (synced, has_room) = (self.is_synced(), self.waiting_bytes < self.waiting_bytes_max);
         let due = self.waiting.front().map(|waiting| self.due_in(waiting).min(LOOK_AGAIN));
         let Inputs { takings, scope_requests, lanes, stop } = inputs;
         tokio::select! {
@@ -229,9 +240,10 @@ impl Attribution {
     /// it.
     fn take(&mut self, Taking { hello, batch, taken }: Taking) {
         self.position = Position(self.position.0 + 1);
-        self.waiting_records += batch.records.len();
+        let bytes = memory_of(&batch);
+        self.waiting_bytes += bytes;
         let (position, seen) = (self.position, batch.span.to.min(UnixNanos(unix_nanos())));
-        self.waiting.push_back(Waiting { hello, batch, position, seen });
+        self.waiting.push_back(Waiting { hello, batch, bytes, position, seen });
         // A stream that is gone does not undo what was taken: its next one hears of it.
         let _gone = taken.send(position);
     }
@@ -348,8 +360,10 @@ impl Attribution {
     }
 
     async fn name_next(&mut self) -> Result<(), SinkGone> {
-        let Some(Waiting { hello, batch, position, .. }) = self.waiting.pop_front() else { return Ok(()) };
-        self.waiting_records -= batch.records.len();
+        let Some(Waiting { hello, batch, bytes, position, .. }) = self.waiting.pop_front() else {
+            return Ok(());
+        };
+        self.waiting_bytes -= bytes;
         let mut places = Vec::with_capacity(self.lanes.len());
         for lane in &self.lanes {
             places.push(lane.batches.reserve().await.map_err(|_| SinkGone)?);
@@ -382,6 +396,19 @@ impl Feed {
             Err(TrySendError::Full(_)) => self.behind = true,
         }
     }
+}
+
+/// About what a batch takes while it waits, in bytes, rounded up; an empty one takes its place in the queue.
+fn memory_of(batch: &Batch) -> usize {
+    let owners = batch.owners.iter().map(|owner| {
+        let labels: usize = owner.labels.iter().map(|(key, value)| key.len() + value.len()).sum();
+        let text = owner.pod_uid.len() + owner.namespace.len() + owner.name.len() + labels;
+        let nodes = owner.labels.len().div_ceil(LABELS_OF_A_NODE);
+        // The owner and its three names are shared each by itself; a label is two strings.
+        let apart = 4 + 2 * owner.labels.len();
+        size_of::<Arc<Owner>>() + size_of::<Owner>() + text + nodes * LABELS_NODE_BYTES + apart * SHARED_BYTES
+    });
+    size_of::<Waiting>() + batch.records.capacity() * size_of::<Record>() + owners.sum::<usize>()
 }
 
 /// The next change of a cluster that changes; of another there is none.

@@ -25,7 +25,7 @@ use prometheus_client::registry::Registry;
 use tokio::sync::{mpsc, watch};
 use tracing::info;
 
-use crate::attribute::{Attribution, Cluster, Inputs, Naming};
+use crate::attribute::{Attribution, Cluster, Inputs, Naming, WAITING_BYTES_MAX};
 use crate::config::Options;
 use crate::deliver::Party;
 use crate::metrics::{ConfigMetrics, EnrichMetrics, NodeMetrics, WatchMetrics};
@@ -61,6 +61,7 @@ pub(crate) async fn wire(options: Box<Options>, loaded: Loaded, mut tasks: Tasks
         nodes_max = NODES_MAX,
         message_bytes_max = MESSAGE_BYTES_MAX,
         batches_queue = BATCHES_QUEUE,
+        waiting_bytes_max = WAITING_BYTES_MAX,
         "bounds; a sink's table takes at most about 250 bytes a flow"
     );
     let grpc = admin::bind(options.grpc_listen_port).await?;

@@ -2,7 +2,7 @@
 
 use egressd_enrich::{Node, Pod, PodUid};
 use egressd_flow::{
-    AttributedBatch, Batch, Counter, Epoch, IpProtocol, Record, Sequence, Span, TopologyZone, Traffic,
+    AttributedBatch, Batch, Counter, Epoch, IpProtocol, Sequence, Span, TopologyZone, Traffic,
 };
 use egressd_protocol::{CollectorFlags, Hello, Source};
 use egressd_service::admin::Admin;
@@ -399,4 +399,23 @@ async fn a_stop_names_what_waits() {
     unsynced.stop.cancel();
     timeout(PATIENCE, unsynced.running).await.expect("it ends").unwrap().unwrap();
     assert!(taken.await.is_err(), "its collector keeps it");
+}
+
+/// Goal: what a batch is weighed at covers its owners and its place, not only its records.
+#[test]
+fn a_batch_is_weighed_with_its_owners() {
+    let batch = |owners: Vec<Owner>| Batch {
+        epoch: Epoch(1),
+        sequence: Sequence(1),
+        span: Span { from: UnixNanos(1), to: UnixNanos(2) },
+        owners: owners.into_iter().map(Arc::new).collect(),
+        records: vec![],
+    };
+    let text = "x".repeat(egressd_protocol::limits::OWNER_TEXT_BYTES_MAX / 32);
+    let labels = (0..32).map(|place| (place.to_string(), text.clone())).collect();
+    let owner = Owner { labels, ..Owner::of_node("10.0.0.1".parse().unwrap(), &node("node-a")) };
+    assert_eq!(memory_of(&batch(vec![])), size_of::<Waiting>());
+    let one = memory_of(&batch(vec![owner.clone()])) - size_of::<Waiting>();
+    assert!((2_048 + 32 * 48..16_384).contains(&one), "{one}");
+    assert_eq!(memory_of(&batch(vec![owner; 1_000])) - size_of::<Waiting>(), 1_000 * one);
 }
