@@ -1,7 +1,8 @@
 //! The exporter's driver: collectors' streams in, batches for the next stage out.
 //!
 //! Each stream has a task of its own. A batch that the ledger lets in goes to the next stage as a [`Taking`]; when
-//! that says at which position it stands, it is committed and acknowledged. A stop follows the data: nothing more is
+//! that says at which position it stands, it is committed and acknowledged. While it waits for room there its stream
+//! reads nothing more, so one batch a stream is held here, and goes on telling acknowledgements and scopes. A stop follows the data: nothing more is
 //! taken, the next stage sees its channel close and lets everything out, then each collector gets its last Ack and
 //! a Redirect.
 
@@ -9,7 +10,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use egressd_flow::{Batch, Epoch, NodeName, Position, Scope, Sequence, Span, UnixNanos};
+use egressd_flow::{Batch, NodeName, Position, Scope, UnixNanos};
 use egressd_protocol::limits::MESSAGE_BYTES_MAX;
 use egressd_protocol::v1::collection_server::{Collection, CollectionServer};
 use egressd_protocol::{Ack, Down, Hello, Settings, SpoolId, Up, Welcome, WireError, v1};
@@ -24,9 +25,13 @@ use tonic::{Code, Request, Response, Status, Streaming};
 use tracing::{info, warn};
 
 use crate::connections::{Line, Talk, connections};
-use crate::ledger::{Ledger, StreamId, TooManyNodes, Verdict};
+use crate::ledger::{Ledger, StreamId, TooManyNodes};
 use crate::metrics::LedgerMetrics;
 use crate::roster::Roster;
+
+mod offer;
+
+use offer::{News, Offer, Offering, next_of};
 
 /// How long a peer may keep us waiting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -344,6 +349,7 @@ impl Drop for Seat {
 enum Event {
     Said(Result<Option<v1::Up>, Status>),
     Delivered { more_to_come: bool },
+    Offered(Result<News, Hangup>),
     Scope(Scope),
     Replaced,
     Stop,
@@ -361,6 +367,8 @@ struct Conversation {
     delivered: watch::Receiver<Position>,
     scopes: mpsc::Receiver<Scope>,
     acked: Vec<Ack>,
+    /// The batch heard last, until it is taken: nothing more is read meanwhile.
+    offer: Option<Offer>,
     heard: Instant,
     taking: bool,
     diagnosis: String,
@@ -397,6 +405,7 @@ impl Conversation {
             up,
             down,
             acked: Vec::new(),
+            offer: None,
             heard: Instant::now(),
             taking: true,
             diagnosis: String::new(),
@@ -409,7 +418,7 @@ impl Conversation {
         };
         conversation.say(&Down::Welcome(welcome)).await?;
         conversation.say(&Down::Settings(conversation.shared.settings.clone())).await?;
-        conversation.acknowledge(true).await?;
+        conversation.acknowledge(News::Again).await?;
         conversation.shared.roster.dialled(&conversation.hello, UnixNanos(unix_nanos()));
         Ok(conversation)
     }
@@ -418,7 +427,7 @@ impl Conversation {
         loop {
             let event = self.next_event().await;
             let outcome = match event {
-                Event::Said(Ok(Some(message))) => self.hear(message).await,
+                Event::Said(Ok(Some(message))) => self.hear(message),
                 Event::Said(Ok(None)) => Err(Hangup::Closed),
                 Event::Said(Err(status)) => Err(Hangup::Broken(status)),
                 Event::Scope(scope) => self.say(&Down::Scope { scope, clock: UnixNanos(unix_nanos()) }).await,
@@ -428,15 +437,15 @@ impl Conversation {
                     self.taking = false;
                     Ok(())
                 }
-                Event::Delivered { more_to_come } => {
+                Event::Offered(offered) => self.offered(offered).await,
+                Event::Delivered { more_to_come: true } => {
                     self.shared.settle();
-                    match self.acknowledge(false).await {
-                        Ok(()) if !more_to_come => self.farewell().await,
-                        acknowledged => acknowledged,
-                    }
+                    self.acknowledge(News::Taken).await
                 }
+                Event::Delivered { more_to_come: false } => self.farewell().await,
             };
             if let Err(hangup) = outcome {
+                let _settled = self.offer_ends().await;
                 return hangup;
             }
         }
@@ -444,6 +453,7 @@ impl Conversation {
 
     async fn next_event(&mut self) -> Event {
         let silent_at = self.heard + self.shared.patience.silence;
+        let listens = self.taking && self.offer.is_none();
         tokio::select! {
             // Acknowledgements first: they free the collector's memory.
             biased;
@@ -451,15 +461,22 @@ impl Conversation {
             Some(scope) = self.scopes.recv() => Event::Scope(scope),
             () = self.seat.replaced.cancelled() => Event::Replaced,
             () = self.shared.stop.cancelled(), if self.taking => Event::Stop,
-            said = self.up.message(), if self.taking => Event::Said(said),
-            () = tokio::time::sleep_until(silent_at), if self.taking => Event::Silent,
+            Some(offered) = next_of(&mut self.offer) => Event::Offered(offered),
+            said = self.up.message(), if listens => Event::Said(said),
+            () = tokio::time::sleep_until(silent_at), if listens => Event::Silent,
         }
     }
 
-    async fn hear(&mut self, message: v1::Up) -> Result<(), Hangup> {
+    fn hear(&mut self, message: v1::Up) -> Result<(), Hangup> {
         self.heard = Instant::now();
         match Up::from_wire(message)? {
-            Some(Up::Batch(batch)) => self.take(batch).await,
+            Some(Up::Batch(batch)) => {
+                let (shared, hello) = (Arc::clone(&self.shared), Arc::clone(&self.hello));
+                let offer =
+                    Offering { shared, hello, stream: self.seat.stream, clock_ahead: self.clock_ahead };
+                self.offer = Some(Box::pin(offer.take(batch)));
+                Ok(())
+            }
             Some(Up::Status(status)) => {
                 self.note(status);
                 Ok(())
@@ -488,63 +505,22 @@ impl Conversation {
         self.diagnosis = diagnosis;
     }
 
-    async fn take(&mut self, batch: Batch) -> Result<(), Hangup> {
-        let (epoch, sequence, traffic) = (batch.epoch, batch.sequence, batch.sum());
-        match self.check(epoch, sequence).await {
-            Verdict::Take => {}
-            Verdict::Replaced => return Err(Hangup::Replaced),
-            Verdict::UnknownEpoch => return Err(Hangup::UnknownEpoch),
-            Verdict::Gap { expected } => {
-                return Err(Hangup::Gap { expected: expected.0, found: sequence.0 });
-            }
-            Verdict::Duplicate | Verdict::Reserved => {
-                self.shared.ledger().duplicate(traffic);
-                return self.acknowledge(true).await;
-            }
-        }
-        let Some(position) = self.pass_on(batch).await else {
-            self.shared.ledger().release(&self.hello.node, epoch);
-            return if self.shared.stop.is_cancelled() { Ok(()) } else { Err(Hangup::Stopping) };
-        };
-        self.shared.ledger().commit(&self.hello.node, epoch, sequence, position, traffic);
-        // The sinks may have been quicker than this task.
-        self.shared.settle();
-        self.acknowledge(false).await
+    async fn offered(&mut self, offered: Result<News, Hangup>) -> Result<(), Hangup> {
+        self.offer = None;
+        self.heard = Instant::now();
+        self.acknowledge(offered?).await
     }
 
-    /// The ledger's word, once the node's older stream has done with the batch that it was taking.
-    async fn check(&self, epoch: Epoch, sequence: Sequence) -> Verdict {
-        loop {
-            let now = UnixNanos(unix_nanos());
-            let verdict =
-                self.shared.ledger().check(&self.hello.node, self.seat.stream, epoch, sequence, now);
-            match verdict {
-                Verdict::Reserved => tokio::time::sleep(RESERVED_POLL).await,
-                settled => return settled,
-            }
-        }
+    /// Brings the batch that is on its way, if one is, to its end.
+    async fn offer_ends(&mut self) -> Option<Result<News, Hangup>> {
+        let offered = next_of(&mut self.offer).await;
+        self.offer = None;
+        offered
     }
 
-    /// The position that the next stage gave the batch; `None` when it takes nothing any more.
-    async fn pass_on(&self, mut batch: Batch) -> Option<Position> {
-        let intake = self.shared.intake()?;
-        let by_our_clock = |at: UnixNanos| {
-            let shifted = (i128::from(at.0) + self.clock_ahead).max(0);
-            UnixNanos(u64::try_from(shifted).unwrap_or(u64::MAX))
-        };
-        // What has come was seen before now, whatever the peer says.
-        let to = by_our_clock(batch.span.to).min(UnixNanos(unix_nanos()));
-        batch.span = Span { from: by_our_clock(batch.span.from).min(to), to };
-        let (taken, position) = oneshot::channel();
-        intake.send(Taking { hello: Arc::clone(&self.hello), batch, taken }).await.ok()?;
-        drop(intake);
-        position.await.ok()
-    }
-
-    /// Tells how far each epoch got, when that is news or `always`.
-    async fn acknowledge(&mut self, always: bool) -> Result<(), Hangup> {
+    async fn acknowledge(&mut self, news: News) -> Result<(), Hangup> {
         let acks = self.shared.ledger().acks(&self.hello.node);
-        for ack in acks.iter().filter(|ack| always || !self.acked.contains(ack)) {
+        for ack in acks.iter().filter(|ack| news == News::Again || !self.acked.contains(ack)) {
             self.say(&Down::Ack(*ack)).await?;
         }
         self.acked = acks;
@@ -553,6 +529,10 @@ impl Conversation {
 
     /// Everything is let out: the last word, and the collector hangs up.
     async fn farewell(&mut self) -> Result<(), Hangup> {
+        // What the next stage took it took before it let everything out.
+        let _settled = self.offer_ends().await;
+        self.shared.settle();
+        self.acknowledge(News::Taken).await?;
         self.say(&Down::Redirect(None)).await?;
         let hung_up = async { while let Ok(Some(_)) = self.up.message().await {} };
         let _either = tokio::time::timeout(FAREWELL_MAX, hung_up).await;

@@ -209,6 +209,8 @@ impl Attribution {
 
     async fn next_event(&mut self, inputs: &mut Inputs, refresh: &mut tokio::time::Interval) -> Event {
         let (synced, has_room) = (self.is_synced(), self.waiting_bytes < self.waiting_bytes_max);
+        // The streams take nothing more then, and what they sent has to be seen to end.
+        let takes = synced && (has_room || inputs.stop.is_cancelled());
         let due = self.waiting.front().map(|waiting| self.due_in(waiting).min(LOOK_AGAIN));
         let Inputs { takings, scope_requests, lanes, stop } = inputs;
         tokio::select! {
@@ -220,7 +222,7 @@ impl Attribution {
             _ = refresh.tick() => Event::Refresh,
             () = stop.cancelled(), if !synced => Event::Stop,
             () = tokio::time::sleep(due.unwrap_or_default()), if due.is_some() => Event::Due,
-            taking = takings.recv(), if synced && has_room => Event::Taking(taking),
+            taking = takings.recv(), if takes => Event::Taking(taking),
         }
     }
 

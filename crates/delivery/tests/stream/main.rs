@@ -11,7 +11,7 @@ mod skew;
 use std::time::Duration;
 
 use egressd_delivery::roster::Tally;
-use egressd_flow::{Sequence, UnixNanos};
+use egressd_flow::{Position, Sequence, UnixNanos};
 use egressd_protocol::{Source, Status, Up};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
@@ -97,6 +97,23 @@ async fn what_a_dead_exporter_took_is_sent_again() {
     assert_eq!(collector.metric("egressd_collector_window_maybe_twice_bytes_total"), 1 + 2);
     collector.finish().await;
     successor.stop().await;
+}
+
+/// Goal: a stream whose batch waits for the next stage goes on telling what is delivered.
+#[tokio::test]
+async fn a_batch_that_waits_holds_no_acknowledgement_up() {
+    let mut exporter = Exporter::start(1).await;
+    let mut peer = Peer::greet(&exporter).await;
+    peer.say(&Up::Batch(batch(1))).await;
+    exporter.take().await;
+    assert_eq!(peer.hear_ack().await, (1, 0));
+    peer.say(&Up::Batch(batch(2))).await;
+    let waits = timeout(PATIENCE, exporter.takings.recv()).await.unwrap().unwrap();
+    exporter.deliver();
+    assert_eq!(peer.hear_ack().await, (1, 1));
+    waits.taken.send(Position(2)).unwrap();
+    assert_eq!(peer.hear_ack().await, (2, 1));
+    exporter.stop().await;
 }
 
 /// Goal: a batch is taken once, however often it is sent, on this stream or the next.

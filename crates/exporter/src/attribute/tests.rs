@@ -69,12 +69,16 @@ impl Bench {
     }
 
     fn naming(naming: Naming, knowledge: Knowledge) -> Self {
+        Self::with_room(naming, knowledge, WAITING_BYTES_MAX)
+    }
+
+    fn with_room(naming: Naming, knowledge: Knowledge, waiting_bytes_max: usize) -> Self {
         let (changes, changes_out) = mpsc::channel(16);
         let (takings, takings_out) = mpsc::channel(16);
         let (requests, scope_requests) = mpsc::channel(16);
         let (sink, attributed) = mpsc::channel(16);
         let stop = CancellationToken::new();
-        let attribution = Attribution::new(
+        let mut attribution = Attribution::new(
             Cluster::Kubernetes(changes_out, knowledge),
             naming,
             vec![lane("first", sink).0],
@@ -82,6 +86,7 @@ impl Bench {
             Roster::default(),
             Admin::default().part("cluster"),
         );
+        attribution.waiting_bytes_max = waiting_bytes_max;
         let (lanes, lanes_out) = mpsc::channel(16);
         let inputs = Inputs { takings: takings_out, scope_requests, lanes: lanes_out, stop: stop.clone() };
         let running = tokio::spawn(attribution.run(inputs));
@@ -399,6 +404,25 @@ async fn a_stop_names_what_waits() {
     unsynced.stop.cancel();
     timeout(PATIENCE, unsynced.running).await.expect("it ends").unwrap().unwrap();
     assert!(taken.await.is_err(), "its collector keeps it");
+}
+
+/// Goal: when there is no room for another batch none is taken; a stop is seen all the same, and what is on its way
+/// then is taken and named.
+#[tokio::test(start_paused = true)]
+async fn a_stop_is_seen_without_room_for_another_batch() {
+    let naming = Naming { patience: Duration::from_secs(3600), ..Naming::default() };
+    let mut bench = Bench::with_room(naming, Knowledge::default(), 1);
+    bench.change(Change::Pods(vec![])).await;
+    bench.change(nodes()).await;
+    assert_eq!(bench.offer("10.0.0.2").await.await, Ok(Position(1)));
+    let mut second = bench.offer("10.0.0.3").await;
+    assert!(timeout(PATIENCE, &mut second).await.is_err(), "there is no room");
+    bench.stop.cancel();
+    drop(bench.takings);
+    timeout(PATIENCE, bench.running).await.expect("it ends").unwrap().unwrap();
+    assert_eq!(second.await, Ok(Position(2)));
+    assert_eq!(bench.attributed.recv().await.unwrap().position, Position(1));
+    assert_eq!(bench.attributed.recv().await.unwrap().position, Position(2));
 }
 
 /// Goal: what a batch is weighed at covers its owners and its place, not only its records.
