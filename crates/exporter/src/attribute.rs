@@ -242,6 +242,7 @@ impl Attribution {
     /// it.
     fn take(&mut self, Taking { hello, batch, taken }: Taking) {
         self.position = Position(self.position.0 + 1);
+        self.metrics.taken(batch.sum());
         let bytes = memory_of(&batch);
         self.waiting_bytes += bytes;
         let (position, seen) = (self.position, batch.span.to.min(UnixNanos(unix_nanos())));

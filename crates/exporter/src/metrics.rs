@@ -12,11 +12,12 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Registry;
 
-/// Attribution takes in and lets out the same bytes; some of them without a name at the far end.
+/// Attribution lets out what it takes in, later; some of it without a name at the far end.
 #[derive(Debug)]
 pub(crate) struct EnrichMetrics {
     figures: Figures,
-    through: Traffic,
+    received: Traffic,
+    emitted: Traffic,
     unattributed_bytes: Family<ReasonLabel, Counter>,
     nodes: Gauge,
     pods: Gauge,
@@ -38,12 +39,26 @@ impl EnrichMetrics {
             "Pods known, lately ended ones included",
             pods.clone(),
         );
-        Self { figures, through: Traffic::default(), unattributed_bytes, nodes, pods }
+        Self {
+            figures,
+            received: Traffic::default(),
+            emitted: Traffic::default(),
+            unattributed_bytes,
+            nodes,
+            pods,
+        }
     }
 
+    /// A batch waits for its names.
+    pub(crate) fn taken(&mut self, traffic: Traffic) {
+        self.received += traffic;
+        self.publish();
+    }
+
+    /// It has them.
     pub(crate) fn attributed(&mut self, batch: &AttributedBatch) {
-        self.through += batch.sum();
-        self.figures.publish(self.through.into(), self.through.into(), [], (0, 0));
+        self.emitted += batch.sum();
+        self.publish();
         for unattributed in Unattributed::ALL {
             let mut sum = Traffic::default();
             for record in batch.records.iter().filter(|record| record.remote.identity == Err(unattributed)) {
@@ -52,6 +67,12 @@ impl EnrichMetrics {
             let label = ReasonLabel { reason: unattributed.reason() };
             self.unattributed_bytes.get_or_create(&label).inc_by(sum.bytes);
         }
+    }
+
+    fn publish(&self) {
+        // Sums saturate, so absurd counters may leave less than was let out.
+        let held = self.received.growth(self.emitted).unwrap_or_default();
+        self.figures.publish(self.received.into(), self.emitted.into(), [], held.into());
     }
 
     pub(crate) fn cluster(&self, index: &Index) {

@@ -56,6 +56,7 @@ struct Bench {
     lanes: mpsc::Sender<LaneChange>,
     stop: CancellationToken,
     attributed: mpsc::Receiver<Arc<AttributedBatch>>,
+    registry: Registry,
     running: JoinHandle<Result<(), SinkGone>>,
 }
 
@@ -78,11 +79,12 @@ impl Bench {
         let (requests, scope_requests) = mpsc::channel(16);
         let (sink, attributed) = mpsc::channel(16);
         let stop = CancellationToken::new();
+        let mut registry = Registry::default();
         let mut attribution = Attribution::new(
             Cluster::Kubernetes(changes_out, knowledge),
             naming,
             vec![lane("first", sink).0],
-            EnrichMetrics::register(&mut Registry::default()),
+            EnrichMetrics::register(&mut registry),
             Roster::default(),
             Admin::default().part("cluster"),
         );
@@ -90,7 +92,7 @@ impl Bench {
         let (lanes, lanes_out) = mpsc::channel(16);
         let inputs = Inputs { takings: takings_out, scope_requests, lanes: lanes_out, stop: stop.clone() };
         let running = tokio::spawn(attribution.run(inputs));
-        Self { changes, takings, requests, lanes, stop, attributed, running }
+        Self { changes, takings, requests, lanes, stop, attributed, registry, running }
     }
 
     async fn change(&self, change: Change) {
@@ -149,6 +151,16 @@ impl Bench {
         };
         self.takings.send(Taking { hello: hello(&[]), batch, taken }).await.unwrap();
         position
+    }
+
+    /// Bytes received, emitted and held, as the metrics say.
+    fn figures(&self) -> [u64; 3] {
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &self.registry).unwrap();
+        ["received_bytes_total", "emitted_bytes_total", "held_bytes"].map(|figure| {
+            let name = format!("egressd_exporter_enrich_{figure} ");
+            text.lines().find_map(|line| line.strip_prefix(&name)).unwrap().parse().unwrap()
+        })
     }
 
     /// The name at the far end of the next batch that reaches the sink.
@@ -282,11 +294,13 @@ async fn a_batch_waits_for_an_interrupted_watch() {
     knowledge.interrupt();
     let taken = bench.offer("10.0.0.2").await;
     assert_eq!(taken.await, Ok(Position(1)), "its stream need not wait");
+    assert_eq!(bench.figures(), [5, 0, 5]);
     let silence = timeout(2 * LOOK_AGAIN, bench.attributed.recv()).await;
     assert!(silence.is_err(), "it is named before the watch goes on");
     bench.change(Change::Pod(pod("late", "shop", "10.0.0.2"))).await;
     knowledge.advance(UnixNanos(unix_nanos()));
     assert_eq!(bench.named().await, "late");
+    assert_eq!(bench.figures(), [5, 5, 0]);
 }
 
 /// Goal: while the watch is interrupted a collector hears nothing of what happens, and then of all at once.
