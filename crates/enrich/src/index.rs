@@ -170,12 +170,16 @@ impl Index {
             .filter(|known| known.until.is_none() && !listed.contains(&known.uid))
             .cloned()
             .collect();
+        let mut begun: HashMap<IpAddr, Vec<UnixNanos>> = HashMap::new();
+        if !gone.is_empty() {
+            for pod in &pods {
+                pod.addresses.iter().for_each(|address| begun.entry(*address).or_default().push(pod.since));
+            }
+        }
         for mut pod in gone {
             // Nobody saw it end, but whoever has its address now began when it was over.
-            let heirs = pods.iter().filter(|listed| {
-                listed.since > pod.since && listed.addresses.iter().any(|one| pod.addresses.contains(one))
-            });
-            pod.until = heirs.map(|heir| heir.since).min();
+            let heirs = pod.addresses.iter().filter_map(|address| begun.get(address)).flatten();
+            pod.until = heirs.copied().filter(|&since| since > pod.since).min();
             self.end_pod(pod, now, news);
         }
         for pod in pods {
