@@ -23,6 +23,7 @@ use egressd_service::admin::Part;
 use egressd_service::clock::unix_nanos;
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TrySendError;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -90,6 +91,10 @@ struct Waiting {
     position: Position,
     /// The end of its span, by our clock; its arrival, where the collector's clock is ahead of it.
     seen: UnixNanos,
+    /// How long ago that was when it came.
+    age: Duration,
+    /// Waits are measured from here: a clock that is set back prolongs none.
+    arrived: Instant,
 }
 
 /// A collector that is told its scope.
@@ -234,8 +239,8 @@ impl Attribution {
         let missing =
             |knowledge: &Knowledge| knowledge.is_interrupted() && knowledge.reaches() < waiting.seen;
         let held = self.knowledge.as_ref().is_some_and(missing);
-        let due = waiting.seen.saturating_add(if held { HELD_MAX } else { self.patience });
-        due.since(UnixNanos(unix_nanos()))
+        let waits = if held { HELD_MAX } else { self.patience };
+        waits.saturating_sub(waiting.age).saturating_sub(waiting.arrived.elapsed())
     }
 
     /// Its stream is told at once, so that it goes on telling scopes; its collector keeps the batch until every sink has
@@ -245,8 +250,10 @@ impl Attribution {
         self.metrics.taken(batch.sum());
         let bytes = memory_of(&batch);
         self.waiting_bytes += bytes;
-        let (position, seen) = (self.position, batch.span.to.min(UnixNanos(unix_nanos())));
-        self.waiting.push_back(Waiting { hello, batch, bytes, position, seen });
+        let (position, now) = (self.position, UnixNanos(unix_nanos()));
+        let seen = batch.span.to.min(now);
+        let (age, arrived) = (now.since(seen), Instant::now());
+        self.waiting.push_back(Waiting { hello, batch, bytes, position, seen, age, arrived });
         // A stream that is gone does not undo what was taken: its next one hears of it.
         let _gone = taken.send(position);
     }

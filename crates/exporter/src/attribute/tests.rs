@@ -284,6 +284,16 @@ async fn a_batch_waits_for_the_watch() {
     assert_eq!(taken.await, Ok(Position(1)));
 }
 
+/// Goal: a batch waits by a clock that nobody sets: the one on the wall stands still here.
+#[tokio::test(start_paused = true)]
+async fn a_batch_waits_by_a_clock_that_nobody_sets() {
+    let mut bench = Bench::start(PATIENCE / 2);
+    bench.change(Change::Pods(vec![])).await;
+    bench.change(nodes()).await;
+    let _taken = bench.offer("10.0.0.2").await;
+    assert_eq!(bench.named().await, "unknown");
+}
+
 /// Goal: while the watch is interrupted a batch waits beyond its time, and gets the name that came meanwhile.
 #[tokio::test]
 async fn a_batch_waits_for_an_interrupted_watch() {
