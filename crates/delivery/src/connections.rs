@@ -20,7 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::ledger::NODES_MAX;
 
@@ -55,12 +55,22 @@ async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
             Ok(accepted) => return accepted,
-            Err(error) => {
+            Err(error) if is_shortage(&error) => {
                 warn!(%error, "no connection can be accepted");
                 tokio::time::sleep(ACCEPT_AGAIN).await;
             }
+            // One peer's affair, as when it hung up before it was its turn: the next ones need not wait for it.
+            Err(error) => {
+                debug!(%error, "a connection was gone before it was accepted");
+                tokio::task::yield_now().await;
+            }
         }
     }
+}
+
+/// Whether the system is short of something that comes back as others let go of it: accept(2).
+fn is_shortage(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
 }
 
 /// What a stream knows of the connection that carries it.
@@ -169,5 +179,19 @@ impl AsyncWrite for Connection {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Goal: accepting pauses for want of what others have to let go of, and for no peer that hung up.
+    #[test]
+    fn accepting_pauses_only_for_a_shortage() {
+        let pauses = |code| is_shortage(&io::Error::from_raw_os_error(code));
+        let shortages = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM].map(pauses);
+        let others = [libc::ECONNABORTED, libc::EPERM, libc::EPROTO, libc::ENETDOWN].map(pauses);
+        assert_eq!((shortages, others), ([true; 4], [false; 4]));
     }
 }
