@@ -108,6 +108,8 @@ impl EpochAccount {
 #[derive(Debug)]
 struct NodeAccount {
     stream: StreamId,
+    /// Whether that stream has not ended.
+    is_open: bool,
     epochs: Vec<EpochAccount>,
 }
 
@@ -140,15 +142,17 @@ impl Ledger {
         now: UnixNanos,
     ) -> Result<StreamId, TooManyNodes> {
         self.expire(now);
-        let nodes = self.nodes.len();
-        if nodes >= NODES_MAX && !self.nodes.contains_key(node) {
-            return Err(TooManyNodes { nodes });
+        if self.nodes.len() >= NODES_MAX && !self.nodes.contains_key(node) {
+            self.forget_oldest()?;
         }
         self.streams += 1;
         let stream = StreamId(self.streams);
-        let account =
-            self.nodes.entry(node.clone()).or_insert_with(|| NodeAccount { stream, epochs: Vec::new() });
-        account.stream = stream;
+        let account = self.nodes.entry(node.clone()).or_insert_with(|| NodeAccount {
+            stream,
+            is_open: true,
+            epochs: Vec::new(),
+        });
+        (account.stream, account.is_open) = (stream, true);
         for held in held {
             let before_first = held.first.previous();
             if let Some(known) = account.epoch_mut(held.epoch) {
@@ -178,13 +182,24 @@ impl Ledger {
     /// says the same again.
     pub fn left(&mut self, node: &NodeName, stream: StreamId) {
         let is_empty = |known: &EpochAccount| !known.reserved && known.taken == known.began;
-        if self
-            .nodes
-            .get(node)
-            .is_some_and(|account| account.stream == stream && account.epochs.iter().all(is_empty))
-        {
+        let Some(account) = self.nodes.get_mut(node).filter(|account| account.stream == stream) else {
+            return;
+        };
+        account.is_open = false;
+        if account.epochs.iter().all(is_empty) {
             self.nodes.remove(node);
         }
+    }
+
+    /// Makes room for a node: the one heard of longest ago, of those without a stream and with nothing on its way. As
+    /// after [`EPOCH_KEPT`], what was delivered and its collector never heard of would be taken again.
+    fn forget_oldest(&mut self) -> Result<(), TooManyNodes> {
+        let idle =
+            self.nodes.iter().filter(|(_, account)| !account.is_open && !account.epochs.iter().any(is_busy));
+        let oldest = idle.min_by_key(|(_, account)| account.epochs.iter().map(|known| known.heard).max());
+        let oldest = oldest.map(|(node, _)| node.clone()).ok_or(TooManyNodes { nodes: self.nodes.len() })?;
+        self.nodes.remove(&oldest);
+        Ok(())
     }
 
     /// What to do with a batch that came on `stream`. `Take` reserves it.

@@ -403,6 +403,32 @@ fn nodes_are_bounded() {
         .expect("one left, and nothing of it was ever taken");
 }
 
+/// Goal: where there is no room a node takes the place of the one heard of longest ago, of those without a stream and
+/// with nothing on its way.
+#[test]
+fn a_node_takes_the_place_of_one_long_gone() {
+    let name = |number: usize| NodeName(format!("node-{number}").into());
+    let mut ledger = Ledger::default();
+    let mut streams = Vec::new();
+    for number in 0..10_000 {
+        let now = UnixNanos(10 - number.min(9) as u64);
+        let stream = ledger.hello(&name(number), &held(1, 1), now).unwrap();
+        assert_eq!(ledger.check(&name(number), stream, Epoch(1), Sequence(1), now), Verdict::Take);
+        ledger.commit(&name(number), Epoch(1), Sequence(1), Position(number as u64 + 1), Counter::default());
+        streams.push(stream);
+    }
+    for number in [2, 3, 5] {
+        ledger.left(&name(number), streams[number]);
+    }
+    let newcomer = name(10_000);
+    let full = Err(TooManyNodes { nodes: 10_000 });
+    assert_eq!(ledger.hello(&newcomer, &held(1, 1), UnixNanos(11)), full, "all have something on its way");
+    ledger.delivered(Position(4));
+    ledger.hello(&newcomer, &held(1, 1), UnixNanos(11)).expect("the third and the fourth have nothing left");
+    let known = [2, 3, 5, 10_000].map(|number| known_epochs(&ledger, &name(number)).len());
+    assert_eq!(known, [1, 0, 1, 1]);
+}
+
 /// Goal: an account in which something was taken outlives its stream, and the rest of a name does not.
 #[test]
 fn an_account_outlives_its_stream_when_something_was_taken() {
