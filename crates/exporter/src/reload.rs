@@ -11,7 +11,7 @@ use anyhow::Context as _;
 use egressd_service::clock::unix_nanos;
 use egressd_service::lifecycle::chain;
 use egressd_sink::SinkConfig;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::Signal;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
@@ -34,6 +34,8 @@ pub(crate) struct Reload {
     pub(crate) sinks: Sinks,
     pub(crate) lanes: mpsc::Sender<LaneChange>,
     pub(crate) metrics: ConfigMetrics,
+    /// SIGHUP; heard from before anything answers, since it would end a process that does not listen.
+    pub(crate) hangup: Signal,
 }
 
 /// A file that is not in use.
@@ -50,7 +52,6 @@ struct Refused;
 impl Reload {
     /// Follows the file until `stop`, then waits for the sinks to end.
     pub(crate) async fn run(mut self, stop: CancellationToken) -> anyhow::Result<()> {
-        let mut hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
         let mut look = tokio::time::interval_at(tokio::time::Instant::now() + LOOK, LOOK);
         let mut changed = None;
         self.metrics.loaded(unix_nanos());
@@ -63,7 +64,7 @@ impl Reload {
                 Some(ended) = self.sinks.ended() => self.sinks.settle(ended.context("a sink panicked")?).await,
                 () = stop.cancelled(), if going_on => {}
                 _ = look.tick(), if going_on => self.look(&mut changed).await,
-                Some(()) = hangup.recv(), if going_on => self.look(&mut changed).await,
+                Some(()) = self.hangup.recv(), if going_on => self.look(&mut changed).await,
             }
             if changed.as_ref().is_some_and(|changed| changed.wanted.is_none()) {
                 look.reset_after(SETTLE);

@@ -22,6 +22,7 @@ use egressd_service::clock::unix_nanos;
 use egressd_service::lifecycle::Tasks;
 use egressd_sink::{FLOWS_MAX, Scrape, SinkMetrics, system_clock};
 use prometheus_client::registry::Registry;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tracing::info;
 
@@ -64,6 +65,7 @@ pub(crate) async fn wire(options: Box<Options>, loaded: Loaded, mut tasks: Tasks
         waiting_bytes_max = WAITING_BYTES_MAX,
         "bounds; a sink's table takes at most about 250 bytes a flow"
     );
+    let hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
     let grpc = admin::bind(options.grpc_listen_port).await?;
     let http = admin::bind(options.http_listen_port).await?;
 
@@ -89,6 +91,7 @@ pub(crate) async fn wire(options: Box<Options>, loaded: Loaded, mut tasks: Tasks
         sinks,
         lanes: lane_changes,
         metrics: ConfigMetrics::register(&mut registry),
+        hangup,
     };
     tasks.spawn("sinks", reload.run(tasks.stop.clone()));
 
