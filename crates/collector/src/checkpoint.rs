@@ -3,6 +3,7 @@
 //! ```text
 //! lock                    held while a collector runs
 //! state                   the meter, as of one cut; replaced as a whole
+//! settled                 where a process that ended well was with its batches, after its last state
 //! batch-<sequence>        a batch of the state's epoch, from before it is sent until it is delivered
 //! ```
 //!
@@ -11,11 +12,12 @@
 //! from process to process.
 //!
 //! The directory is meant for a tmpfs of the node (`/run`): it survives a kill and an upgrade, and what it holds of
-//! another boot is refused. It takes 49 bytes an entry, and what the window holds; on a tmpfs that counts as this
-//! process's memory. A state that is damaged, torn or another node's is refused as a whole, never in part.
+//! another boot is refused. It takes 49 bytes an entry, twice that while a state replaces another, and what the window
+//! holds; on a tmpfs that counts as this process's memory. Files of other names are not touched. A state that is damaged, torn or another node's is refused as a whole, never in part.
 //!
 //! **May be lost**: what entries that ended since the last state had grown, of a process that is killed. A state that
-//! cannot be written is removed with its predecessor: none is better than one from before what was sent.
+//! cannot be written takes its predecessor with it, until the next one: none is better than one from before what was
+//! sent. A batch that could not be written is lost to the next process, and counted there.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, Read, Write};
@@ -32,6 +34,8 @@ use nix::fcntl::{Flock, FlockArg};
 /// The first bytes of a state; the last two digits are the layout's.
 const MAGIC: &[u8; 16] = b"egressd state 01";
 const BATCH_PREFIX: &str = "batch-";
+/// Holds the sequence that the process before ended at.
+const SETTLED: &str = "settled";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 /// Larger than any batch that a peer takes.
 const BATCH_BYTES_MAX: u64 = 64 << 20;
@@ -54,7 +58,7 @@ pub(crate) enum StateDirError {
 pub(crate) enum Refusal {
     #[error("it cannot be read")]
     Unreadable(#[from] io::Error),
-    #[error("it is damaged, or of another version")]
+    #[error("it is damaged, of another version, or larger than this process may hold")]
     Damaged,
     #[error("it is of another boot or another node")]
     Foreign,
@@ -97,7 +101,9 @@ impl StateDir {
     pub(crate) fn recover(&mut self, config: MeterConfig) -> Result<Option<Recovered>, Refusal> {
         let recovered = self.read(config);
         if !matches!(recovered, Ok(Some(_))) {
-            self.clear();
+            self.forget_state();
+            // What stays is replaced by its name, or refused by its epoch.
+            let _gone = let_go(&self.path, Sequence(u64::MAX));
         }
         recovered
     }
@@ -123,17 +129,18 @@ impl StateDir {
         if label != self.label {
             return Err(Refusal::Foreign);
         }
-        let spool = read_u64(&mut input)?;
+        let (spool, first) = (read_u64(&mut input)?, Sequence(read_u64(&mut input)?));
         let meter = Meter::restore(config, &mut input).map_err(|_| Refusal::Damaged)?;
         let (epoch, next) = meter.position();
-        let (batches, lost_batches) = self.batches(epoch, next)?;
+        let (batches, lost_batches) = self.batches(epoch, first, next);
         let spool = (spool != 0).then_some(SpoolId(spool));
         Ok(Some(Recovered { meter, batches, spool, lost_batches }))
     }
 
-    /// The batches that are kept, oldest first. What has a gap behind it cannot be sent in order, and is lost with it.
-    fn batches(&self, epoch: Epoch, next: Sequence) -> io::Result<(Vec<Batch>, u64)> {
-        let first = kept(&self.path)?.into_iter().min().unwrap_or(next);
+    /// The batches that were held, oldest first, but for those that were delivered and let go since. What has a gap behind
+    /// it cannot be sent in order, and is lost with it.
+    fn batches(&self, epoch: Epoch, first: Sequence, next: Sequence) -> (Vec<Batch>, u64) {
+        let first = first.max(self.settled());
         let (mut batches, mut lost) = (Vec::new(), 0);
         for sequence in (first.0..next.0).map(Sequence) {
             match self.batch(epoch, sequence) {
@@ -141,7 +148,13 @@ impl StateDir {
                 None => lost += 1 + batches.drain(..).count() as u64,
             }
         }
-        Ok((batches, lost))
+        (batches, lost)
+    }
+
+    /// Where the process before ended, after its last state.
+    fn settled(&self) -> Sequence {
+        let text = fs::read_to_string(self.path.join(SETTLED)).unwrap_or_default();
+        Sequence(text.trim().parse().unwrap_or(0))
     }
 
     fn batch(&self, epoch: Epoch, sequence: Sequence) -> Option<Batch> {
@@ -158,11 +171,13 @@ impl StateDir {
     /// state's size in bytes.
     ///
     /// # Errors
-    /// It could not be written; nothing is kept any more then.
+    /// It could not be written; there is no state then until the next one.
     pub(crate) fn save(&mut self, meter: &mut Meter, cut: &[Batch], progress: Progress) -> io::Result<u64> {
         let saved = self.try_save(meter, cut, progress);
-        if saved.is_err() {
-            self.clear();
+        match saved {
+            // What stays is sent again, and known there.
+            Ok(_) => drop(let_go(&self.path, progress.first)),
+            Err(_) => self.forget_state(),
         }
         saved
     }
@@ -180,18 +195,17 @@ impl StateDir {
         out.write_all(&(self.label.len() as u64).to_le_bytes())?;
         out.write_all(&self.label)?;
         out.write_all(&progress.spool.map_or(0, |spool| spool.0).to_le_bytes())?;
+        out.write_all(&progress.first.0.to_le_bytes())?;
         meter.save(&mut out)?;
         let length = out.finish()?;
         fs::rename(new, self.state())?;
-        let_go(&self.path, progress.first)?;
         Ok(length)
     }
 
-    /// Removes everything but the lock, as far as that goes: what stays is refused by its sum or its sequence.
-    fn clear(&mut self) {
-        let Ok(files) = fs::read_dir(&self.path) else { return };
-        for file in files.flatten().filter(|file| file.file_name() != "lock") {
-            let _gone = fs::remove_file(file.path());
+    /// Removes the state, as far as that goes: what stays is refused by its sum.
+    fn forget_state(&self) {
+        for name in ["state", "state.new", SETTLED] {
+            let _gone = fs::remove_file(self.path.join(name));
         }
     }
 
@@ -220,11 +234,23 @@ fn kept(directory: &Path) -> io::Result<Vec<Sequence>> {
 ///
 /// # Errors
 /// One could not be removed.
-pub(crate) fn let_go(directory: &Path, first: Sequence) -> io::Result<()> {
+fn let_go(directory: &Path, first: Sequence) -> io::Result<()> {
     for sequence in kept(directory)?.into_iter().filter(|sequence| *sequence < first) {
-        fs::remove_file(batch_path(directory, sequence))?;
+        match fs::remove_file(batch_path(directory, sequence)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
     }
     Ok(())
+}
+
+/// The last word of a process that ended well: the batches before `first` need not be sent again.
+///
+/// # Errors
+/// It could not be written down, or a batch not removed.
+pub(crate) fn settle(directory: &Path, first: Sequence) -> io::Result<()> {
+    create(&directory.join(SETTLED))?.write_all(first.to_string().as_bytes())?;
+    let_go(directory, first)
 }
 
 fn batch_path(directory: &Path, sequence: Sequence) -> PathBuf {

@@ -166,6 +166,7 @@ impl CheckpointMetrics {
 pub(crate) struct MeterMetrics {
     figures: Figures,
     preexisting: Counter,
+    vanished: Counter,
     resets: Counter,
     impossible: Counter,
     not_admitted: Counter,
@@ -180,6 +181,7 @@ impl MeterMetrics {
         let metrics = Self {
             figures: Figures::register(registry, "egressd_collector_meter", "Growth of sides"),
             preexisting: Counter::default(),
+            vanished: Counter::default(),
             resets: Counter::default(),
             impossible: Counter::default(),
             not_admitted: Counter::default(),
@@ -190,6 +192,11 @@ impl MeterMetrics {
         };
         for (name, help, counter) in [
             ("preexisting_entries", "Entries older than the watch at first sight", &metrics.preexisting),
+            (
+                "vanished_entries",
+                "Entries whose end was never told: their last bytes are unknown",
+                &metrics.vanished,
+            ),
             ("resets", "Entries whose counters went back", &metrics.resets),
             (
                 "impossible",
@@ -233,6 +240,7 @@ impl MeterMetrics {
             Discard::ALL.map(|discard| (discard.reason(), books.discarded[discard as usize].into()));
         self.figures.publish(books.received.into(), books.emitted.into(), discarded, books.held.into());
         store(&self.preexisting, books.preexisting_entries);
+        store(&self.vanished, books.vanished_entries);
         store(&self.resets, books.resets);
         store(&self.impossible, books.impossible);
         store(&self.not_admitted, books.not_admitted);

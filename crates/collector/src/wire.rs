@@ -83,7 +83,7 @@ pub(crate) async fn wire(options: Box<RunOptions>, mut tasks: Tasks) -> anyhow::
     tasks.spawn("stream", async move {
         stream.await;
         let first = progress_out.borrow().first;
-        state_dir.map_or(Ok(()), |directory| checkpoint::let_go(&directory, first))
+        state_dir.map_or(Ok(()), |directory| checkpoint::settle(&directory, first))
     });
     let stop = tasks.stop.clone();
     tasks.spawn("reader", reader.join(stop.clone().cancelled_owned()));
@@ -164,11 +164,15 @@ fn log_start(options: &RunOptions, epoch: Epoch) {
         },
         "starting"
     );
+    let window_bytes = options.window_bytes_max.saturating_add(options.window_taken_bytes_max.get());
     info!(
         entries_max = options.entries_max,
         meter_bytes_max = options.meter().worst_case_bytes(),
         ends_bytes_max = options.ends().worst_case_bytes(),
-        window_bytes_max = options.window_bytes_max.saturating_add(options.window_taken_bytes_max.get()),
+        window_bytes_max = window_bytes,
+        // A state beside the one that replaces it, and the window's batches; of a tmpfs.
+        checkpoint_bytes_max =
+            options.state_dir.as_ref().map(|_| 2 * options.meter().state_bytes_max() + window_bytes.get()),
         "memory at worst"
     );
 }

@@ -94,7 +94,7 @@ impl Baselines {
         Ok(())
     }
 
-    /// Reads back what was written. Entries beyond `entries_max` are not admitted, as at any time.
+    /// Reads back what was written, which must not be more than `entries_max` entries.
     pub(crate) fn restore<R: Read>(
         input: &mut In<'_, R>,
         entries_max: usize,
@@ -108,7 +108,10 @@ impl Baselines {
         for _ in 0..input.u64()? {
             let fingerprint = Fingerprint(input.u128()?);
             let seen = Seen { original: input.counter()?, reply: input.counter()? };
-            baselines.table.upsert(fingerprint, seen, stamp(input)?);
+            // Without its baseline an entry would count whole once more.
+            if baselines.table.upsert(fingerprint, seen, stamp(input)?) == Before::Full {
+                return Err(malformed("there are more entries than may be held"));
+            }
         }
         Ok(baselines)
     }
@@ -125,14 +128,17 @@ impl Baselines {
     }
 
     /// The snapshot is over; `complete` as its source says.
-    pub(crate) fn finish(&mut self, complete: bool) {
+    /// How many entries went for being absent: their end was never told.
+    pub(crate) fn finish(&mut self, complete: bool) -> usize {
         // Absence is counted in snapshots, so one that could not show everything must not count.
-        if complete {
-            self.surveyed = true;
-            self.table.evict((self.stamp + STAMPS - ABSENT_SNAPSHOTS_MAX) % STAMPS);
-            self.table.shrink();
-            self.stamp = (self.stamp + 1) % STAMPS;
+        if !complete {
+            return 0;
         }
+        self.surveyed = true;
+        let vanished = self.table.evict((self.stamp + STAMPS - ABSENT_SNAPSHOTS_MAX) % STAMPS);
+        self.table.shrink();
+        self.stamp = (self.stamp + 1) % STAMPS;
+        vanished
     }
 
     /// What stands for an entry here.

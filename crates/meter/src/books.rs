@@ -50,6 +50,8 @@ pub struct Books {
     pub resets: u64,
     /// Sightings and ends whose growth cannot be ([`Counter::GROWTH_MAX`]): none of it is in any figure here.
     pub impossible: u64,
+    /// Entries whose end was never told: what they had grown since they were last seen is unknown.
+    pub vanished_entries: u64,
     /// Sightings of entries that had no room in the table.
     pub not_admitted: u64,
     /// Entries with a baseline now.

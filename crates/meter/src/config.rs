@@ -26,6 +26,14 @@ pub struct MeterConfig {
 }
 
 impl MeterConfig {
+    /// Bytes that a state takes at most, but for its owners, some 200 bytes each.
+    #[must_use]
+    pub fn state_bytes_max(&self) -> usize {
+        // A fingerprint, four counters and a stamp; two addresses, protocol, time, traffic and span; an owner's place, an
+        // address, protocol and traffic. What was claimed late was unclaimed before.
+        self.entries_max * 49 + self.unclaimed_max * 2 * 107 + self.flows_max * 75
+    }
+
     /// Bytes that all bounds together allow, tables at their worst load included.
     #[must_use]
     pub fn worst_case_bytes(&self) -> usize {

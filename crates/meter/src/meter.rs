@@ -106,7 +106,8 @@ impl Meter {
         if is_complete {
             self.read_at = self.began;
         }
-        self.baselines.finish(is_complete);
+        let vanished = self.baselines.finish(is_complete);
+        self.books.vanished_entries += u64::try_from(vanished).unwrap_or(u64::MAX);
         self.owners.expire(self.now, self.config.ended_owner_kept);
     }
 

@@ -150,15 +150,17 @@ impl DeltaTable {
         Some(slot.seen)
     }
 
-    /// Forgets every entry of this stamp.
-    pub(crate) fn evict(&mut self, stamp: u8) {
-        let mut left = std::mem::take(&mut self.by_stamp[usize::from(stamp)]);
+    /// Forgets every entry of this stamp; how many there were.
+    pub(crate) fn evict(&mut self, stamp: u8) -> usize {
+        let gone = std::mem::take(&mut self.by_stamp[usize::from(stamp)]);
+        let mut left = gone;
         for segment in &mut self.segments {
             if left == 0 {
                 break;
             }
             left -= segment.evict(stamp);
         }
+        gone
     }
 
     /// Gives back memory of segments that are three quarters empty.

@@ -90,7 +90,7 @@ fn a_process_goes_on_from_the_one_before() {
     again.save(&mut meter, &batches, progress(2)).unwrap();
     drop(again);
     assert_eq!(found(directory.path()).unwrap(), Some((vec![20, 30], 0)));
-    let_go(directory.path(), Sequence(4)).unwrap();
+    settle(directory.path(), Sequence(4)).unwrap();
     assert_eq!(found(directory.path()).unwrap(), Some((vec![], 0)));
 }
 
@@ -140,15 +140,38 @@ fn a_state_that_is_not_ours_is_refused_and_removed() {
     assert!(kept(directory.path()).unwrap().is_empty(), "its batches are nobody's");
 }
 
-/// Goal: a state that cannot be written leaves none, and two collectors do not share a directory.
+/// Goal: a state that cannot be written leaves none until the next one, which has the batches from before it; a batch
+/// that was never written is counted; two collectors do not share a directory.
 #[test]
 fn no_state_is_better_than_an_old_one() {
     let directory = tempfile::tempdir().unwrap();
     left_behind(directory.path());
     let mut held = StateDir::open(directory.path(), &node("a")).unwrap();
     assert!(matches!(StateDir::open(directory.path(), &node("a")), Err(StateDirError::InUse { .. })));
-    fs::create_dir(directory.path().join("state.new")).unwrap();
-    let mut meter = meter();
-    assert!(held.save(&mut meter, &[], progress(1)).is_err());
+    let Recovered { mut meter, .. } = held.recover(CONFIG).unwrap().unwrap();
+    let in_the_way = directory.path().join("state.new");
+    fs::create_dir(&in_the_way).unwrap();
+    let batches = cut(&mut meter, 30);
+    assert!(held.save(&mut meter, &batches, progress(1)).is_err());
     assert!(!directory.path().join("state").exists());
+    fs::remove_dir(&in_the_way).unwrap();
+    held.save(&mut meter, &[], progress(1)).unwrap();
+    drop(held);
+    assert_eq!(found(directory.path()).unwrap(), Some((vec![10, 20, 30], 0)));
+    fs::remove_file(directory.path().join("batch-1")).unwrap();
+    assert_eq!(found(directory.path()).unwrap(), Some((vec![20, 30], 1)));
+}
+
+/// Goal: what is not ours stays, whatever is refused or found missing.
+#[test]
+fn foreign_files_are_not_touched() {
+    let directory = tempfile::tempdir().unwrap();
+    let foreign = ["other.pid", "batch-x", "state.bak"].map(|name| directory.path().join(name));
+    for path in &foreign {
+        fs::write(path, "theirs").unwrap();
+    }
+    assert!(found(directory.path()).unwrap().is_none());
+    fs::write(directory.path().join("state"), "no state").unwrap();
+    assert!(found(directory.path()).is_err());
+    assert!(foreign.iter().all(|path| path.exists()));
 }

@@ -85,6 +85,25 @@ fn the_watch_goes_on_over_a_restart() {
     assert_eq!(script.output, "web 203.0.113.1 TCP tx=100/2\n");
 }
 
+/// Goal: an entry that ended while nobody listened is counted once several whole reads lack it.
+#[test]
+fn an_end_that_nobody_heard_is_counted() {
+    let mut script = Script::new(CONFIG);
+    run(
+        &mut script,
+        "begin 10\ncomplete\nbegin 20\ntcp 10.0.0.1:1>203.0.113.1:80 start=15 tx=1/1 rx=0/0\ncomplete",
+    );
+    let bytes = written(&mut script.meter);
+    script.meter = Meter::restore(CONFIG, &mut bytes.as_slice()).unwrap();
+    let vanished: Vec<u64> = (3..7)
+        .map(|tick| {
+            run(&mut script, &format!("begin {tick}0\ncomplete"));
+            script.meter.books().vanished_entries
+        })
+        .collect();
+    assert_eq!(vanished, [0, 0, 1, 1]);
+}
+
 /// Goal: a state that breaks off anywhere is an error, and so is one with more than the bounds allow.
 #[test]
 fn a_state_that_is_none_is_refused() {
@@ -94,6 +113,7 @@ fn a_state_that_is_none_is_refused() {
     for len in 0..bytes.len() {
         assert!(Meter::restore(CONFIG, &mut &bytes[..len]).is_err(), "{len} of {}", bytes.len());
     }
-    let narrow = MeterConfig { unclaimed_max: 0, ..CONFIG };
-    assert!(Meter::restore(narrow, &mut bytes.as_slice()).is_err());
+    for narrow in [MeterConfig { unclaimed_max: 0, ..CONFIG }, MeterConfig { entries_max: 1, ..CONFIG }] {
+        assert!(Meter::restore(narrow, &mut bytes.as_slice()).is_err());
+    }
 }
