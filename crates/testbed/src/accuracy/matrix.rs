@@ -48,11 +48,6 @@ pub(crate) enum Scenario {
 }
 
 impl Scenario {
-    /// Whether a collector has to go on where another one left off.
-    pub(crate) const fn needs_state(self) -> bool {
-        matches!(self, Self::Stop | Self::Kill | Self::KillAmidEnds)
-    }
-
     /// Whether entries end while packets of theirs are on their way.
     pub(crate) const fn ends_amid_traffic(self) -> bool {
         matches!(self, Self::Reuse | Self::Delete)

@@ -3,7 +3,7 @@
 //! Each group of scenarios has a cluster and daemons of its own, and the groups run at the same time. Within a group
 //! they run one after the other and are told apart by how far truth and claim grew meanwhile, flow by flow.
 //!
-//! Invariant: a row that is printed was measured in this run, or says why it was left out.
+//! Invariant: a row that is printed was measured in this run.
 //! Bounds: each scenario's traffic in time and in number, and what it waits for afterwards.
 
 mod disturbance;
@@ -13,7 +13,7 @@ mod stand;
 mod witness;
 
 use std::io::{self, Write};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::thread;
 
 use egressd_testbed::{Error, Programs};
@@ -24,12 +24,11 @@ use crate::accuracy::stand::Stand;
 
 /// Runs the matrix; 1 when a scenario is further from the truth than it may be.
 pub(crate) fn run(programs: &Programs, short: bool, json: bool) -> Result<ExitCode, Error> {
-    let keeps_state = keeps_state(programs)?;
     let groups = groups(short);
     let rows = thread::scope(|scope| {
         let start = |group: &Group| {
             let group = group.clone();
-            scope.spawn(move || measure(programs, &group, keeps_state))
+            scope.spawn(move || measure(programs, &group))
         };
         let running: Vec<_> = groups.iter().map(start).collect();
         let join = |running: thread::ScopedJoinHandle<'_, Result<Vec<Row>, Error>>| {
@@ -48,9 +47,9 @@ pub(crate) fn run(programs: &Programs, short: bool, json: bool) -> Result<ExitCo
     Ok(ExitCode::FAILURE)
 }
 
-fn measure(programs: &Programs, group: &Group, keeps_state: bool) -> Result<Vec<Row>, Error> {
+fn measure(programs: &Programs, group: &Group) -> Result<Vec<Row>, Error> {
     let cluster = egressd_testbed::Cluster::start()?;
-    let mut stand = Stand::start(&cluster, programs, group, keeps_state)?;
+    let mut stand = Stand::start(&cluster, programs, group)?;
     let mut rows = Vec::new();
     for scenario in &group.scenarios {
         let row = stand.measure(*scenario)?;
@@ -59,17 +58,6 @@ fn measure(programs: &Programs, group: &Group, keeps_state: bool) -> Result<Vec<
     }
     stand.end()?;
     Ok(rows)
-}
-
-/// Whether a collector can go on where the one before it left off.
-fn keeps_state(programs: &Programs) -> Result<bool, Error> {
-    let output = Command::new(&programs.collector).args(["run", "--help"]).output();
-    let output = output.map_err(|source| Error::Os {
-        action: "run",
-        subject: programs.collector.display().to_string(),
-        source,
-    })?;
-    Ok(String::from_utf8_lossy(&output.stdout).contains("--state-dir"))
 }
 
 fn print(text: &str) -> Result<(), Error> {

@@ -20,6 +20,8 @@ const READY_WITHIN: Duration = Duration::from_secs(30);
 const SETTLED_WITHIN: Duration = Duration::from_secs(20);
 /// The same where a difference may stay.
 const SETTLED_WITHIN_BOUND: Duration = Duration::from_secs(6);
+/// What a collector handed over when it ended is on the page within this.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 /// Between two looks whether everything still runs.
 const WATCH: Duration = Duration::from_millis(250);
 
@@ -29,7 +31,6 @@ pub(crate) struct Stand<'c> {
     pub(crate) group: &'c Group,
     pub(crate) daemons: Daemons<'c>,
     programs: &'c Programs,
-    keeps_state: bool,
     truth: Flows,
     exported: Flows,
 }
@@ -40,7 +41,6 @@ impl<'c> Stand<'c> {
         cluster: &'c Cluster,
         programs: &'c Programs,
         group: &'c Group,
-        keeps_state: bool,
     ) -> Result<Self, Error> {
         for (node, (name, value)) in
             NODES.iter().flat_map(|node| group.timeouts.sysctls().iter().map(move |sysctl| (node, sysctl)))
@@ -51,7 +51,7 @@ impl<'c> Stand<'c> {
         let exporter = Daemon::exporter(cluster, &programs.exporter, CONFIG_WITHOUT_SINKS, &[])?;
         let daemons = Daemons { exporter, collectors: Vec::new() };
         let (truth, exported) = (Flows::default(), Flows::default());
-        let mut stand = Self { cluster, group, daemons, programs, keeps_state, truth, exported };
+        let mut stand = Self { cluster, group, daemons, programs, truth, exported };
         for node in const { &NODES } {
             let collector = stand.start_collector(node.name)?;
             stand.daemons.collectors.push(collector);
@@ -64,7 +64,7 @@ impl<'c> Stand<'c> {
     pub(crate) fn start_collector(&self, node: &'static str) -> Result<Daemon<'c>, Error> {
         let state: PathBuf = self.cluster.directory().join(format!("state-{node}"));
         let state = state.to_string_lossy();
-        let more: &[&str] = if self.keeps_state { &["--state-dir", &state] } else { &[] };
+        let more = &["--state-dir", &*state];
         match self.group.reads {
             Reads::EverySecond => Daemon::collector(self.cluster, &self.programs.collector, node, more),
             Reads::ByDefault => {
@@ -75,10 +75,6 @@ impl<'c> Stand<'c> {
 
     /// Runs a scenario and waits until what it sent is exported, or must have been.
     pub(crate) fn measure(&mut self, scenario: Scenario) -> Result<Row, Error> {
-        if scenario.needs_state() && !self.keeps_state {
-            let reason = "this collector keeps no state across a restart (no --state-dir)".to_owned();
-            return Ok(Row::left_out(self.group, scenario, reason));
-        }
         let name = format!("{scenario:?}");
         let witness =
             scenario.ends_amid_traffic().then(|| Witness::start(self.cluster, &name)).transpose()?;
@@ -143,8 +139,21 @@ impl<'c> Stand<'c> {
         }
     }
 
-    /// Ends the daemons.
+    /// Ends the daemons. What came after the last scenario was settled, the collectors' last words included, must say
+    /// nothing more.
     pub(crate) fn end(mut self) -> Result<(), Error> {
+        self.daemons.collectors.iter_mut().try_for_each(Daemon::end)?;
+        thread::sleep(LAST_WORDS);
+        let (truth, exported) = (self.cluster.truth()?, self.daemons.exporter.flows()?);
+        let comparison = Comparison::of(&grown(&truth, &self.truth)?, &grown(&exported, &self.exported)?);
+        let difference = comparison.difference_bytes();
+        if difference > 0 {
+            let what = "totals that are over when the traffic is";
+            return Err(Error::Malformed {
+                what,
+                found: format!("{difference} bytes more after the last scenario"),
+            });
+        }
         self.daemons.end()
     }
 }
