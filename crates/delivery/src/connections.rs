@@ -55,22 +55,35 @@ async fn accept(listener: &TcpListener) -> (TcpStream, SocketAddr) {
     loop {
         match listener.accept().await {
             Ok(accepted) => return accepted,
-            Err(error) if is_shortage(&error) => {
-                warn!(%error, "no connection can be accepted");
-                tokio::time::sleep(ACCEPT_AGAIN).await;
-            }
-            // One peer's affair, as when it hung up before it was its turn: the next ones need not wait for it.
-            Err(error) => {
+            Err(error) if is_peers(&error) => {
                 debug!(%error, "a connection was gone before it was accepted");
                 tokio::task::yield_now().await;
+            }
+            Err(error) => {
+                warn!(%error, "no connection can be accepted");
+                tokio::time::sleep(ACCEPT_AGAIN).await;
             }
         }
     }
 }
 
-/// Whether the system is short of something that comes back as others let go of it: accept(2).
-fn is_shortage(error: &io::Error) -> bool {
-    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+/// Whether it is one peer's affair, as when it hung up before it was its turn: the next ones need not wait for it. These
+/// accept(2) passes on from the connection that it takes out of the queue; what else fails may fail again.
+fn is_peers(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::ECONNABORTED
+                | libc::EPROTO
+                | libc::ENETDOWN
+                | libc::ENETUNREACH
+                | libc::EHOSTDOWN
+                | libc::EHOSTUNREACH
+                | libc::ENONET
+                | libc::ENOPROTOOPT
+                | libc::EOPNOTSUPP
+        )
+    )
 }
 
 /// What a stream knows of the connection that carries it.
@@ -186,12 +199,12 @@ impl AsyncWrite for Connection {
 mod tests {
     use super::*;
 
-    /// Goal: accepting pauses for want of what others have to let go of, and for no peer that hung up.
+    /// Goal: accepting goes on at once after a peer that hung up, and pauses after whatever may fail again.
     #[test]
-    fn accepting_pauses_only_for_a_shortage() {
-        let pauses = |code| is_shortage(&io::Error::from_raw_os_error(code));
-        let shortages = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM].map(pauses);
-        let others = [libc::ECONNABORTED, libc::EPERM, libc::EPROTO, libc::ENETDOWN].map(pauses);
-        assert_eq!((shortages, others), ([true; 4], [false; 4]));
+    fn accepting_pauses_unless_a_peer_is_to_blame() {
+        let goes_on = |code| is_peers(&io::Error::from_raw_os_error(code));
+        let peers = [libc::ECONNABORTED, libc::EPROTO, libc::ENETDOWN].map(goes_on);
+        let others = [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM, libc::EINVAL].map(goes_on);
+        assert_eq!((peers, others), ([true; 3], [false; 5]));
     }
 }

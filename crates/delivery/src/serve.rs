@@ -2,9 +2,9 @@
 //!
 //! Each stream has a task of its own. A batch that the ledger lets in goes to the next stage as a [`Taking`]; when
 //! that says at which position it stands, it is committed and acknowledged. While it waits for room there its stream
-//! reads nothing more, so one batch a stream is held here, and goes on telling acknowledgements and scopes. A stop follows the data: nothing more is
-//! taken, the next stage sees its channel close and lets everything out, then each collector gets its last Ack and
-//! a Redirect.
+//! reads nothing more, so one batch a stream is held here, and goes on telling acknowledgements and scopes. A stop
+//! follows the data: nothing more is taken, the next stage sees its channel close and lets everything out, then each
+//! collector gets its last Ack and a Redirect.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

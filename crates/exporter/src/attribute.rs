@@ -6,8 +6,8 @@
 //! of their positions, and one has a place in every sink's queue before it is sent to any.
 //! Bound: [`WAITING_BYTES_MAX`] of batches that wait, and the index, which is bounded by the cluster.
 //!
-//! Scopes say no more while the watch is interrupted: half of what happened would give an address to a pod whose end,
-//! and whose successor, are still to be told.
+//! Scopes say no more while the watch is interrupted, for [`HELD_MAX`] at most: half of what happened would give an
+//! address to a pod whose end, and whose successor, are still to be told.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -114,6 +114,8 @@ pub(crate) struct Attribution {
     feeds: HashMap<NodeName, Feed>,
     /// Something happened while the watch was interrupted, and collectors do not know it yet.
     untold: bool,
+    /// Since when the watch is interrupted, as far as it was looked at; `None` while it is not.
+    interrupted_since: Option<Instant>,
     waiting: VecDeque<Waiting>,
     waiting_bytes: usize,
     waiting_bytes_max: usize,
@@ -169,6 +171,7 @@ impl Attribution {
             host_network: naming.host_network,
             feeds: HashMap::new(),
             untold: false,
+            interrupted_since: None,
             waiting: VecDeque::new(),
             waiting_bytes: 0,
             waiting_bytes_max: WAITING_BYTES_MAX,
@@ -185,7 +188,7 @@ impl Attribution {
     /// Runs until the ledger's driver lets nothing more in; then the sinks see their queues close.
     pub(crate) async fn run(mut self, mut inputs: Inputs) -> Result<(), SinkGone> {
         self.roster.cluster(self.index.node_names().cloned());
-        let mut refresh = tokio::time::interval_at(tokio::time::Instant::now() + REFRESH, REFRESH);
+        let mut refresh = tokio::time::interval_at(Instant::now() + REFRESH, REFRESH);
         loop {
             match self.next_event(&mut inputs, &mut refresh).await {
                 Event::Change(Some(change)) => self.change(change),
@@ -204,7 +207,7 @@ impl Attribution {
                     return Ok(());
                 }
             }
-            if self.untold && !self.is_interrupted() {
+            if self.untold && !self.is_silenced() {
                 self.untold = false;
                 self.refresh();
             }
@@ -282,7 +285,7 @@ impl Attribution {
             nodes.iter().for_each(|node| self.catch_up(node));
             return;
         }
-        let interrupted = self.is_interrupted();
+        let interrupted = self.is_silenced();
         self.untold |= interrupted;
         for change in news {
             let Some(feed) = self.feeds.get_mut(&change.node) else { continue };
@@ -309,7 +312,8 @@ impl Attribution {
                 warn!(%node, "a collector says that it is on a node that the cluster does not have: it measures nothing");
             }
             // The whole is half known until the watch goes on; then it is told.
-            if !(self.untold && self.is_interrupted()) {
+            let is_silenced = self.is_silenced();
+            if !(self.untold && is_silenced) {
                 self.catch_up(&node);
             }
         }
@@ -322,7 +326,7 @@ impl Attribution {
             return;
         }
         self.roster.cluster(self.index.node_names().cloned());
-        let (as_of, interrupted) = (self.reaches(), self.is_interrupted());
+        let (as_of, interrupted) = (self.reaches(), self.is_silenced());
         let nodes: Vec<NodeName> = self.feeds.keys().cloned().collect();
         for node in nodes {
             match self.feeds.get_mut(&node) {
@@ -348,8 +352,14 @@ impl Attribution {
         feed.tell(Scope { owners, ..scope });
     }
 
-    fn is_interrupted(&self) -> bool {
-        self.knowledge.as_ref().is_some_and(Knowledge::is_interrupted)
+    /// Whether scopes say nothing new, as the watch is interrupted. One that stays so must not keep new pods from being
+    /// measured: after [`HELD_MAX`] what is known is told.
+    fn is_silenced(&mut self) -> bool {
+        if !self.knowledge.as_ref().is_some_and(Knowledge::is_interrupted) {
+            self.interrupted_since = None;
+            return false;
+        }
+        self.interrupted_since.get_or_insert_with(Instant::now).elapsed() < HELD_MAX
     }
 
     fn reaches(&self) -> UnixNanos {

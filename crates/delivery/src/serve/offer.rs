@@ -23,8 +23,7 @@ pub(super) enum News {
     Again,
 }
 
-/// A batch on its way through the ledger to the next stage. Once begun it is brought to its end, so that what is taken
-/// is committed.
+/// A batch on its way.
 pub(super) type Offer = Pin<Box<dyn Future<Output = Result<News, Hangup>> + Send + Sync>>;
 
 /// What a batch needs on its way, whatever becomes of its stream.

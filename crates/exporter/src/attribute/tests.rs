@@ -332,6 +332,32 @@ async fn an_interrupted_watch_tells_no_scopes() {
     assert_eq!((whole, owners), (true, vec!["one".to_owned(), "two".to_owned()]));
 }
 
+/// Goal: a watch that stays interrupted keeps new pods from being measured no longer than it may.
+#[tokio::test(start_paused = true)]
+async fn an_interruption_silences_scopes_no_longer_than_it_may() {
+    let knowledge = Knowledge::default();
+    let bench = Bench::start_knowing(Duration::ZERO, knowledge.clone());
+    bench.change(Change::Pods(vec![])).await;
+    bench.change(nodes()).await;
+    let mut scopes = bench.dial(&[], 64).await;
+    assert_eq!(told(&mut scopes).await, (true, vec![]));
+    let begun = Instant::now();
+    knowledge.interrupt();
+    bench.change(Change::Pod(pod("new", "shop", "10.0.0.1"))).await;
+    let whole = loop {
+        let scope = timeout(PATIENCE, scopes.recv()).await.expect("a scope comes").unwrap();
+        if scope.whole {
+            break scope;
+        }
+    };
+    assert_eq!(
+        (whole.owners.len(), whole.as_of),
+        (1, UnixNanos(0)),
+        "told, and complete up to no later than before"
+    );
+    assert!((HELD_MAX..HELD_MAX + 2 * REFRESH).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+}
+
 /// Goal: a collector that dials while the watch is interrupted hears no half of what happened and no time up to which
 /// it knew all, and the whole once that is known; where nothing happened yet, the whole at once.
 #[tokio::test(start_paused = true)]
