@@ -1,6 +1,6 @@
 //! The exporter's parts, from the far end back: sinks, what feeds them, last the streams.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -22,7 +22,7 @@ use egressd_service::clock::unix_nanos;
 use egressd_service::lifecycle::Tasks;
 use egressd_sink::{FLOWS_MAX, Scrape, SinkMetrics, system_clock};
 use prometheus_client::registry::Registry;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tracing::info;
 
@@ -32,7 +32,7 @@ use crate::deliver::Party;
 use crate::metrics::{ConfigMetrics, EnrichMetrics, NodeMetrics, WatchMetrics};
 use crate::reload::Reload;
 use crate::sinks::{BATCHES_QUEUE, Lane, LaneChange, Sinks};
-use crate::{Loaded, deliver, nodes, sinks};
+use crate::{Loaded, deliver, file, nodes, sinks};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -71,29 +71,8 @@ pub(crate) async fn wire(options: Box<Options>, loaded: Loaded, mut tasks: Tasks
 
     let roster = Roster::default();
     NodeMetrics::register(&mut registry, roster.clone());
-    let (parties, parties_out) = mpsc::channel(LANE_CHANGES_QUEUE);
-    let (delivered, delivered_out) = watch::channel(Position::default());
-    tasks.spawn("deliver", deliver::deliver(parties_out, delivered));
-    let sink_metrics = SinkMetrics::register(&mut registry);
-    let scrape = Scrape::new(&sink_metrics);
-    let mut lanes = vec![add_scrape(&scrape, &parties, &mut tasks).await];
-    let mut sinks = Sinks::new(sink_metrics, parties, tasks.abandon.clone());
-    for change in sinks.become_those_of(loaded.file.sinks).await? {
-        match change {
-            LaneChange::Join(lane) => lanes.push(lane),
-            LaneChange::Leave(_) => {}
-        }
-    }
-    let (lane_changes, lane_changes_out) = mpsc::channel(LANE_CHANGES_QUEUE);
-    let reload = Reload {
-        path: options.config_path,
-        applied: Some(loaded.source),
-        sinks,
-        lanes: lane_changes,
-        metrics: ConfigMetrics::register(&mut registry),
-        hangup,
-    };
-    tasks.spawn("sinks", reload.run(tasks.stop.clone()));
+    let Fan { lanes, lane_changes, delivered, scrape } =
+        fan_out(options.config_path, loaded.file, loaded.source, hangup, &mut registry, &mut tasks).await?;
 
     let (intake, takings) = mpsc::channel(BATCHES_QUEUE);
     let (scopes, scope_requests) = mpsc::channel(SCOPE_REQUESTS_QUEUE);
@@ -113,14 +92,14 @@ pub(crate) async fn wire(options: Box<Options>, loaded: Loaded, mut tasks: Tasks
         roster.clone(),
         admin.part("cluster"),
     );
-    let inputs = Inputs { takings, scope_requests, lanes: lane_changes_out, stop: tasks.stop.clone() };
+    let inputs = Inputs { takings, scope_requests, lanes: lane_changes, stop: tasks.stop.clone() };
     tasks.spawn("attribution", attribution.run(inputs));
 
     let desk = Desk {
         spool,
         version: VERSION,
         intake,
-        delivered: delivered_out,
+        delivered,
         scopes,
         settings: Settings { read_interval: options.collector_read_interval, fold: Vec::new() },
         patience: Patience::USUAL,
@@ -131,6 +110,44 @@ pub(crate) async fn wire(options: Box<Options>, loaded: Loaded, mut tasks: Tasks
     let router = admin.router(registry, flows(scrape).merge(nodes::page(roster)), tasks.stop.clone());
     tasks.spawn_aside("admin", admin::serve(http, router));
     Ok(tasks)
+}
+
+/// The far end: where batches go, and how far all of it got.
+struct Fan {
+    lanes: Vec<Lane>,
+    /// Those that come and go later.
+    lane_changes: mpsc::Receiver<LaneChange>,
+    delivered: watch::Receiver<Position>,
+    scrape: Scrape,
+}
+
+/// Starts the sinks, what follows their configuration, and what tells how far all of them got.
+async fn fan_out(
+    path: Option<PathBuf>,
+    settings: file::Settings,
+    source: file::Source,
+    hangup: Signal,
+    registry: &mut Registry,
+    tasks: &mut Tasks,
+) -> anyhow::Result<Fan> {
+    let (parties, parties_out) = mpsc::channel(LANE_CHANGES_QUEUE);
+    let (delivered, delivered_out) = watch::channel(Position::default());
+    tasks.spawn("deliver", deliver::deliver(parties_out, delivered));
+    let sink_metrics = SinkMetrics::register(registry);
+    let scrape = Scrape::new(&sink_metrics);
+    let mut lanes = vec![add_scrape(&scrape, &parties, tasks).await];
+    let mut sinks = Sinks::new(sink_metrics, parties, tasks.abandon.clone());
+    for change in sinks.become_those_of(settings.sinks).await? {
+        match change {
+            LaneChange::Join(lane) => lanes.push(lane),
+            LaneChange::Leave(_) => {}
+        }
+    }
+    let (changes, lane_changes) = mpsc::channel(LANE_CHANGES_QUEUE);
+    let metrics = ConfigMetrics::register(registry);
+    let reload = Reload { path, applied: Some(source), sinks, lanes: changes, metrics, hangup };
+    tasks.spawn("sinks", reload.run(tasks.stop.clone()));
+    Ok(Fan { lanes, lane_changes, delivered: delivered_out, scrape })
 }
 
 /// Watches the cluster; what is wrong with the API is no reason not to start.
