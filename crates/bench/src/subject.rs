@@ -23,6 +23,8 @@ const TMPFS: &str = "/dev/shm";
 const READ_INTERVAL: Duration = Duration::from_secs(15);
 /// The collector's.
 const ENDS_PATIENCE: Duration = Duration::from_secs(2);
+/// The collector's.
+const ROWS_BETWEEN_ENDS: u64 = 1024;
 
 /// The collector's defaults (`crates/collector/src/config.rs`), but for the bound on entries,
 /// which is the bench's largest table.
@@ -65,7 +67,7 @@ impl Subject {
         let now = UnixNanos(gauge::unix_ns()?);
         let mut meter = Meter::new(METER, Epoch(1), [7; 16], now);
         meter.scope(&scope(now));
-        let ends = Ends::listen(ENDS)?;
+        let ends = Ends::listen(ENDS, None)?;
         if let Some(warning) = ends.warning() {
             bail!("{warning}");
         }
@@ -91,11 +93,20 @@ impl Subject {
         Ok(out.into_inner()?.metadata()?.len())
     }
 
-    /// The first half of a tick: the entries read, and the ends that came meanwhile.
+    /// The first half of a tick: the entries read, and the ends that came by then.
     fn read(&mut self) -> anyhow::Result<(u64, u64)> {
         let Self { table, ends, meter, now } = self;
+        let (mut rows, mut heard) = (0, 0);
         meter.begin(*now);
-        let snapshot = table.read(*now, &mut |entry| meter.entry(entry)).context("cannot read conntrack")?;
+        let read = table.read(*now, &mut |entry| {
+            meter.entry(entry);
+            rows += 1;
+            if rows % ROWS_BETWEEN_ENDS == 0 {
+                // A listener that failed says so when it is asked after the read.
+                heard += ends.drain(&mut |ended| meter.ended(ended, *now)).unwrap_or_default();
+            }
+        });
+        let snapshot = read.context("cannot read conntrack")?;
         meter.finish(&snapshot);
         if snapshot.completeness != Completeness::Complete {
             bail!("a read broke off: {:?}", table.interruption());
@@ -104,7 +115,7 @@ impl Subject {
         if !drained.settled {
             bail!("ends were not handed over");
         }
-        Ok((snapshot.entries, drained.ends))
+        Ok((snapshot.entries, heard + drained.ends))
     }
 
     /// Waits for ends, a few milliseconds at most, and applies them; how many.

@@ -49,7 +49,7 @@ fn findings() -> Vec<Finding> {
         Ok(snapshot) => findings.extend(diagnosis::of_snapshot(&snapshot)),
         Err(error) => findings.push(Finding::Unreadable { error }),
     }
-    if let Err(error) = Ends::listen(PROBE) {
+    if let Err(error) = Ends::listen(PROBE, None) {
         findings.push(Finding::Deaf { error: chain(&error) });
     }
     findings

@@ -5,6 +5,7 @@
 //! state                   the meter, as of one cut; replaced as a whole
 //! settled                 where a process that ended well was with its batches, after its last state
 //! batch-<sequence>        a batch of the state's epoch, from before it is sent until it is delivered
+//! ends-<ordinal>          ends that were heard since: see [`journal`](crate::journal)
 //! ```
 //!
 //! A cut's batches are written first, then the state that counts past them, and only then are they sent: so a batch
@@ -13,9 +14,10 @@
 //!
 //! The directory is meant for a tmpfs of the node (`/run`): it survives a kill and an upgrade, and what it holds of
 //! another boot is refused. It takes 49 bytes an entry, twice that while a state replaces another, and what the window
-//! holds; on a tmpfs that counts as this process's memory. Files of other names are not touched. A state that is damaged, torn or another node's is refused as a whole, never in part.
+//! holds; on a tmpfs that counts as this process's memory. Files of other names are not touched. A state that is
+//! damaged, torn or another node's is refused as a whole, never in part.
 //!
-//! **May be lost**: what entries that ended since the last state had grown, of a process that is killed. A state that
+//! **May be lost**: what entries that ended while no process listened had grown since the last state. A state that
 //! cannot be written takes its predecessor with it, until the next one: none is better than one from before what was
 //! sent. A batch that could not be written is lost to the next process, and counted there.
 
@@ -26,13 +28,15 @@ use std::path::{Path, PathBuf};
 
 use crc32fast::Hasher;
 use egressd_delivery::window::Progress;
-use egressd_flow::{Batch, Epoch, NodeName, Sequence};
+use egressd_flow::{Batch, Epoch, NodeName, Sequence, UnixNanos};
 use egressd_meter::{Meter, MeterConfig};
 use egressd_protocol::{SpoolId, batch_from_bytes, batch_to_bytes};
 use nix::fcntl::{Flock, FlockArg};
 
+use crate::journal::{self, Journal, Replayed};
+
 /// The first bytes of a state; the last two digits are the layout's.
-const MAGIC: &[u8; 16] = b"egressd state 01";
+const MAGIC: &[u8; 16] = b"egressd state 02";
 const BATCH_PREFIX: &str = "batch-";
 /// Holds the sequence that the process before ended at.
 const SETTLED: &str = "settled";
@@ -69,6 +73,8 @@ pub(crate) struct Recovered {
     pub(crate) meter: Meter,
     pub(crate) batches: Vec<Batch>,
     pub(crate) spool: Option<SpoolId>,
+    /// What it had heard since the state, which the meter knows now.
+    pub(crate) replayed: Replayed,
     /// Batches that were held and cannot be read.
     pub(crate) lost_batches: u64,
 }
@@ -98,17 +104,31 @@ impl StateDir {
     ///
     /// # Errors
     /// It left something that cannot be gone on from; that is removed.
-    pub(crate) fn recover(&mut self, config: MeterConfig) -> Result<Option<Recovered>, Refusal> {
-        let recovered = self.read(config);
+    pub(crate) fn recover(
+        &mut self,
+        config: MeterConfig,
+        now: UnixNanos,
+    ) -> Result<Option<Recovered>, Refusal> {
+        let recovered = self.read(config, now);
         if !matches!(recovered, Ok(Some(_))) {
             self.forget_state();
+            journal::forget(&self.path);
             // What stays is replaced by its name, or refused by its epoch.
             let _gone = let_go(&self.path, Sequence(u64::MAX));
         }
         recovered
     }
 
-    fn read(&self, config: MeterConfig) -> Result<Option<Recovered>, Refusal> {
+    /// Where the ends of `epoch` from ordinal `next` on are kept.
+    ///
+    /// # Errors
+    /// [`StateDirError::Unusable`].
+    pub(crate) fn journal(&self, epoch: Epoch, next: u64) -> Result<Journal, StateDirError> {
+        Journal::begin(&self.path, epoch, next)
+            .map_err(|source| StateDirError::Unusable { path: self.path.clone(), source })
+    }
+
+    fn read(&self, config: MeterConfig, now: UnixNanos) -> Result<Option<Recovered>, Refusal> {
         let mut file = match File::open(self.state()) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -130,11 +150,13 @@ impl StateDir {
             return Err(Refusal::Foreign);
         }
         let (spool, first) = (read_u64(&mut input)?, Sequence(read_u64(&mut input)?));
-        let meter = Meter::restore(config, &mut input).map_err(|_| Refusal::Damaged)?;
+        let heard = read_u64(&mut input)?;
+        let mut meter = Meter::restore(config, &mut input).map_err(|_| Refusal::Damaged)?;
         let (epoch, next) = meter.position();
+        let replayed = journal::replay(&self.path, epoch, heard, &mut |ended| meter.ended(ended, now));
         let (batches, lost_batches) = self.batches(epoch, first, next);
         let spool = (spool != 0).then_some(SpoolId(spool));
-        Ok(Some(Recovered { meter, batches, spool, lost_batches }))
+        Ok(Some(Recovered { meter, batches, spool, replayed, lost_batches }))
     }
 
     /// The batches that were held, oldest first, but for those that were delivered and let go since. What has a gap behind
@@ -167,13 +189,19 @@ impl StateDir {
         (batch.epoch == epoch && batch.sequence == sequence).then_some(batch)
     }
 
-    /// Keeps a cut's batches and the meter past them, and lets go of batches that need not be kept any more. Gives the
-    /// state's size in bytes.
+    /// Keeps a cut's batches and the meter past them, which knows the ends before ordinal `heard`, and lets go of batches
+    /// that need not be kept any more. Gives the state's size in bytes.
     ///
     /// # Errors
     /// It could not be written; there is no state then until the next one.
-    pub(crate) fn save(&mut self, meter: &mut Meter, cut: &[Batch], progress: Progress) -> io::Result<u64> {
-        let saved = self.try_save(meter, cut, progress);
+    pub(crate) fn save(
+        &mut self,
+        meter: &mut Meter,
+        cut: &[Batch],
+        progress: Progress,
+        heard: u64,
+    ) -> io::Result<u64> {
+        let saved = self.try_save(meter, cut, progress, heard);
         match saved {
             // What stays is sent again, and known there.
             Ok(_) => drop(let_go(&self.path, progress.first)),
@@ -182,7 +210,13 @@ impl StateDir {
         saved
     }
 
-    fn try_save(&mut self, meter: &mut Meter, cut: &[Batch], progress: Progress) -> io::Result<u64> {
+    fn try_save(
+        &mut self,
+        meter: &mut Meter,
+        cut: &[Batch],
+        progress: Progress,
+        heard: u64,
+    ) -> io::Result<u64> {
         for batch in cut {
             let mut bytes = batch_to_bytes(batch);
             bytes.extend(crc32fast::hash(&bytes).to_le_bytes());
@@ -196,6 +230,7 @@ impl StateDir {
         out.write_all(&self.label)?;
         out.write_all(&progress.spool.map_or(0, |spool| spool.0).to_le_bytes())?;
         out.write_all(&progress.first.0.to_le_bytes())?;
+        out.write_all(&heard.to_le_bytes())?;
         meter.save(&mut out)?;
         let length = out.finish()?;
         fs::rename(new, self.state())?;

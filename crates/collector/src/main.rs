@@ -5,6 +5,7 @@ mod checkpoint;
 mod config;
 mod diagnosis;
 mod dump;
+mod journal;
 mod metrics;
 mod namespace;
 mod reader;

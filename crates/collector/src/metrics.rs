@@ -121,6 +121,9 @@ pub(crate) struct CheckpointMetrics {
     pub(crate) failures: Counter,
     pub(crate) refused: Counter,
     pub(crate) lost_batches: Counter,
+    pub(crate) replayed_ends: Counter,
+    pub(crate) torn_journals: Counter,
+    unprotected_ends: Counter,
     written: Counter,
     bytes: Gauge,
     microseconds: Gauge,
@@ -138,6 +141,21 @@ impl CheckpointMetrics {
                 "Batches of another process that were held and cannot be read",
                 &metrics.lost_batches,
             ),
+            (
+                "replayed_ends",
+                "Ends that another process had heard since its last checkpoint",
+                &metrics.replayed_ends,
+            ),
+            (
+                "torn_journals",
+                "Files of such ends that are torn or damaged; what stands before it is replayed",
+                &metrics.torn_journals,
+            ),
+            (
+                "unprotected_ends",
+                "Ends that could not be kept when they were heard: a kill before the next checkpoint loses them",
+                &metrics.unprotected_ends,
+            ),
         ] {
             registry.register(format!("egressd_collector_checkpoint_{name}"), help, counter.clone());
         }
@@ -152,6 +170,10 @@ impl CheckpointMetrics {
             metrics.microseconds.clone(),
         );
         metrics
+    }
+
+    pub(crate) fn unprotected(&self, ends: u64) {
+        store(&self.unprotected_ends, ends);
     }
 
     pub(crate) fn written(&self, bytes: u64, took: Duration) {

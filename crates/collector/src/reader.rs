@@ -1,14 +1,14 @@
 //! The thread that works at its own pace: a tick reads, meters and cuts; in between it hears of ends.
 //!
-//! The kernel's ends are applied between two reads, never during one, so that the meter knows which rows of the
-//! next read are ghosts. While whoever takes the cuts has no room, nothing is cut and open flows merge by key.
+//! Ends are applied as they come, during a read as well, so that their queue stays short: the meter knows which rows
+//! of a read are ghosts. While whoever takes the cuts has no room, nothing is cut and open flows merge by key.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use egressd_conntrack::netfilter::{Ends, Table, Waker};
+use egressd_conntrack::netfilter::{Ends, EndsConfig, Keeper, Table, Waker};
 use egressd_delivery::window::Progress;
 use egressd_flow::{Batch, Completeness, Scope, Snapshot, UnixNanos};
 use egressd_meter::Meter;
@@ -21,6 +21,7 @@ use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
 use crate::checkpoint::StateDir;
+use crate::journal::Journal;
 use crate::metrics::{CheckpointMetrics, MeterMetrics, SourceMetrics};
 use crate::{diagnosis, namespace};
 
@@ -28,6 +29,12 @@ use crate::{diagnosis, namespace};
 const READ_INTERVAL: Duration = Duration::from_secs(15);
 /// How long the thread that receives ends may take to hand over what the kernel has said.
 const ENDS_PATIENCE: Duration = Duration::from_secs(2);
+/// Between two looks at what waits, when reads are further apart.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// Between two looks whether the last batches were handed over.
+const LAST_LOOKS_EVERY: Duration = Duration::from_millis(10);
+/// Rows of a read after which ends are applied: some 2 ms.
+const ROWS_BETWEEN_ENDS: u64 = 1024;
 
 /// The reader's connections to the rest of the collector.
 pub(crate) struct Lines {
@@ -41,6 +48,7 @@ pub(crate) struct Lines {
 /// Where each cut is kept before it is sent.
 pub(crate) struct Checkpoint {
     pub(crate) directory: StateDir,
+    pub(crate) journal: Journal,
     pub(crate) progress: watch::Receiver<Progress>,
     pub(crate) metrics: CheckpointMetrics,
     /// It was told that nothing can be written.
@@ -49,8 +57,10 @@ pub(crate) struct Checkpoint {
 
 /// What the reader is made of.
 pub(crate) struct Reader {
-    pub(crate) ends_config: egressd_conntrack::netfilter::EndsConfig,
+    pub(crate) ends_config: EndsConfig,
     pub(crate) meter: Meter,
+    /// Ordinal of the next end that is applied; the process before counted those before it.
+    pub(crate) heard: u64,
     pub(crate) checkpoint: Option<Checkpoint>,
     /// From the command line: it wins over Settings.
     pub(crate) read_interval: Option<Duration>,
@@ -95,7 +105,8 @@ impl Reader {
         std::thread::Builder::new()
             .name("reader".to_owned())
             .spawn(move || {
-                let kernel = open(host_pid, self.ends_config);
+                let keeper = self.checkpoint.as_ref().map(|kept| Box::new(kept.journal.clone()) as _);
+                let kernel = open(host_pid, self.ends_config, keeper);
                 let waker = kernel.as_ref().map(|kernel| kernel.ends.waker());
                 let told = opened.send(waker.map_err(|error| anyhow::anyhow!("{}", chain(error.as_ref()))));
                 if let (Ok(kernel), Ok(())) = (kernel, told) {
@@ -118,7 +129,11 @@ impl Reader {
             error!(error = %chain(error.as_ref()), "there is no last snapshot; what was metered before is sent");
         }
         self.cut_last();
-        worked
+        worked?;
+        if self.checkpoint.is_some() {
+            listen_on(self.lines, &mut kernel);
+        }
+        Ok(())
     }
 
     fn work(&mut self, kernel: &mut Kernel, stop: &AtomicBool) -> anyhow::Result<()> {
@@ -126,14 +141,15 @@ impl Reader {
         let mut last_tick = Instant::now();
         while !stop.load(Ordering::Acquire) {
             let due = last_tick + self.interval();
-            kernel.ends.wait(due.saturating_duration_since(Instant::now()));
+            kernel.ends.wait(due.saturating_duration_since(Instant::now()).min(LOOK_EVERY));
             self.hear_ends(kernel)?;
+            self.hear_scopes();
             if Instant::now() < due {
+                self.relieve_journal();
                 continue;
             }
             last_tick = Instant::now();
             self.tick(kernel)?;
-            self.hear_scopes();
             self.cut();
         }
         Ok(())
@@ -160,9 +176,20 @@ impl Reader {
     /// `None` when nothing was read and the next try may do better.
     fn read(&mut self, kernel: &mut Kernel) -> anyhow::Result<Option<Snapshot>> {
         let began = Instant::now();
-        let meter = &mut self.meter;
+        let Kernel { table, ends } = kernel;
+        let (meter, mut rows, mut heard) = (&mut self.meter, 0, 0);
         meter.begin(now());
-        let snapshot = match kernel.table.read(now(), &mut |entry| meter.entry(entry)) {
+        let read = table.read(now(), &mut |entry| {
+            meter.entry(entry);
+            rows += 1;
+            if rows % ROWS_BETWEEN_ENDS == 0 {
+                // A listener that failed says so when it is asked after the read.
+                heard += ends.drain(&mut |ended| meter.ended(ended, now())).unwrap_or_default();
+            }
+        });
+        self.heard(heard);
+        let meter = &mut self.meter;
+        let snapshot = match read {
             Ok(snapshot) => snapshot,
             Err(error) => {
                 meter.abandon();
@@ -204,18 +231,23 @@ impl Reader {
     fn hear_ends(&mut self, kernel: &mut Kernel) -> anyhow::Result<()> {
         let (meter, now) = (&mut self.meter, now());
         let heard = kernel.ends.drain(&mut |ended| meter.ended(ended, now))?;
-        self.source_metrics.ends.inc_by(heard);
+        self.heard(heard);
         Ok(())
     }
 
     fn hear_all_ends(&mut self, kernel: &mut Kernel) -> anyhow::Result<()> {
         let (meter, now) = (&mut self.meter, now());
         let drained = kernel.ends.drain_all(ENDS_PATIENCE, &mut |ended| meter.ended(ended, now))?;
-        self.source_metrics.ends.inc_by(drained.ends);
+        self.heard(drained.ends);
         if !drained.settled {
             warn!(patience_ms = ENDS_PATIENCE.as_millis(), "ends are handed over late");
         }
         Ok(())
+    }
+
+    fn heard(&mut self, ends: u64) {
+        self.heard += ends;
+        self.source_metrics.ends.inc_by(ends);
     }
 
     fn hear_scopes(&mut self) {
@@ -238,9 +270,14 @@ impl Reader {
 
     /// Before what was cut is sent, so that the next process neither forgets it nor cuts it again.
     fn keep(&mut self, cut: &[Batch]) {
-        let Some(Checkpoint { directory, progress, metrics, failing }) = &mut self.checkpoint else { return };
+        let Some(Checkpoint { directory, journal, progress, metrics, failing }) = &mut self.checkpoint else {
+            return;
+        };
         let began = Instant::now();
-        match directory.save(&mut self.meter, cut, *progress.borrow()) {
+        let saved = directory.save(&mut self.meter, cut, *progress.borrow(), self.heard);
+        let saved = saved.and_then(|bytes| journal.let_go(self.heard).map(|()| bytes));
+        metrics.unprotected(journal.unprotected());
+        match saved {
             Ok(bytes) => {
                 metrics.written(bytes, began.elapsed());
                 *failing = false;
@@ -251,6 +288,13 @@ impl Reader {
                     error!(%error, "no checkpoint can be written: a restart would begin anew");
                 }
             }
+        }
+    }
+
+    /// Many ends came since the last checkpoint: another one makes room for more.
+    fn relieve_journal(&mut self) {
+        if self.checkpoint.as_ref().is_some_and(|kept| kept.journal.is_large()) {
+            self.keep(&[]);
         }
     }
 
@@ -273,13 +317,22 @@ impl Reader {
     }
 }
 
-fn open(host_pid: bool, ends: egressd_conntrack::netfilter::EndsConfig) -> anyhow::Result<Kernel> {
+fn open(host_pid: bool, ends: EndsConfig, keeper: Option<Box<dyn Keeper>>) -> anyhow::Result<Kernel> {
     namespace::enter_host(host_pid)?;
-    let kernel = Kernel { table: Table::open()?, ends: Ends::listen(ends)? };
+    let kernel = Kernel { table: Table::open()?, ends: Ends::listen(ends, keeper)? };
     if let Some(warning) = kernel.ends.warning() {
         warn!(%warning, "bursts of ends may be lost; what is lost is counted");
     }
     Ok(kernel)
+}
+
+/// Ends are kept, for the next process, as long as this one hands over its last batches.
+fn listen_on(lines: Lines, kernel: &mut Kernel) {
+    let Lines { cuts, scopes, status, .. } = lines;
+    drop((cuts, scopes));
+    while !status.is_closed() && kernel.ends.drain(&mut |_| {}).is_ok() {
+        kernel.ends.wait(LAST_LOOKS_EVERY);
+    }
 }
 
 fn now() -> UnixNanos {

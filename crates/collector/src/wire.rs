@@ -21,6 +21,7 @@ use tracing::{info, warn};
 use crate::checkpoint::{self, Recovered, StateDir};
 use crate::config::{CtMode, RunOptions};
 use crate::diagnosis;
+use crate::journal::{self, Journal};
 use crate::metrics::{CheckpointMetrics, MeterMetrics, SourceMetrics};
 use crate::reader::{self, Checkpoint, Reader};
 
@@ -36,7 +37,7 @@ pub(crate) async fn wire(options: Box<RunOptions>, mut tasks: Tasks) -> anyhow::
     let mut registry = Registry::default();
     let mut admin = Admin::default();
     let checkpoint_metrics = CheckpointMetrics::register(&mut registry);
-    let (directory, life) = begin(&options, &checkpoint_metrics)?;
+    let (kept, life) = begin(&options, &checkpoint_metrics)?;
     log_start(&options, life.meter.position().0);
     let listener = admin::bind(options.http_listen_port).await?;
     // There is nothing to read again, and a terminal that closes must not end it with what it holds.
@@ -60,8 +61,10 @@ pub(crate) async fn wire(options: Box<RunOptions>, mut tasks: Tasks) -> anyhow::
     let reader = Reader {
         ends_config: options.ends(),
         meter: life.meter,
-        checkpoint: directory.map(|directory| Checkpoint {
+        heard: life.heard,
+        checkpoint: kept.map(|(directory, journal)| Checkpoint {
             directory,
+            journal,
             progress: progress_out.clone(),
             metrics: checkpoint_metrics,
             failing: false,
@@ -95,13 +98,18 @@ pub(crate) async fn wire(options: Box<RunOptions>, mut tasks: Tasks) -> anyhow::
 struct Life {
     meter: Meter,
     window: Window,
+    /// Ordinal of the next end.
+    heard: u64,
 }
 
+/// Where this process keeps what the next one goes on from.
+type Kept = (StateDir, Journal);
+
 /// Goes on from what the process before left, where there is a place for it and something usable in it.
-fn begin(options: &RunOptions, metrics: &CheckpointMetrics) -> anyhow::Result<(Option<StateDir>, Life)> {
+fn begin(options: &RunOptions, metrics: &CheckpointMetrics) -> anyhow::Result<(Option<Kept>, Life)> {
     let Some(path) = &options.state_dir else { return Ok((None, anew(options)?)) };
     let mut directory = StateDir::open(path, &options.node_name)?;
-    let recovered = directory.recover(options.meter()).unwrap_or_else(|refusal| {
+    let recovered = directory.recover(options.meter(), UnixNanos(unix_nanos())).unwrap_or_else(|refusal| {
         metrics.refused.inc();
         warn!(path = %path.display(), reason = %chain(&refusal), "the checkpoint is not gone on from: beginning anew");
         None
@@ -110,24 +118,27 @@ fn begin(options: &RunOptions, metrics: &CheckpointMetrics) -> anyhow::Result<(O
         Some(recovered) => gone_on(recovered, options, metrics),
         None => anew(options)?,
     };
-    Ok((Some(directory), life))
+    let journal = directory.journal(life.meter.position().0, life.heard)?;
+    Ok((Some((directory, journal)), life))
 }
 
 fn gone_on(recovered: Recovered, options: &RunOptions, metrics: &CheckpointMetrics) -> Life {
-    let Recovered { meter, batches, spool, lost_batches } = recovered;
+    let Recovered { meter, batches, spool, replayed, lost_batches } = recovered;
     let (epoch, next) = meter.position();
     let entries = meter.books().entries;
-    info!(%epoch, entries, batches = batches.len(), lost_batches, "going on from a checkpoint");
+    info!(%epoch, entries, batches = batches.len(), lost_batches, ?replayed, "going on from a checkpoint");
     metrics.lost_batches.inc_by(lost_batches);
+    metrics.replayed_ends.inc_by(replayed.ends);
+    metrics.torn_journals.inc_by(replayed.torn);
     let bounds = (options.window_bytes_max.get(), options.window_taken_bytes_max.get());
-    Life { meter, window: Window::resume((epoch, next), batches, spool, bounds) }
+    Life { meter, window: Window::resume((epoch, next), batches, spool, bounds), heard: replayed.next }
 }
 
 fn anew(options: &RunOptions) -> anyhow::Result<Life> {
     let epoch = Epoch(random_id().context("no random bytes")?);
     let meter = Meter::new(options.meter(), epoch, random_key()?, UnixNanos(unix_nanos()));
     let window = Window::new(epoch, options.window_bytes_max.get(), options.window_taken_bytes_max.get());
-    Ok(Life { meter, window })
+    Ok(Life { meter, window, heard: 0 })
 }
 
 fn dial_config(options: &RunOptions) -> DialConfig {
@@ -170,9 +181,11 @@ fn log_start(options: &RunOptions, epoch: Epoch) {
         meter_bytes_max = options.meter().worst_case_bytes(),
         ends_bytes_max = options.ends().worst_case_bytes(),
         window_bytes_max = window_bytes,
-        // A state beside the one that replaces it, and the window's batches; of a tmpfs.
-        checkpoint_bytes_max =
-            options.state_dir.as_ref().map(|_| 2 * options.meter().state_bytes_max() + window_bytes.get()),
+        // A state beside the one that replaces it, the window's batches, and ends; of a tmpfs.
+        checkpoint_bytes_max = options
+            .state_dir
+            .as_ref()
+            .map(|_| { 2 * options.meter().state_bytes_max() + window_bytes.get() + journal::BYTES_MAX }),
         "memory at worst"
     );
 }

@@ -141,7 +141,7 @@ fn complete(entries: u64) -> Snapshot {
 
 fn listen(receive_buffer_bytes: usize, queue_entries: usize) -> Ends {
     let queue_entries = NonZeroUsize::new(queue_entries).expect("tests ask for some");
-    Ends::listen(EndsConfig { receive_buffer_bytes, queue_entries }).expect("root may listen")
+    Ends::listen(EndsConfig { receive_buffer_bytes, queue_entries }, None).expect("root may listen")
 }
 
 fn drain_all(ends: &mut Ends) -> Vec<Ended> {
@@ -419,7 +419,7 @@ fn unprivileged() {
         "the kernel refuses to list the conntrack table: it needs CAP_NET_ADMIN in the network namespace"
     );
     let config = EndsConfig { receive_buffer_bytes: 1 << 20, queue_entries: NonZeroUsize::MIN };
-    let refused = Ends::listen(config).err().expect("so do events");
+    let refused = Ends::listen(config, None).err().expect("so do events");
     assert!(matches!(refused, ListenError::Subscribe(_)), "{refused:?}");
     assert_eq!(
         refused.to_string(),

@@ -3,6 +3,7 @@
 use std::num::NonZeroU64;
 use std::time::Duration;
 
+use egressd_conntrack::netfilter::Keeper as _;
 use egressd_flow::{Ended, Owner, Scope, UnixNanos};
 
 use super::*;
@@ -17,6 +18,8 @@ const CONFIG: MeterConfig = MeterConfig {
     unclaimed_grace: Duration::from_secs(60),
     ended_owner_kept: Duration::from_secs(600),
 };
+
+const NOW: UnixNanos = UnixNanos(8_000_000_000);
 
 fn node(name: &str) -> NodeName {
     NodeName(name.into())
@@ -57,17 +60,17 @@ fn cut(meter: &mut Meter, bytes: u64) -> Vec<Batch> {
 /// A directory with two batches, of which the first may be let go.
 fn left_behind(path: &Path) {
     let mut directory = StateDir::open(path, &node("a")).unwrap();
-    assert!(directory.recover(CONFIG).unwrap().is_none(), "there is nothing yet");
+    assert!(directory.recover(CONFIG, NOW).unwrap().is_none(), "there is nothing yet");
     let mut meter = meter();
     for bytes in [10, 20] {
         let batches = cut(&mut meter, bytes);
-        directory.save(&mut meter, &batches, progress(1)).unwrap();
+        directory.save(&mut meter, &batches, progress(1), 0).unwrap();
     }
 }
 
 /// What the next process of node `a` finds: the sums of its batches, and how many were lost.
 fn found(path: &Path) -> Result<Option<(Vec<u64>, u64)>, Refusal> {
-    let recovered = StateDir::open(path, &node("a")).unwrap().recover(CONFIG)?;
+    let recovered = StateDir::open(path, &node("a")).unwrap().recover(CONFIG, NOW)?;
     Ok(recovered.map(|recovered| {
         assert_eq!((recovered.meter.position().0, recovered.spool), (Epoch(7), Some(SpoolId(9))));
         let sums = recovered.batches.iter().map(|batch| batch.sum().bytes).collect();
@@ -84,14 +87,42 @@ fn a_process_goes_on_from_the_one_before() {
         assert_eq!(found(directory.path()).unwrap(), Some((vec![10, 20], 0)));
     }
     let mut again = StateDir::open(directory.path(), &node("a")).unwrap();
-    let Recovered { mut meter, .. } = again.recover(CONFIG).unwrap().unwrap();
+    let Recovered { mut meter, .. } = again.recover(CONFIG, NOW).unwrap().unwrap();
     let batches = cut(&mut meter, 30);
     assert_eq!(batches[0].sequence, Sequence(3));
-    again.save(&mut meter, &batches, progress(2)).unwrap();
+    again.save(&mut meter, &batches, progress(2), 0).unwrap();
     drop(again);
     assert_eq!(found(directory.path()).unwrap(), Some((vec![20, 30], 0)));
     settle(directory.path(), Sequence(4)).unwrap();
     assert_eq!(found(directory.path()).unwrap(), Some((vec![], 0)));
+}
+
+/// Goal: what was heard after the state, and before the process was killed, the next one knows, once.
+#[test]
+fn what_was_heard_since_is_known() {
+    let directory = tempfile::tempdir().unwrap();
+    left_behind(directory.path());
+    let line = include_str!("../../../conntrack/tests/captures/destroy.hex").lines().next().unwrap();
+    let bytes = line.trim().as_bytes().chunks(2).map(|hex| str::from_utf8(hex).unwrap());
+    let end: Vec<u8> = bytes.map(|hex| u8::from_str_radix(hex, 16).unwrap()).collect();
+
+    let mut first = StateDir::open(directory.path(), &node("a")).unwrap();
+    let Recovered { mut meter, .. } = first.recover(CONFIG, NOW).unwrap().unwrap();
+    let mut journal = first.journal(Epoch(7), 0).unwrap();
+    for _ in 0..2 {
+        journal.keep(&mut [&end[..]].into_iter(), 1);
+    }
+    first.save(&mut meter, &[], progress(1), 1).unwrap();
+    drop((first, journal));
+    for _ in 0..2 {
+        let mut next = StateDir::open(directory.path(), &node("a")).unwrap();
+        let Recovered { meter, replayed, .. } = next.recover(CONFIG, NOW).unwrap().unwrap();
+        assert_eq!(replayed, Replayed { ends: 1, next: 2, torn: 0 });
+        assert!(meter.books().received.bytes > 0);
+    }
+    fs::remove_file(directory.path().join("state")).unwrap();
+    assert!(found(directory.path()).unwrap().is_none());
+    assert!(!directory.path().join("ends-0").exists(), "without its state it says nothing");
 }
 
 /// Goal: a batch that was written and not yet counted past by a state was never sent, and is not taken for one that
@@ -136,7 +167,7 @@ fn a_state_that_is_not_ours_is_refused_and_removed() {
     }
     left_behind(directory.path());
     let mut other = StateDir::open(directory.path(), &node("b")).unwrap();
-    assert!(matches!(other.recover(CONFIG), Err(Refusal::Foreign)));
+    assert!(matches!(other.recover(CONFIG, NOW), Err(Refusal::Foreign)));
     assert!(kept(directory.path()).unwrap().is_empty(), "its batches are nobody's");
 }
 
@@ -148,14 +179,14 @@ fn no_state_is_better_than_an_old_one() {
     left_behind(directory.path());
     let mut held = StateDir::open(directory.path(), &node("a")).unwrap();
     assert!(matches!(StateDir::open(directory.path(), &node("a")), Err(StateDirError::InUse { .. })));
-    let Recovered { mut meter, .. } = held.recover(CONFIG).unwrap().unwrap();
+    let Recovered { mut meter, .. } = held.recover(CONFIG, NOW).unwrap().unwrap();
     let in_the_way = directory.path().join("state.new");
     fs::create_dir(&in_the_way).unwrap();
     let batches = cut(&mut meter, 30);
-    assert!(held.save(&mut meter, &batches, progress(1)).is_err());
+    assert!(held.save(&mut meter, &batches, progress(1), 0).is_err());
     assert!(!directory.path().join("state").exists());
     fs::remove_dir(&in_the_way).unwrap();
-    held.save(&mut meter, &[], progress(1)).unwrap();
+    held.save(&mut meter, &[], progress(1), 0).unwrap();
     drop(held);
     assert_eq!(found(directory.path()).unwrap(), Some((vec![10, 20, 30], 0)));
     fs::remove_file(directory.path().join("batch-1")).unwrap();

@@ -78,6 +78,13 @@ pub struct Losses {
     pub overruns: u64,
 }
 
+/// Keeps what the kernel said before anybody acts on it, so that another process can act on it again.
+pub trait Keeper: Send {
+    /// Takes the next `ends` ends, in the bytes that the kernel told them by: [`codec::ends`] decodes each datagram.
+    /// None of them can be drained before this returns, and all are drained in this order.
+    fn keep(&mut self, datagrams: &mut dyn Iterator<Item = &[u8]>, ends: usize);
+}
+
 /// What [`Ends::drain_all`] came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Drained {
@@ -125,10 +132,11 @@ impl Ends {
     /// Subscribes, on the calling thread and so in its network namespace, and starts the receiving thread.
     ///
     /// Where the buffer cannot be forced it is as large as `net.core.rmem_max` allows, and [`Ends::warning`] says so.
+    /// `keeper` works on the receiving thread: while it does, the kernel buffers.
     ///
     /// # Errors
     /// [`ListenError`], `CAP_NET_ADMIN` missing for one.
-    pub fn listen(config: EndsConfig) -> Result<Self, ListenError> {
+    pub fn listen(config: EndsConfig, keeper: Option<Box<dyn Keeper>>) -> Result<Self, ListenError> {
         let EndsConfig { receive_buffer_bytes, queue_entries } = config;
         let socket = Socket::open().map_err(|source| OpenError { source })?;
         set_receive_buffer(&socket, receive_buffer_bytes)?;
@@ -140,7 +148,7 @@ impl Ends {
         let link = Arc::new(Link { socket, queue: Queue::new(queue_entries), alarm, nap });
         let thread = thread::Builder::new().name(THREAD_NAME.to_owned()).spawn({
             let link = Arc::clone(&link);
-            move || receive(&link)
+            move || Receiver::new(&link, keeper).run()
         });
         Ok(Self {
             link,
@@ -269,42 +277,65 @@ impl Link {
 }
 
 /// The receiving thread.
-fn receive(link: &Link) {
-    let mut batch = Batch::new();
-    let mut ends = Vec::with_capacity(Batch::DATAGRAMS);
-    while !link.queue.is_closed() {
-        let question = link.queue.asked();
-        let outcome = match receive_once(link, &mut batch, &mut ends) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                link.queue.answer(question);
-                link.sleep()
-            }
-            outcome => outcome,
-        };
-        match outcome {
-            Ok(()) => {}
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => link.queue.overrun(),
-            Err(error) => {
-                link.queue.fail(ReceiveError { errno: error.raw_os_error().unwrap_or_default() });
-                return;
-            }
-        }
-    }
+struct Receiver<'l> {
+    link: &'l Link,
+    keeper: Option<Box<dyn Keeper>>,
+    batch: Batch,
+    /// Of one batch, for the queue.
+    ends: Vec<Ended>,
 }
 
-/// Moves one batch from the socket to the queue. A queue that was closed shows in the caller's loop.
-fn receive_once(link: &Link, batch: &mut Batch, ends: &mut Vec<Ended>) -> io::Result<()> {
-    let received = link.socket.receive_waiting(batch)?;
-    let mut defects = Defects::default();
-    for datagram in received.datagrams() {
-        match datagram {
-            Some(datagram) => codec::ends(datagram, &mut defects, &mut |ended| ends.push(ended)),
-            None => Defect::Malformed.count(&mut defects),
+impl<'l> Receiver<'l> {
+    fn new(link: &'l Link, keeper: Option<Box<dyn Keeper>>) -> Self {
+        Self { link, keeper, batch: Batch::new(), ends: Vec::with_capacity(Batch::DATAGRAMS) }
+    }
+
+    /// Receives until the taker has gone or the socket fails.
+    fn run(mut self) {
+        let Link { queue, .. } = self.link;
+        while !queue.is_closed() {
+            let question = queue.asked();
+            let outcome = match self.receive_once() {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    queue.answer(question);
+                    self.link.sleep()
+                }
+                outcome => outcome,
+            };
+            match outcome {
+                Ok(()) => {}
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => queue.overrun(),
+                Err(error) => {
+                    queue.fail(ReceiveError { errno: error.raw_os_error().unwrap_or_default() });
+                    return;
+                }
+            }
         }
     }
-    match link.queue.append(ends, defects) {
-        Ok(()) | Err(Closed) => Ok(()),
+
+    /// Moves one batch from the socket to the keeper and the queue. A queue that was closed shows in [`Self::run`].
+    fn receive_once(&mut self) -> io::Result<()> {
+        let Self { link, keeper, batch, ends } = self;
+        let received = link.socket.receive_waiting(batch)?;
+        let mut defects = Defects::default();
+        let mut has_ends = [false; Batch::DATAGRAMS];
+        for (datagram, has_ends) in received.datagrams().zip(&mut has_ends) {
+            match datagram {
+                Some(datagram) => codec::ends(datagram, &mut defects, &mut |ended| {
+                    *has_ends = true;
+                    ends.push(ended);
+                }),
+                None => Defect::Malformed.count(&mut defects),
+            }
+        }
+        if let Some(keeper) = keeper.as_mut().filter(|_| !ends.is_empty()) {
+            let with_ends = received.datagrams().zip(has_ends).filter(|(_, has_ends)| *has_ends);
+            keeper.keep(&mut with_ends.filter_map(|(datagram, _)| datagram), ends.len());
+        }
+        match link.queue.append(ends, defects) {
+            Ok(()) | Err(Closed) => Ok(()),
+        }
     }
 }
 

@@ -21,6 +21,6 @@ mod table;
 mod uapi;
 
 pub use dump::{Dump, Interruption, Progress};
-pub use ends::{Drained, Ends, EndsConfig, Losses, ReceiveBufferWarning, Waker};
+pub use ends::{Drained, Ends, EndsConfig, Keeper, Losses, ReceiveBufferWarning, Waker};
 pub use error::{ListenError, OpenError, ReadError, ReceiveError};
 pub use table::Table;
