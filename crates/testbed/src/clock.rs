@@ -1,7 +1,7 @@
-//! The testbed's one clock, and its one way to wait.
+//! The testbed's clocks, and its one way to wait.
 
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::error::Error;
 
@@ -16,6 +16,16 @@ const STEP: Duration = Duration::from_millis(50);
 )]
 pub fn now() -> Instant {
     Instant::now()
+}
+
+/// The real-time clock: the time since 1970.
+#[must_use]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the testbed is a driver, and shares no crate with the daemons"
+)]
+pub fn unix_time() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
 
 /// Looks every 50 ms until `look` gives a value, at least once and for `within` at most.

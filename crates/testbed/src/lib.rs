@@ -48,7 +48,7 @@ mod truth;
 pub use books::{Account, Books};
 pub use certificates::{Authority, Certificate};
 pub use claims::{RECEIVED, TRANSMITTED, flows_in};
-pub use clock::{now, wait_for};
+pub use clock::{now, unix_time, wait_for};
 pub use cluster::{Cluster, Truth};
 pub use compare::{Comparison, Row};
 pub use daemons::{COLLECTOR_HTTP_PORT, EXPORTER_HTTP_PORT, GRPC_PORT};

@@ -41,7 +41,9 @@ pub(crate) enum Scenario {
     Stop,
     /// SIGKILL to a collector, and another one; every entry outlives the gap.
     Kill,
-    /// The same while entries end all the time.
+    /// SIGTERM to a collector, and another one, while entries end all the time.
+    StopAmidEnds,
+    /// SIGKILL to a collector, and another one, while entries end all the time.
     KillAmidEnds,
     /// No room for new entries.
     Full,
@@ -72,6 +74,7 @@ impl fmt::Display for Scenario {
             Self::Resize => "hash resized during reads",
             Self::Stop => "collector stopped, started",
             Self::Kill => "collector killed, started",
+            Self::StopAmidEnds => "collector stopped amid ends",
             Self::KillAmidEnds => "collector killed amid ends",
             Self::Full => "table full",
         })
@@ -157,7 +160,9 @@ pub(crate) struct Group {
 
 /// The matrix; the short one reads every second only, and leaves out what changes a setting of the whole machine.
 pub(crate) fn groups(short: bool) -> Vec<Group> {
-    use Scenario::{Churn, Delete, Fin, Full, Kill, KillAmidEnds, LongTcp, Resize, Reuse, Rst, Stop, Udp};
+    use Scenario::{
+        Churn, Delete, Fin, Full, Kill, KillAmidEnds, LongTcp, Resize, Reuse, Rst, Stop, StopAmidEnds, Udp,
+    };
     let everywhere = [LongTcp, Fin, Rst, Udp, Reuse, Delete];
     let group = |timeouts, reads, seconds, scenarios: &[Scenario]| Group {
         timeouts,
@@ -165,7 +170,7 @@ pub(crate) fn groups(short: bool) -> Vec<Group> {
         traffic: Duration::from_secs(seconds),
         scenarios: scenarios.to_vec(),
     };
-    let restarts_and_full = [Stop, Kill, KillAmidEnds, Full];
+    let restarts_and_full = [Stop, Kill, StopAmidEnds, KillAmidEnds, Full];
     if short {
         return vec![
             group(Timeouts::Default, Reads::EverySecond, 3, &[&everywhere[..], &[Churn]].concat()),
@@ -212,7 +217,7 @@ fn items_to(scenario: Scenario, timeouts: Timeouts, to: SocketAddr, port: u16) -
         Scenario::Fin => vec![item(Kind::TcpFin, 30)],
         Scenario::Rst => vec![item(Kind::TcpRst, 30)],
         Scenario::Udp => vec![item(Kind::UdpShort, 30), item(Kind::UdpLong, timeouts.long_pause_ms())],
-        Scenario::Reuse | Scenario::KillAmidEnds => vec![reused()],
+        Scenario::Reuse | Scenario::StopAmidEnds | Scenario::KillAmidEnds => vec![reused()],
         Scenario::Delete => vec![item(Kind::UdpLong, 20)],
         Scenario::Churn => vec![item(Kind::TcpRst, 0), item(Kind::UdpShort, 0)],
         Scenario::Resize | Scenario::Stop | Scenario::Kill => {

@@ -28,7 +28,7 @@ impl Listener {
     /// Starts it, and waits until it hears of ends. `name` is its log's, and unique.
     pub(crate) fn start(cluster: &Cluster, node: &'static str, name: &str) -> Result<Self, Error> {
         let mut command = Command::new("conntrack");
-        command.args(["-E", "-e", "DESTROY"]);
+        command.args(["-E", "-e", "DESTROY", "-o", "timestamp"]);
         let process = cluster.spawn(node, name, command)?;
         let listener = Self { node, process };
         wait_for("an end that is heard of", LISTENING_WITHIN, || {
@@ -57,15 +57,29 @@ impl Listener {
     /// # Errors
     /// [`Error::Malformed`] when it missed some.
     pub(crate) fn heard(&mut self) -> Result<(usize, u64), Error> {
+        self.heard_from(Duration::ZERO)
+    }
+
+    /// Those alone that it heard of from `since` on, by the time since 1970.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] when it missed some.
+    pub(crate) fn heard_from(&mut self, since: Duration) -> Result<(usize, u64), Error> {
         self.process.check_running()?;
         let text = self.text()?;
         if text.contains(MISSED) {
             return Err(Error::Malformed { what: "the ends of entries", found: MISSED.to_owned() });
         }
-        let ends: Vec<u64> =
-            text.lines().map(|line| bytes_of(line, self.node)).filter(|bytes| *bytes > 0).collect();
+        let lines = text.lines().filter(|line| heard_at(line).is_some_and(|at| at >= since));
+        let ends: Vec<u64> = lines.map(|line| bytes_of(line, self.node)).filter(|bytes| *bytes > 0).collect();
         Ok((ends.len(), ends.iter().sum()))
     }
+}
+
+/// When `conntrack -E -o timestamp` says that it heard of an end: `[seconds.microseconds]`, since 1970.
+fn heard_at(line: &str) -> Option<Duration> {
+    let (seconds, microseconds) = line.strip_prefix('[')?.split_once(']')?.0.split_once('.')?;
+    Some(Duration::new(seconds.trim().parse().ok()?, microseconds.parse::<u32>().ok()?.checked_mul(1000)?))
 }
 
 /// Listeners on both nodes, from empty tables on.
@@ -125,7 +139,7 @@ mod tests {
     fn an_end_counts_for_each_of_its_pods() {
         let line = |src: &str, dst: &str| {
             format!(
-                "[DESTROY] tcp      6 src={src} dst={dst} sport=1 dport=2 packets=1 bytes=100 \
+                "[1763862000.123456]\t[DESTROY] tcp      6 src={src} dst={dst} sport=1 dport=2 packets=1 bytes=100 \
                  src={dst} dst={src} sport=2 dport=1 packets=1 bytes=20 [ASSURED]"
             )
         };
@@ -136,6 +150,7 @@ mod tests {
             ("172.18.0.2", "172.18.0.1", 0),
         ] {
             assert_eq!(bytes_of(&line(src, dst), "node-a"), bytes, "{src} {dst}");
+            assert_eq!(heard_at(&line(src, dst)), Some(Duration::from_micros(1_763_862_000_123_456)));
         }
     }
 }
