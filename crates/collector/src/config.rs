@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::error::ErrorKind;
-use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand, ValueEnum, value_parser};
 use egressd_conntrack::netfilter::EndsConfig;
 use egressd_delivery::dial::ExporterAddress;
 use egressd_flow::NodeName;
@@ -58,6 +58,11 @@ pub(crate) struct RunOptions {
     /// on it: connections that end in between are heard of.
     #[arg(long, value_parser = interval)]
     pub(crate) read_interval: Option<Duration>,
+
+    /// Share of one processor that the collector may take, in percent. Above it the time between two reads grows, to
+    /// five minutes at most.
+    #[arg(long, default_value_t = 5, value_parser = value_parser!(u8).range(1..=100))]
+    pub(crate) cpu_percent_max: u8,
 
     /// Port of health and metrics.
     #[arg(long, default_value_t = 8008)]
@@ -348,6 +353,7 @@ mod tests {
             ("c --node-name a --read-interval 0s", "must be longer than zero"),
             ("c --node-name a --ct-mode iptables", "this version knows netfilter only"),
             ("c --node-name=", "is empty"),
+            ("c --node-name a --cpu-percent-max 0", "0 is not in 1..=100"),
             ("c --node-name a --log-level loud", "write trace, debug, info, warn or error"),
             ("c --exporter-address e:6062", "--node-name"),
         ] {

@@ -8,8 +8,10 @@ mod dump;
 mod journal;
 mod metrics;
 mod namespace;
+mod pace;
 mod reader;
 mod reference;
+mod usage;
 mod wire;
 
 use std::env;

@@ -1,5 +1,6 @@
 //! Every metric of the collector that no other crate writes itself: the source's and the meter's.
 
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use egressd_conntrack::netfilter::Losses;
@@ -27,6 +28,7 @@ pub(crate) struct SourceMetrics {
     pub(crate) partial_snapshots: Counter,
     pub(crate) failed_reads: Counter,
     pub(crate) ends: Counter,
+    pub(crate) read_interval: Gauge<f64, AtomicU64>,
     read_seconds: Histogram,
     rows: Counter,
     malformed: Counter,
@@ -45,6 +47,7 @@ impl SourceMetrics {
             partial_snapshots: Counter::default(),
             failed_reads: Counter::default(),
             ends: Counter::default(),
+            read_interval: Gauge::default(),
             // From 1 ms, an empty table, to 16 s, ten million entries.
             read_seconds: Histogram::new(exponential_buckets(0.001, 2.0, 15)),
             rows: Counter::default(),
@@ -83,6 +86,11 @@ impl SourceMetrics {
             "egressd_collector_conntrack_read_seconds",
             "Duration of a read of the table",
             metrics.read_seconds.clone(),
+        );
+        registry.register(
+            "egressd_collector_conntrack_read_interval_seconds",
+            "Time from one read to the next, as asked for or as --cpu-percent-max makes it",
+            metrics.read_interval.clone(),
         );
         registry.register(
             "egressd_collector_diagnosis",

@@ -23,6 +23,8 @@ use tracing::{debug, error, info, warn};
 use crate::checkpoint::StateDir;
 use crate::journal::Journal;
 use crate::metrics::{CheckpointMetrics, MeterMetrics, SourceMetrics};
+use crate::pace::{Cost, Pace};
+use crate::usage::{self, Usage};
 use crate::{diagnosis, namespace};
 
 /// Exactness does not need a shorter one.
@@ -61,6 +63,7 @@ pub(crate) struct Reader {
     pub(crate) meter: Meter,
     /// Ordinal of the next end that is applied; the process before counted those before it.
     pub(crate) heard: u64,
+    pub(crate) pace: Pace,
     pub(crate) checkpoint: Option<Checkpoint>,
     /// From the command line: it wins over Settings.
     pub(crate) read_interval: Option<Duration>,
@@ -138,7 +141,9 @@ impl Reader {
 
     fn work(&mut self, kernel: &mut Kernel, stop: &AtomicBool) -> anyhow::Result<()> {
         self.tick(kernel)?;
-        let mut last_tick = Instant::now();
+        // The watch begins: whoever comes after this process goes on from here.
+        self.keep(&[]);
+        let (mut last_tick, mut usage) = (Instant::now(), Usage::begin());
         while !stop.load(Ordering::Acquire) {
             let due = last_tick + self.interval();
             kernel.ends.wait(due.saturating_duration_since(Instant::now()).min(LOOK_EVERY));
@@ -149,8 +154,10 @@ impl Reader {
                 continue;
             }
             last_tick = Instant::now();
+            let before = usage::of_thread();
             self.tick(kernel)?;
             self.cut();
+            self.learn(usage.turn(usage::of_thread().saturating_sub(before)));
         }
         Ok(())
     }
@@ -313,7 +320,22 @@ impl Reader {
     }
 
     fn interval(&self) -> Duration {
+        self.pace.interval(self.asked_interval())
+    }
+
+    fn asked_interval(&self) -> Duration {
         self.read_interval.or(self.lines.settings.borrow().read_interval).unwrap_or(READ_INTERVAL)
+    }
+
+    /// Says it when reads get further apart than asked for, and when they come as asked again.
+    fn learn(&mut self, cost: Cost) {
+        let (asked, before) = (self.asked_interval(), self.interval());
+        self.pace.learn(cost);
+        let interval = self.interval();
+        self.source_metrics.read_interval.set(interval.as_secs_f64());
+        if (before > asked) != (interval > asked) {
+            info!(?asked, ?interval, "the time between reads follows --cpu-percent-max");
+        }
     }
 }
 

@@ -23,6 +23,7 @@ use crate::config::{CtMode, RunOptions};
 use crate::diagnosis;
 use crate::journal::{self, Journal};
 use crate::metrics::{CheckpointMetrics, MeterMetrics, SourceMetrics};
+use crate::pace::Pace;
 use crate::reader::{self, Checkpoint, Reader};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -62,6 +63,7 @@ pub(crate) async fn wire(options: Box<RunOptions>, mut tasks: Tasks) -> anyhow::
         ends_config: options.ends(),
         meter: life.meter,
         heard: life.heard,
+        pace: Pace::new(options.cpu_percent_max),
         checkpoint: kept.map(|(directory, journal)| Checkpoint {
             directory,
             journal,

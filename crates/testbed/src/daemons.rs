@@ -146,7 +146,7 @@ impl<'c> Daemon<'c> {
         Ok(Self { cluster, place: CONTROL, http_port: EXPORTER_HTTP_PORT, process, told_to_end: false })
     }
 
-    /// Starts a collector on a node that reads every second.
+    /// Starts a collector on a node that reads every second, whatever that costs.
     ///
     /// # Errors
     /// [`Error::Os`] when it does not start.
@@ -160,7 +160,7 @@ impl<'c> Daemon<'c> {
             cluster,
             program,
             node,
-            &[&["--read-interval", "1s"], more].concat(),
+            &[&["--read-interval", "1s", "--cpu-percent-max", "100"], more].concat(),
         )
     }
 
