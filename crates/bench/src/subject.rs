@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use egressd_conntrack::netfilter::{Ends, EndsConfig, Losses, Table};
+use egressd_conntrack::netfilter::{CtZones, Ends, EndsConfig, Losses, Table};
 use egressd_flow::{Completeness, Epoch, Owner, Scope, UnixNanos};
 use egressd_meter::{Books, Meter, MeterConfig};
 use egressd_testbed::filler;
@@ -67,11 +67,11 @@ impl Subject {
         let now = UnixNanos(gauge::unix_ns()?);
         let mut meter = Meter::new(METER, Epoch(1), [7; 16], now);
         meter.scope(&scope(now));
-        let ends = Ends::listen(ENDS, None)?;
+        let ends = Ends::listen(ENDS, CtZones::ALL, None)?;
         if let Some(warning) = ends.warning() {
             bail!("{warning}");
         }
-        Ok(Self { table: Table::open()?, ends, meter, now })
+        Ok(Self { table: Table::open(CtZones::ALL)?, ends, meter, now })
     }
 
     /// What a collector does at a tick: dump, ends, scope, cut.

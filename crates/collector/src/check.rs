@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
-use egressd_conntrack::netfilter::{Ends, EndsConfig, Table};
+use egressd_conntrack::netfilter::{CtZones, Ends, EndsConfig, Table};
 use egressd_flow::UnixNanos;
 use egressd_service::clock::unix_nanos;
 use egressd_service::lifecycle::chain;
@@ -27,7 +27,7 @@ pub(crate) fn check(options: &CheckOptions) -> ExitCode {
         return ExitCode::FAILURE;
     }
     let mut output = std::io::stdout().lock();
-    let findings = findings();
+    let findings = findings(&options.table.ct_zones);
     for finding in &findings {
         // Who closes standard output does not want to know.
         let _unheard = writeln!(output, "{}: {finding}", finding.code());
@@ -40,16 +40,16 @@ pub(crate) fn check(options: &CheckOptions) -> ExitCode {
     }
 }
 
-fn findings() -> Vec<Finding> {
+fn findings(ct_zones: &CtZones) -> Vec<Finding> {
     let mut findings = diagnosis::of_switches();
-    let read = Table::open().map_err(|error| chain(&error)).and_then(|mut table| {
+    let read = Table::open(ct_zones.clone()).map_err(|error| chain(&error)).and_then(|mut table| {
         table.read(UnixNanos(unix_nanos()), &mut |_| {}).map_err(|error| chain(&error))
     });
     match read {
         Ok(snapshot) => findings.extend(diagnosis::of_snapshot(&snapshot)),
         Err(error) => findings.push(Finding::Unreadable { error }),
     }
-    if let Err(error) = Ends::listen(PROBE, None) {
+    if let Err(error) = Ends::listen(PROBE, ct_zones.clone(), None) {
         findings.push(Finding::Deaf { error: chain(&error) });
     }
     findings

@@ -30,11 +30,13 @@ pub(crate) enum Finding {
     OtherNamespace,
     /// Rows of a kind that this version does not know.
     UnsupportedRows { rows: u64 },
+    /// Nothing stands in the conntrack zones that are read, and something does elsewhere.
+    OtherCtZones { rows: u64 },
 }
 
 impl Finding {
     /// Every code.
-    pub(crate) const CODES: [&'static str; 10] = [
+    pub(crate) const CODES: [&'static str; 11] = [
         "acct_off",
         "timestamp_off",
         "events_off",
@@ -45,6 +47,7 @@ impl Finding {
         "deaf",
         "other_namespace",
         "unsupported_rows",
+        "other_ct_zones",
     ];
 
     /// The value of the metric label `finding`.
@@ -60,6 +63,7 @@ impl Finding {
             Self::Deaf { .. } => "deaf",
             Self::OtherNamespace => "other_namespace",
             Self::UnsupportedRows { .. } => "unsupported_rows",
+            Self::OtherCtZones { .. } => "other_ct_zones",
         }
     }
 }
@@ -102,6 +106,11 @@ impl fmt::Display for Finding {
             Self::UnsupportedRows { rows } => {
                 write!(f, "{rows} rows of the table are of a kind that this version does not know")
             }
+            Self::OtherCtZones { rows } => write!(
+                f,
+                "none of the table's {rows} rows stands in a conntrack zone of --ct-zones: name those that pods' \
+                 traffic passes (README, conntrack zones)"
+            ),
         }
     }
 }
@@ -125,9 +134,11 @@ fn is_other_namespace() -> bool {
 
 /// What a snapshot says.
 pub(crate) fn of_snapshot(snapshot: &Snapshot) -> Vec<Finding> {
-    let Defects { without_counters, unsupported, .. } = snapshot.defects;
+    let Defects { without_counters, unsupported, other_ct_zones, .. } = snapshot.defects;
     let mut findings = Vec::new();
-    if snapshot.entries == 0 {
+    if snapshot.entries == 0 && other_ct_zones > 0 {
+        findings.push(Finding::OtherCtZones { rows: other_ct_zones });
+    } else if snapshot.entries == 0 {
         findings.push(Finding::EmptyTable);
         if is_other_namespace() {
             findings.push(Finding::OtherNamespace);
@@ -165,6 +176,8 @@ pub(crate) fn status(findings: &[Finding], books: &Books, losses: Losses, defect
 
 #[cfg(test)]
 mod tests {
+    use egressd_flow::{Completeness, UnixNanos};
+
     use super::*;
 
     /// Goal: every finding's code is one of those that are counted, and each says what to do or what it means.
@@ -182,7 +195,27 @@ mod tests {
             Finding::Deaf { error: error() },
             Finding::OtherNamespace,
             Finding::UnsupportedRows { rows: 1 },
+            Finding::OtherCtZones { rows: 1 },
         ];
         assert_eq!(findings.map(|finding| finding.code()), Finding::CODES);
+    }
+
+    fn snapshot(entries: u64, other_ct_zones: u64) -> Snapshot {
+        let defects = Defects { other_ct_zones, ..Defects::default() };
+        let (completeness, begun) = (Completeness::Complete, UnixNanos(0));
+        Snapshot { completeness, begun, entries, defects }
+    }
+
+    /// Goal: a read with nothing in the listed conntrack zones says so; entries elsewhere beside those that are read
+    /// are no finding.
+    #[test]
+    fn a_snapshot_tells_other_ct_zones() {
+        for (snapshot, findings) in [
+            (snapshot(3, 0), vec![]),
+            (snapshot(3, 9), vec![]),
+            (snapshot(0, 9), vec![Finding::OtherCtZones { rows: 9 }]),
+        ] {
+            assert_eq!(of_snapshot(&snapshot), findings);
+        }
     }
 }

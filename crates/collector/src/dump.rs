@@ -83,7 +83,7 @@ pub(crate) fn dump(options: &DumpOptions) -> anyhow::Result<()> {
     namespace::enter_host(options.namespace.host_pid)?;
     let mut output = BufWriter::new(io::stdout().lock());
     let mut written = Ok(());
-    let mut table = Table::open()?;
+    let mut table = Table::open(options.table.ct_zones.clone())?;
     let snapshot = table.read(UnixNanos(unix_nanos()), &mut |entry| {
         if written.is_ok() {
             written = match options.format {

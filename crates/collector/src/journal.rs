@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crc32fast::Hasher;
-use egressd_conntrack::netfilter::{Keeper, codec};
+use egressd_conntrack::netfilter::{CtZones, Keeper, codec};
 use egressd_flow::{Defects, Ended, Epoch};
 
 /// The first bytes of a segment; the last two digits are the layout's.
@@ -234,7 +234,7 @@ fn replay_segment(bytes: &[u8], epoch: Epoch, replayed: &mut Replayed, each: &mu
     while !rest.is_empty() {
         let Some((head, body, behind)) = FrameHead::split(rest) else { return false };
         let (mut ordinal, mut defects) = (head.first, Defects::default());
-        codec::ends(body, &mut defects, &mut |ended| {
+        codec::ends(body, &CtZones::ALL, &mut defects, &mut |ended| {
             if ordinal >= replayed.next {
                 each(&ended);
                 replayed.ends += 1;

@@ -33,10 +33,12 @@ pub(crate) struct SourceMetrics {
     rows: Counter,
     malformed: Counter,
     unsupported: Counter,
+    other_ct_zones: Counter,
     without_counters: Gauge,
     lost_ends: Counter,
     overruns: Counter,
     malformed_ends: Counter,
+    other_ct_zones_ends: Counter,
     diagnosis: Family<FindingLabel, Gauge>,
 }
 
@@ -53,10 +55,12 @@ impl SourceMetrics {
             rows: Counter::default(),
             malformed: Counter::default(),
             unsupported: Counter::default(),
+            other_ct_zones: Counter::default(),
             without_counters: Gauge::default(),
             lost_ends: Counter::default(),
             overruns: Counter::default(),
             malformed_ends: Counter::default(),
+            other_ct_zones_ends: Counter::default(),
             diagnosis: Family::default(),
         };
         for (name, help, counter) in [
@@ -66,6 +70,11 @@ impl SourceMetrics {
             ("rows", "Rows read", &metrics.rows),
             ("malformed_rows", "Rows that do not parse", &metrics.malformed),
             ("unsupported_rows", "Rows of an unknown family", &metrics.unsupported),
+            (
+                "other_ct_zones_rows",
+                "Rows passed over: conntrack zones that --ct-zones leaves out",
+                &metrics.other_ct_zones,
+            ),
             ("ends", "Ends of entries heard of", &metrics.ends),
             (
                 "lost_ends",
@@ -74,6 +83,11 @@ impl SourceMetrics {
             ),
             ("overruns", "Stretches of loss that the kernel reported", &metrics.overruns),
             ("malformed_ends", "Ends that do not parse", &metrics.malformed_ends),
+            (
+                "other_ct_zones_ends",
+                "Ends passed over: conntrack zones that --ct-zones leaves out",
+                &metrics.other_ct_zones_ends,
+            ),
         ] {
             registry.register(format!("egressd_collector_conntrack_{name}"), help, counter.clone());
         }
@@ -106,6 +120,7 @@ impl SourceMetrics {
         self.rows.inc_by(snapshot.entries);
         self.malformed.inc_by(snapshot.defects.malformed);
         self.unsupported.inc_by(snapshot.defects.unsupported);
+        self.other_ct_zones.inc_by(snapshot.defects.other_ct_zones);
         set(&self.without_counters, snapshot.defects.without_counters);
     }
 
@@ -120,6 +135,7 @@ impl SourceMetrics {
         store(&self.lost_ends, losses.events);
         store(&self.overruns, losses.overruns);
         store(&self.malformed_ends, defects.malformed + defects.unsupported);
+        store(&self.other_ct_zones_ends, defects.other_ct_zones);
     }
 }
 

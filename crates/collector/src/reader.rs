@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use egressd_conntrack::netfilter::{Ends, EndsConfig, Keeper, Table, Waker};
+use egressd_conntrack::netfilter::{CtZones, Ends, EndsConfig, Keeper, Table, Waker};
 use egressd_delivery::window::Progress;
 use egressd_flow::{Batch, Completeness, Scope, Snapshot, UnixNanos};
 use egressd_meter::Meter;
@@ -60,6 +60,7 @@ pub(crate) struct Checkpoint {
 /// What the reader is made of.
 pub(crate) struct Reader {
     pub(crate) ends_config: EndsConfig,
+    pub(crate) ct_zones: CtZones,
     pub(crate) meter: Meter,
     /// Ordinal of the next end that is applied; the process before counted those before it.
     pub(crate) heard: u64,
@@ -109,7 +110,7 @@ impl Reader {
             .name("reader".to_owned())
             .spawn(move || {
                 let keeper = self.checkpoint.as_ref().map(|kept| Box::new(kept.journal.clone()) as _);
-                let kernel = open(host_pid, self.ends_config, keeper);
+                let kernel = open(host_pid, self.ends_config, &self.ct_zones, keeper);
                 let waker = kernel.as_ref().map(|kernel| kernel.ends.waker());
                 let told = opened.send(waker.map_err(|error| anyhow::anyhow!("{}", chain(error.as_ref()))));
                 if let (Ok(kernel), Ok(())) = (kernel, told) {
@@ -339,9 +340,15 @@ impl Reader {
     }
 }
 
-fn open(host_pid: bool, ends: EndsConfig, keeper: Option<Box<dyn Keeper>>) -> anyhow::Result<Kernel> {
+fn open(
+    host_pid: bool,
+    ends: EndsConfig,
+    ct_zones: &CtZones,
+    keeper: Option<Box<dyn Keeper>>,
+) -> anyhow::Result<Kernel> {
     namespace::enter_host(host_pid)?;
-    let kernel = Kernel { table: Table::open()?, ends: Ends::listen(ends, keeper)? };
+    let table = Table::open(ct_zones.clone())?;
+    let kernel = Kernel { table, ends: Ends::listen(ends, ct_zones.clone(), keeper)? };
     if let Some(warning) = kernel.ends.warning() {
         warn!(%warning, "bursts of ends may be lost; what is lost is counted");
     }

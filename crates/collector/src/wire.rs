@@ -61,6 +61,7 @@ pub(crate) async fn wire(options: Box<RunOptions>, mut tasks: Tasks) -> anyhow::
 
     let reader = Reader {
         ends_config: options.ends(),
+        ct_zones: options.table.ct_zones.clone(),
         meter: life.meter,
         heard: life.heard,
         pace: Pace::new(options.cpu_percent_max),
@@ -175,6 +176,7 @@ fn log_start(options: &RunOptions, epoch: Epoch) {
             CtMode::Netfilter => "--ct-mode",
             CtMode::Detect => "the only source of this version",
         },
+        ct_zones = %options.table.ct_zones,
         "starting"
     );
     let window_bytes = options.window_bytes_max.saturating_add(options.window_taken_bytes_max.get());

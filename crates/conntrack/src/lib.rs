@@ -10,9 +10,9 @@
 //! ends wait in the socket's receive buffer and in a queue of a configured number of entries; every wait for the
 //! kernel has a timeout.
 //!
-//! **What may be lost**: rows that are not understood are skipped and counted in
-//! [`Defects`](egressd_flow::Defects); ends that found the receive buffer full are counted one by one; a read cut
-//! short is marked partial. Nothing else is, and nothing here is guessed.
+//! **What may be lost**: rows that are not understood, or of conntrack zones that were not asked for, are skipped and
+//! counted in [`Defects`](egressd_flow::Defects); ends that found the receive buffer full are counted one by one; a
+//! read cut short is marked partial. Nothing else is, and nothing here is guessed.
 //!
 //! The kernel's own limits stay: entries made under `nf_conntrack_acct=0` never get counters, and a resize of the
 //! hash table ends a dump early without a word (see [`Completeness`](egressd_flow::Completeness)).

@@ -5,7 +5,7 @@
 use std::ops::Range;
 use std::sync::LazyLock;
 
-use egressd_conntrack::netfilter::{Dump, Progress, codec};
+use egressd_conntrack::netfilter::{CtZones, Dump, Progress, codec};
 use egressd_flow::{Completeness, Defects, Ended, Entry, L4, Snapshot, UnixNanos};
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -35,7 +35,7 @@ fn show(entry: &Entry) -> String {
 }
 
 fn read(datagrams: &[Vec<u8>]) -> (Vec<String>, Snapshot, Progress) {
-    let mut dump = Dump::new(SEQUENCE, PORT, UnixNanos(0));
+    let mut dump = Dump::new(SEQUENCE, PORT, UnixNanos(0), CtZones::ALL);
     let (mut rows, mut progress) = (Vec::new(), Progress::More);
     for datagram in datagrams {
         progress = dump.feed(datagram, &mut |entry| rows.push(show(entry)));
@@ -46,7 +46,7 @@ fn read(datagrams: &[Vec<u8>]) -> (Vec<String>, Snapshot, Progress) {
 fn ends(datagrams: &[Vec<u8>]) -> (Vec<Ended>, Defects) {
     let (mut ends, mut defects) = (Vec::new(), Defects::default());
     for datagram in datagrams {
-        codec::ends(datagram, &mut defects, &mut |ended| ends.push(ended));
+        codec::ends(datagram, &CtZones::ALL, &mut defects, &mut |ended| ends.push(ended));
     }
     (ends, defects)
 }
@@ -60,7 +60,8 @@ fn a_captured_dump_reads_as_what_was_sent() {
     assert_eq!(rows, DUMP);
     let defects = Defects { without_counters: 3, ..Defects::default() };
     let complete = Completeness::Complete;
-    let expected = Snapshot { completeness: complete, begun: UnixNanos(0), entries: 13, defects };
+    let begun = UnixNanos(0);
+    let expected = Snapshot { completeness: complete, begun, entries: 13, defects };
     assert_eq!((snapshot, progress), (expected, Progress::Done));
 }
 
@@ -221,7 +222,7 @@ struct Sound {
 static SOUND: LazyLock<Sound> = LazyLock::new(|| {
     let dump = datagrams(include_str!("captures/dump.hex"));
     let mut entries = Vec::new();
-    Dump::new(SEQUENCE, PORT, UnixNanos(0)).feed(&dump[0], &mut |entry| entries.push(*entry));
+    Dump::new(SEQUENCE, PORT, UnixNanos(0), CtZones::ALL).feed(&dump[0], &mut |entry| entries.push(*entry));
     Sound { dump, entries, destroy: datagrams(include_str!("captures/destroy.hex")) }
 });
 
@@ -239,7 +240,7 @@ proptest! {
     fn a_damaged_dump_costs_itself_alone(damages in prop::collection::vec(any_damage(), 1..6)) {
         let Sound { dump: whole, entries, .. } = &*SOUND;
         let bytes = damaged(&whole[0], &damages);
-        let mut dump = Dump::new(SEQUENCE, PORT, UnixNanos(0));
+        let mut dump = Dump::new(SEQUENCE, PORT, UnixNanos(0), CtZones::ALL);
         let mut rows = 0;
         let progress = dump.feed(&bytes, &mut |_| rows += 1);
         prop_assert!(rows <= messages_max(&bytes));

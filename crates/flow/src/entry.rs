@@ -63,7 +63,7 @@ pub enum Completeness {
     Partial,
 }
 
-/// Rows of a read that were not understood or only in part.
+/// Rows of a read that are not in the figures.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Defects {
     /// Rows whose bytes do not parse; skipped.
@@ -72,6 +72,8 @@ pub struct Defects {
     pub unsupported: u64,
     /// Rows without counters; kept, and worth nothing.
     pub without_counters: u64,
+    /// Rows of conntrack zones that were not asked for; skipped.
+    pub other_ct_zones: u64,
 }
 
 /// One read of a source at one tick, its rows already handed over one by one.
@@ -83,6 +85,6 @@ pub struct Snapshot {
     pub begun: UnixNanos,
     /// Rows handed over.
     pub entries: u64,
-    /// Rows that were not.
+    /// Rows that were not, or that are worth nothing.
     pub defects: Defects,
 }

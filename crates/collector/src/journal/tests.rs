@@ -15,7 +15,7 @@ fn told() -> Vec<Vec<u8>> {
 
 fn decoded(bytes: &[u8]) -> Vec<Ended> {
     let mut ends = Vec::new();
-    codec::ends(bytes, &mut Defects::default(), &mut |ended| ends.push(ended));
+    codec::ends(bytes, &CtZones::ALL, &mut Defects::default(), &mut |ended| ends.push(ended));
     ends
 }
 

@@ -14,6 +14,7 @@ use egressd_flow::{
     Counter, Counters, CtZone, Defects, Ended, Entry, EntryId, IpProtocol, L4, Tuple, UnixNanos,
 };
 
+use super::ct_zones::CtZones;
 use super::message::{Attributes, Messages, Unframed};
 use super::uapi::{self, counters, cta, ip, proto, timestamp, tuple};
 
@@ -26,6 +27,9 @@ pub enum Defect {
     /// Neither IPv4 nor IPv6, another version of nfnetlink, or a message that is not about an entry.
     #[error("conntrack message of an unknown kind")]
     Unsupported,
+    /// The original direction stands in a conntrack zone that was not asked for: nothing is wrong with it.
+    #[error("entry of another conntrack zone")]
+    OtherCtZone,
 }
 
 impl Defect {
@@ -34,6 +38,7 @@ impl Defect {
         match self {
             Self::Malformed => defects.malformed += 1,
             Self::Unsupported => defects.unsupported += 1,
+            Self::OtherCtZone => defects.other_ct_zones += 1,
         }
     }
 }
@@ -48,23 +53,23 @@ impl From<Unframed> for Defect {
 ///
 /// # Errors
 /// [`Defect`] when the row has to be skipped.
-pub fn entry(body: &[u8]) -> Result<Entry, Defect> {
-    decode(body).map(|(entry, _)| entry)
+pub fn entry(body: &[u8], ct_zones: &CtZones) -> Result<Entry, Defect> {
+    decode(body, ct_zones).map(|(entry, _)| entry)
 }
 
 /// Decodes an entry's end: the body of a DESTROY event.
 ///
 /// # Errors
 /// [`Defect`] when the event has to be skipped.
-pub fn ended(body: &[u8]) -> Result<Ended, Defect> {
-    decode(body).map(|(entry, stop)| Ended { entry, stop })
+pub fn ended(body: &[u8], ct_zones: &CtZones) -> Result<Ended, Defect> {
+    decode(body, ct_zones).map(|(entry, stop)| Ended { entry, stop })
 }
 
-/// Decodes all DESTROY events of one datagram, skipping and counting what is not one.
-pub fn ends(datagram: &[u8], defects: &mut Defects, each: &mut dyn FnMut(Ended)) {
+/// Decodes the DESTROY events of one datagram, skipping and counting what is not one or not of `ct_zones`.
+pub fn ends(datagram: &[u8], ct_zones: &CtZones, defects: &mut Defects, each: &mut dyn FnMut(Ended)) {
     for message in Messages::new(datagram) {
         let decoded = match message {
-            Ok(message) if message.kind == uapi::CT_DELETE => ended(message.body),
+            Ok(message) if message.kind == uapi::CT_DELETE => ended(message.body, ct_zones),
             Ok(message) if message.kind == uapi::control::NOOP => continue,
             Ok(_) => Err(Defect::Unsupported),
             Err(unframed) => Err(unframed.into()),
@@ -100,10 +105,14 @@ struct Fields<'a> {
     stop: Option<UnixNanos>,
 }
 
-fn decode(body: &[u8]) -> Result<(Entry, Option<UnixNanos>), Defect> {
+/// The one place where conntrack zones are chosen. A row of another is not looked at further.
+fn decode(body: &[u8], ct_zones: &CtZones) -> Result<(Entry, Option<UnixNanos>), Defect> {
     let (family, attributes) = family(body)?;
     let fields = fields(attributes)?;
     let original = direction(fields.original.ok_or(Defect::Malformed)?, family, fields.ct_zone)?;
+    if !ct_zones.contains(original.ct_zone) {
+        return Err(Defect::OtherCtZone);
+    }
     let reply = direction(fields.reply.ok_or(Defect::Malformed)?, family, fields.ct_zone)?;
     let counters = match (fields.tx, fields.rx) {
         (Some(tx), Some(rx)) => Some(Counters::Directed { tx, rx }),

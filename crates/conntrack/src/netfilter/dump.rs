@@ -8,6 +8,7 @@ use std::io;
 use egressd_flow::{Completeness, Defects, Entry, Snapshot, UnixNanos};
 
 use super::codec::{self, Defect};
+use super::ct_zones::CtZones;
 use super::message::{Message, Messages};
 use super::uapi::{self, control};
 
@@ -62,21 +63,23 @@ pub enum Interruption {
 pub struct Dump {
     sequence: u32,
     port: u32,
+    ct_zones: CtZones,
     snapshot: Snapshot,
     interruption: Option<Interruption>,
 }
 
 impl Dump {
-    /// Begins at `now` the dump that was asked for with `sequence` from netlink port `port`.
+    /// Begins at `now` the dump that was asked for with `sequence` from netlink port `port`. Entries outside of
+    /// `ct_zones` are passed over, counted.
     #[must_use]
-    pub fn new(sequence: u32, port: u32, now: UnixNanos) -> Self {
+    pub fn new(sequence: u32, port: u32, now: UnixNanos, ct_zones: CtZones) -> Self {
         let snapshot = Snapshot {
             completeness: Completeness::Complete,
             begun: now,
             entries: 0,
             defects: Defects::default(),
         };
-        Self { sequence, port, snapshot, interruption: None }
+        Self { sequence, port, ct_zones, snapshot, interruption: None }
     }
 
     /// Hands over the entries of one datagram.
@@ -126,7 +129,7 @@ impl Dump {
     }
 
     fn row(&mut self, body: &[u8], each: &mut dyn FnMut(&Entry)) {
-        match codec::entry(body) {
+        match codec::entry(body, &self.ct_zones) {
             Ok(entry) => {
                 self.snapshot.entries += 1;
                 self.snapshot.defects.without_counters += u64::from(entry.counters.is_none());

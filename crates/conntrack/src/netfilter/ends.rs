@@ -19,6 +19,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 
 use super::codec::{self, Defect};
+use super::ct_zones::CtZones;
 use super::error::{ListenError, OpenError, ReceiveError};
 use super::queue::{Closed, Queue};
 use super::socket::{Batch, Socket};
@@ -111,6 +112,7 @@ pub struct Ends {
 /// What both threads hold.
 struct Link {
     socket: Socket,
+    ct_zones: CtZones,
     queue: Queue,
     /// Gets the receiver out of its poll.
     alarm: EventFd,
@@ -130,13 +132,18 @@ impl Waker {
 
 impl Ends {
     /// Subscribes, on the calling thread and so in its network namespace, and starts the receiving thread.
+    /// Ends of entries outside of `ct_zones` are passed over, counted ([`Ends::defects`]).
     ///
     /// Where the buffer cannot be forced it is as large as `net.core.rmem_max` allows, and [`Ends::warning`] says so.
     /// `keeper` works on the receiving thread: while it does, the kernel buffers.
     ///
     /// # Errors
     /// [`ListenError`], `CAP_NET_ADMIN` missing for one.
-    pub fn listen(config: EndsConfig, keeper: Option<Box<dyn Keeper>>) -> Result<Self, ListenError> {
+    pub fn listen(
+        config: EndsConfig,
+        ct_zones: CtZones,
+        keeper: Option<Box<dyn Keeper>>,
+    ) -> Result<Self, ListenError> {
         let EndsConfig { receive_buffer_bytes, queue_entries } = config;
         let socket = Socket::open().map_err(|source| OpenError { source })?;
         set_receive_buffer(&socket, receive_buffer_bytes)?;
@@ -145,7 +152,7 @@ impl Ends {
         let alarm = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
             .map_err(|errno| ListenError::Alarm(errno.into()))?;
         let nap = nap(memory.receive_buffer_bytes);
-        let link = Arc::new(Link { socket, queue: Queue::new(queue_entries), alarm, nap });
+        let link = Arc::new(Link { socket, ct_zones, queue: Queue::new(queue_entries), alarm, nap });
         let thread = thread::Builder::new().name(THREAD_NAME.to_owned()).spawn({
             let link = Arc::clone(&link);
             move || Receiver::new(&link, keeper).run()
@@ -235,7 +242,7 @@ impl Ends {
         Ok(Losses { events: self.events_lost, overruns: self.link.queue.overruns() })
     }
 
-    /// Events received and not understood or only in part, since [`Ends::listen`].
+    /// Events received and not handed over, or worth nothing, since [`Ends::listen`].
     #[must_use]
     pub fn defects(&self) -> Defects {
         self.link.queue.defects()
@@ -322,7 +329,7 @@ impl<'l> Receiver<'l> {
         let mut has_ends = [false; Batch::DATAGRAMS];
         for (datagram, has_ends) in received.datagrams().zip(&mut has_ends) {
             match datagram {
-                Some(datagram) => codec::ends(datagram, &mut defects, &mut |ended| {
+                Some(datagram) => codec::ends(datagram, &link.ct_zones, &mut defects, &mut |ended| {
                     *has_ends = true;
                     ends.push(ended);
                 }),

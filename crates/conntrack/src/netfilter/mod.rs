@@ -8,6 +8,7 @@
 //! [`Ends::listen`] open theirs on the calling thread.
 
 pub mod codec;
+mod ct_zones;
 mod dump;
 #[cfg(test)]
 mod encode;
@@ -20,6 +21,7 @@ pub mod sysctl;
 mod table;
 mod uapi;
 
+pub use ct_zones::{CtZones, ParseCtZonesError};
 pub use dump::{Dump, Interruption, Progress};
 pub use ends::{Drained, Ends, EndsConfig, Keeper, Losses, ReceiveBufferWarning, Waker};
 pub use error::{ListenError, OpenError, ReadError, ReceiveError};

@@ -185,6 +185,7 @@ impl State {
         self.defects.malformed += new.malformed;
         self.defects.unsupported += new.unsupported;
         self.defects.without_counters += new.without_counters;
+        self.defects.other_ct_zones += new.other_ct_zones;
     }
 }
 

@@ -12,6 +12,7 @@ use neli::ToBytes;
 use neli::consts::nl::NlmF;
 use neli::nl::{NlPayload, Nlmsghdr, NlmsghdrBuilder};
 
+use super::ct_zones::CtZones;
 use super::dump::{Dump, Interruption, Progress};
 use super::error::{OpenError, ReadError};
 use super::socket::Socket;
@@ -27,6 +28,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// The conntrack table of one network namespace: the one that the opening thread was in.
 pub struct Table {
     socket: Socket,
+    ct_zones: CtZones,
     buffer: Box<[u8]>,
     request: Cursor<Vec<u8>>,
     sequence: u32,
@@ -35,13 +37,14 @@ pub struct Table {
 }
 
 impl Table {
-    /// Opens a socket on it. No permission is needed yet.
+    /// Opens a socket on it, of which the entries of `ct_zones` will be read. No permission is needed yet.
     ///
     /// # Errors
     /// [`OpenError`] where the kernel has no netfilter netlink, or the process no descriptor left.
-    pub fn open() -> Result<Self, OpenError> {
+    pub fn open(ct_zones: CtZones) -> Result<Self, OpenError> {
         Ok(Self {
             socket: open_socket()?,
+            ct_zones,
             buffer: vec![0; BUFFER_BYTES].into(),
             request: Cursor::new(Vec::new()),
             sequence: 0,
@@ -50,7 +53,7 @@ impl Table {
         })
     }
 
-    /// Hands over every entry, IPv4 and IPv6 in one walk, in no order. No counter is changed by it.
+    /// Hands over every entry of its conntrack zones, IPv4 and IPv6 in one walk, in no order. No counter is changed by it.
     ///
     /// `now` is when the read begins, by the real-time clock. A read that breaks off after its first row is a
     /// partial snapshot, with [`Table::interruption`] saying why; the next one opens a fresh socket, in the
@@ -67,7 +70,7 @@ impl Table {
         self.sequence = self.sequence.wrapping_add(1);
         self.ask().map_err(ReadError::Send)?;
 
-        let mut dump = Dump::new(self.sequence, self.socket.port(), now);
+        let mut dump = Dump::new(self.sequence, self.socket.port(), now, self.ct_zones.clone());
         self.broken = !self.receive(&mut dump, each);
         let (snapshot, interruption) = dump.finish();
         match interruption {
@@ -218,7 +221,7 @@ mod tests {
             let entry = ["-s", "10.0.0.1", "-d", "10.0.0.2", "-t", "9", "--srckey", "1", "--dstkey", "2"];
             let made = Command::new("conntrack").args(["-I", "-p", "gre"]).args(entry).output().unwrap();
             assert!(made.status.success(), "{made:?}");
-            let mut table = Table::open().unwrap();
+            let mut table = Table::open(CtZones::ALL).unwrap();
             table.buffer = vec![0; 100].into();
             let error = table.read(UnixNanos(1), &mut |entry| panic!("{entry}")).unwrap_err();
             let ReadError::Interrupted(Interruption::Truncated { bytes }) = error else { panic!("{error}") };

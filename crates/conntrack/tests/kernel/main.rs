@@ -12,11 +12,13 @@ use std::time::Duration;
 use std::{env, thread};
 
 use egressd_conntrack::netfilter::{
-    Drained, Ends, EndsConfig, ListenError, Losses, ReadError, Table, sysctl,
+    CtZones, Drained, Ends, EndsConfig, ListenError, Losses, ReadError, Table, sysctl,
 };
 use egressd_flow::{Completeness, Counter, Counters, CtZone, Defects, Ended, Entry, EntryId, IpProtocol};
 use egressd_flow::{L4, Snapshot, Tuple, UnixNanos, View};
 use nix::sched::{CloneFlags, unshare};
+
+mod ct_zones;
 
 const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
@@ -136,12 +138,14 @@ fn read(table: &mut Table) -> (Vec<Entry>, Snapshot) {
 }
 
 fn complete(entries: u64) -> Snapshot {
-    Snapshot { completeness: Completeness::Complete, begun: NOW, entries, defects: Defects::default() }
+    let (completeness, defects) = (Completeness::Complete, Defects::default());
+    Snapshot { completeness, begun: NOW, entries, defects }
 }
 
 fn listen(receive_buffer_bytes: usize, queue_entries: usize) -> Ends {
     let queue_entries = NonZeroUsize::new(queue_entries).expect("tests ask for some");
-    Ends::listen(EndsConfig { receive_buffer_bytes, queue_entries }, None).expect("root may listen")
+    let config = EndsConfig { receive_buffer_bytes, queue_entries };
+    Ends::listen(config, CtZones::ALL, None).expect("root may listen")
 }
 
 fn drain_all(ends: &mut Ends) -> Vec<Ended> {
@@ -172,7 +176,7 @@ fn nft_counter(name: &str) -> Counter {
 #[test]
 fn one_dump_shows_udp_of_both_families_to_the_byte() {
     in_namespace(|| {
-        let mut table = Table::open().unwrap();
+        let mut table = Table::open(CtZones::ALL).unwrap();
         assert_eq!(read(&mut table), (vec![], complete(0)));
         let mut expected = Vec::new();
         for (address, from_port) in [(V4, 4000), (V6, 4000), (V4, 4001)] {
@@ -198,7 +202,7 @@ fn tcp_equals_what_nft_counted() {
     for address in [V4, V6] {
         in_namespace(|| {
             connection(address, 1_000_000);
-            let (entries, snapshot) = read(&mut Table::open().unwrap());
+            let (entries, snapshot) = read(&mut Table::open(CtZones::ALL).unwrap());
             assert_eq!(snapshot, complete(1));
             let entry = entries[0];
             assert_eq!((entry.id.original.dst, entry.id.original.protocol), (address, IpProtocol::TCP));
@@ -224,7 +228,7 @@ fn entries_made_over_netlink_are_read_whole() {
         for arguments in made {
             run("conntrack", &[&ends, arguments].concat());
         }
-        let (mut entries, snapshot) = read(&mut Table::open().unwrap());
+        let (mut entries, snapshot) = read(&mut Table::open(CtZones::ALL).unwrap());
         assert_eq!(snapshot, complete(4));
         entries.sort_by_key(|entry| entry.id.original);
         let tuple = |protocol, l4, ct_zone| Tuple {
@@ -263,7 +267,7 @@ fn an_end_carries_the_final_counters_of_the_entry_in_the_dump() {
         let (from, to) = (SocketAddr::new(V6, 4000), SocketAddr::new(V6, 7000));
         let exchange = Exchange::new(from, to);
         exchange.run(100, 200);
-        let (before, _) = read(&mut Table::open().unwrap());
+        let (before, _) = read(&mut Table::open(CtZones::ALL).unwrap());
         exchange.run(1000, 10);
         assert_eq!(drain_all(&mut ends), []);
         run("conntrack", &["-D", "-f", "ipv6"]);
@@ -285,7 +289,7 @@ fn two_thousand_entries_end_as_two_thousand_events() {
     in_namespace(|| {
         let mut ends = listen(8 << 20, 100);
         datagrams(20_000..22_000);
-        let (entries, snapshot) = read(&mut Table::open().unwrap());
+        let (entries, snapshot) = read(&mut Table::open(CtZones::ALL).unwrap());
         assert_eq!(snapshot, complete(2000));
         let before: BTreeMap<Tuple, Entry> =
             entries.into_iter().map(|entry| (entry.id.original, entry)).collect();
@@ -347,7 +351,7 @@ fn an_entry_without_accounting_is_counted() {
         assert_eq!(state, sysctl::State { acct: 0, timestamp: 1, events: 1 });
         assert_eq!(state.wanting().collect::<Vec<_>>(), [("nf_conntrack_acct", 0)]);
         datagrams(20_000..20_001);
-        let (entries, snapshot) = read(&mut Table::open().unwrap());
+        let (entries, snapshot) = read(&mut Table::open(CtZones::ALL).unwrap());
         assert_eq!(entries[0].counters, None);
         let defects = Defects { without_counters: 1, ..Defects::default() };
         assert_eq!(snapshot, Snapshot { defects, ..complete(1) });
@@ -359,7 +363,7 @@ fn an_entry_without_accounting_is_counted() {
 fn a_table_shows_the_namespace_that_it_was_opened_in() {
     let mut table = in_namespace(|| {
         datagrams(20_000..20_003);
-        Table::open().unwrap()
+        Table::open(CtZones::ALL).unwrap()
     });
     in_namespace(|| assert_eq!(read(&mut table).1, complete(3)));
 }
@@ -411,15 +415,17 @@ fn a_buffer_that_cannot_be_forced_is_a_warning() {
 }
 
 fn unprivileged() {
-    let refused =
-        Table::open().expect("a socket needs nothing").read(NOW, &mut |_| {}).expect_err("a dump does");
+    let refused = Table::open(CtZones::ALL)
+        .expect("a socket needs nothing")
+        .read(NOW, &mut |_| {})
+        .expect_err("a dump does");
     assert!(matches!(refused, ReadError::Refused(_)) && !refused.is_transient(), "{refused:?}");
     assert_eq!(
         refused.to_string(),
         "the kernel refuses to list the conntrack table: it needs CAP_NET_ADMIN in the network namespace"
     );
     let config = EndsConfig { receive_buffer_bytes: 1 << 20, queue_entries: NonZeroUsize::MIN };
-    let refused = Ends::listen(config, None).err().expect("so do events");
+    let refused = Ends::listen(config, CtZones::ALL, None).err().expect("so do events");
     assert!(matches!(refused, ListenError::Subscribe(_)), "{refused:?}");
     assert_eq!(
         refused.to_string(),

@@ -8,9 +8,25 @@ use egressd_flow::{
 };
 use proptest::prelude::*;
 
+use super::super::ct_zones::CtZones;
 use super::super::encode::{self, attribute, message, nest};
 use super::super::uapi::{self, counters, cta, ip, proto, timestamp, tuple};
-use super::{Defect, ended, ends, entry};
+use super::Defect;
+
+fn entry(body: &[u8]) -> Result<Entry, Defect> {
+    super::entry(body, &CtZones::ALL)
+}
+
+fn ended(body: &[u8]) -> Result<Ended, Defect> {
+    super::ended(body, &CtZones::ALL)
+}
+
+/// The ends of one datagram in the conntrack zones of `text`, and what else was in it.
+fn ends(datagram: &[u8], ct_zones: &str) -> (Vec<Ended>, Defects) {
+    let (mut found, mut defects) = (Vec::new(), Defects::default());
+    super::ends(datagram, &ct_zones.parse().unwrap(), &mut defects, &mut |ended| found.push(ended));
+    (found, defects)
+}
 
 fn text(line: &str) -> Entry {
     line.parse().unwrap()
@@ -157,10 +173,38 @@ fn a_bad_event_does_not_cost_its_neighbours() {
         event(&good),
     ]
     .concat();
-    let (mut found, mut defects) = (Vec::new(), Defects::default());
-    ends(&datagram, &mut defects, &mut |ended| found.push(ended));
+    let (found, defects) = ends(&datagram, "all");
     assert_eq!(found, [good, uncounted, good]);
-    assert_eq!(defects, Defects { malformed: 2, unsupported: 1, without_counters: 1 });
+    assert_eq!(defects, Defects { malformed: 2, unsupported: 1, without_counters: 1, other_ct_zones: 0 });
+}
+
+/// Goal: of entries in several conntrack zones those whose original direction stands in a listed one are read, in a
+/// dump's row and in an end alike; the rest are counted, whatever the reply's.
+#[test]
+fn only_listed_ct_zones_are_read() {
+    let in_ct_zones = |original: u16, reply: u16| {
+        let mut entry = text("udp 10.0.0.1:1>10.0.1.2:2 tx=10/1 rx=0/0");
+        (entry.id.original.ct_zone, entry.reply.ct_zone) = (CtZone(original), CtZone(reply));
+        entry
+    };
+    let standing = [(0, 0), (5, 5), (9, 0), (0, 9)].map(|(original, reply)| in_ct_zones(original, reply));
+    let event = |entry: &Entry| {
+        message(uapi::CT_DELETE, 0, 0, 0, &encode::ended(&Ended { entry: *entry, stop: None }))
+    };
+    let datagram = standing.iter().flat_map(event).collect::<Vec<u8>>();
+    for (listed, expected) in
+        [("all", &standing[..]), ("0", &[standing[0], standing[3]]), ("5,9", &standing[1..3]), ("7", &[])]
+    {
+        let (found, defects) = ends(&datagram, listed);
+        assert_eq!(found.iter().map(|ended| ended.entry).collect::<Vec<_>>(), expected, "{listed}");
+        let other_ct_zones = (standing.len() - expected.len()) as u64;
+        assert_eq!(defects, Defects { other_ct_zones, ..Defects::default() }, "{listed}");
+        for entry in standing {
+            let read = super::entry(&encode::entry(&entry), &listed.parse().unwrap());
+            let wanted = if expected.contains(&entry) { Ok(entry) } else { Err(Defect::OtherCtZone) };
+            assert_eq!(read, wanted, "{listed}");
+        }
+    }
 }
 
 prop_compose! {
@@ -221,8 +265,7 @@ proptest! {
     /// Goal: no bytes whatever make the reader panic, and it returns.
     #[test]
     fn any_bytes_are_survived(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
-        let mut defects = Defects::default();
-        ends(&bytes, &mut defects, &mut |_| {});
+        ends(&bytes, "all");
         prop_assert_eq!(entry(&bytes), ended(&bytes).map(|ended| ended.entry));
     }
 
@@ -243,8 +286,7 @@ proptest! {
         let event = |body: &[u8]| message(uapi::CT_DELETE, 0, 0, 0, body);
         let neighbour = Ended { entry: original, stop: None };
         let datagram = [event(&mutated), event(&encode::ended(&neighbour))].concat();
-        let (mut found, mut defects) = (Vec::new(), Defects::default());
-        ends(&datagram, &mut defects, &mut |ended| found.push(ended));
+        let (found, defects) = ends(&datagram, "all");
         prop_assert_eq!(found.last(), Some(&neighbour));
         prop_assert_eq!(found.len() as u64 + defects.malformed + defects.unsupported, 2);
     }

@@ -4,6 +4,7 @@ use std::io;
 
 use egressd_flow::{Completeness, Defects, Entry, Snapshot, UnixNanos};
 
+use super::super::ct_zones::CtZones;
 use super::super::encode::{self, message};
 use super::super::uapi::{self, NLM_F_DUMP_INTR, control};
 use super::{Dump, Progress};
@@ -31,7 +32,7 @@ fn done() -> Vec<u8> {
 
 /// Feeds the datagrams one by one; the snapshot, the interruption's text and how often a row came.
 fn read(datagrams: &[Vec<u8>]) -> (Snapshot, Option<String>, Progress) {
-    let mut dump = Dump::new(SEQUENCE, PORT, NOW);
+    let mut dump = Dump::new(SEQUENCE, PORT, NOW, CtZones::ALL);
     let (mut rows, mut progress) = (0, Progress::More);
     for datagram in datagrams {
         assert_eq!(progress, Progress::More, "nothing follows the end");
@@ -121,18 +122,29 @@ fn a_bad_row_costs_only_itself() {
     let broken = reply(uapi::CT_NEW, 0, &[uapi::AF_INET, 0, 0, 0]);
     let bridge = reply(uapi::CT_NEW, 0, &[7, 0, 0, 0]);
     let event = reply(uapi::CT_DELETE, 0, &[]);
-    let defects = Defects { malformed: 1, unsupported: 2, without_counters: 0 };
+    let defects = Defects { malformed: 1, unsupported: 2, ..Defects::default() };
     assert_eq!(
         read(&[[row(), broken, bridge, row()].concat(), [event, row(), done()].concat()]),
         (snapshot(Completeness::Complete, 3, defects), None, Progress::Done)
     );
 }
 
+/// Goal: rows of conntrack zones that were not asked for are counted, and cost the read no completeness.
+#[test]
+fn rows_of_other_ct_zones_are_counted() {
+    let mut dump = Dump::new(SEQUENCE, PORT, NOW, "7".parse().unwrap());
+    let progress = dump.feed(&[row(), row(), done()].concat(), &mut |entry| panic!("{entry}"));
+    let (snapshot_found, interruption) = dump.finish();
+    let defects = Defects { other_ct_zones: 2, ..Defects::default() };
+    assert_eq!(snapshot_found, snapshot(Completeness::Complete, 0, defects));
+    assert_eq!((progress, interruption.is_none()), (Progress::Done, true));
+}
+
 /// Goal: the error that a refusal carries is the kernel's own, the lowest number included.
 #[test]
 fn a_refusal_carries_the_kernels_number() {
     for (number, expected) in [(-1, 1), (-105, 105), (i32::MIN, i32::MAX), (5, -5)] {
-        let mut dump = Dump::new(SEQUENCE, PORT, NOW);
+        let mut dump = Dump::new(SEQUENCE, PORT, NOW, CtZones::ALL);
         let bytes = reply(control::ERROR, 0, &i32::to_ne_bytes(number));
         assert_eq!(dump.feed(&bytes, &mut |_| {}), Progress::Done);
         let (_, interruption) = dump.finish();
