@@ -13,6 +13,7 @@ use tracing::error;
 use crate::config::CheckOptions;
 use crate::diagnosis::{self, Finding};
 use crate::namespace;
+use crate::twins::Twins;
 
 /// Only whether one can listen is asked.
 const PROBE: EndsConfig = EndsConfig {
@@ -42,11 +43,15 @@ pub(crate) fn check(options: &CheckOptions) -> ExitCode {
 
 fn findings(ct_zones: &CtZones) -> Vec<Finding> {
     let mut findings = diagnosis::of_switches();
+    let mut twins = Twins::new();
     let read = Table::open(ct_zones.clone()).map_err(|error| chain(&error)).and_then(|mut table| {
-        table.read(UnixNanos(unix_nanos()), &mut |_| {}).map_err(|error| chain(&error))
+        table.read(UnixNanos(unix_nanos()), &mut |entry| twins.see(entry)).map_err(|error| chain(&error))
     });
     match read {
-        Ok(snapshot) => findings.extend(diagnosis::of_snapshot(&snapshot)),
+        Ok(snapshot) => {
+            findings.extend(diagnosis::of_snapshot(&snapshot));
+            findings.extend(diagnosis::of_twins(&twins.verdict()));
+        }
         Err(error) => findings.push(Finding::Unreadable { error }),
     }
     if let Err(error) = Ends::listen(PROBE, ct_zones.clone(), None) {

@@ -11,6 +11,8 @@ use egressd_meter::Books;
 use egressd_protocol::{Loss, Source, Status};
 use egressd_service::lifecycle::chain;
 
+use crate::twins::{TUPLES_MAX, Twin, Verdict};
+
 /// Something that keeps bytes from being counted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Finding {
@@ -32,10 +34,14 @@ pub(crate) enum Finding {
     UnsupportedRows { rows: u64 },
     /// Nothing stands in the conntrack zones that are read, and something does elsewhere.
     OtherCtZones { rows: u64 },
+    /// Connections that are counted more than once. Found by `check` alone.
+    TwoCtZones { connections: u64, example: Twin },
+    /// Rows in which [`Finding::TwoCtZones`] was not looked for. Found by `check` alone.
+    UncomparedRows { rows: u64 },
 }
 
 impl Finding {
-    /// Every code.
+    /// Every code of what a running collector can find, and of what keeps it from running.
     pub(crate) const CODES: [&'static str; 11] = [
         "acct_off",
         "timestamp_off",
@@ -64,6 +70,8 @@ impl Finding {
             Self::OtherNamespace => "other_namespace",
             Self::UnsupportedRows { .. } => "unsupported_rows",
             Self::OtherCtZones { .. } => "other_ct_zones",
+            Self::TwoCtZones { .. } => "two_ct_zones",
+            Self::UncomparedRows { .. } => "uncompared_rows",
         }
     }
 }
@@ -111,6 +119,18 @@ impl fmt::Display for Finding {
                 "none of the table's {rows} rows stands in a conntrack zone of --ct-zones: name those that pods' \
                  traffic passes (README, conntrack zones)"
             ),
+            Self::TwoCtZones { connections, example: Twin { original, other } } => write!(
+                f,
+                "{connections} connections stand in more than one conntrack zone and are counted once for each, such \
+                 as {} {original} in {} and in {}: pass --ct-zones with the one that pods' traffic passes (README, \
+                 conntrack zones)",
+                original.protocol, original.ct_zone.0, other.0
+            ),
+            Self::UncomparedRows { rows } => write!(
+                f,
+                "{rows} rows were not looked at for connections in more than one conntrack zone: the look ends at \
+                 {TUPLES_MAX} tuples; pass --ct-zones with one conntrack zone, or look when the table is smaller"
+            ),
         }
     }
 }
@@ -153,6 +173,14 @@ pub(crate) fn of_snapshot(snapshot: &Snapshot) -> Vec<Finding> {
     findings
 }
 
+/// What the rows of a snapshot say beside each other.
+pub(crate) fn of_twins(verdict: &Verdict) -> Vec<Finding> {
+    let &Verdict { connections, example, uncompared } = verdict;
+    let twins = example.map(|example| Finding::TwoCtZones { connections, example });
+    let unknown = (uncompared > 0).then_some(Finding::UncomparedRows { rows: uncompared });
+    twins.into_iter().chain(unknown).collect()
+}
+
 /// What is known before the first snapshot.
 pub(crate) fn starting() -> Status {
     Status { source: Source::Netfilter, diagnosis: String::new(), losses: Vec::new() }
@@ -176,7 +204,7 @@ pub(crate) fn status(findings: &[Finding], books: &Books, losses: Losses, defect
 
 #[cfg(test)]
 mod tests {
-    use egressd_flow::{Completeness, UnixNanos};
+    use egressd_flow::{Completeness, CtZone, Entry, UnixNanos};
 
     use super::*;
 
@@ -217,5 +245,24 @@ mod tests {
         ] {
             assert_eq!(of_snapshot(&snapshot), findings);
         }
+    }
+
+    /// Goal: what was found beside each other is told with its number, an example and what to do; so is what was not
+    /// looked at.
+    #[test]
+    fn connections_in_two_ct_zones_are_told_with_an_example() {
+        let entry: Entry = "tcp 10.0.0.1:4000>10.0.1.2:80 ctzone=64000".parse().unwrap();
+        let example = Some(Twin { original: entry.id.original, other: CtZone(3) });
+        assert_eq!(of_twins(&Verdict::default()), []);
+        let findings = of_twins(&Verdict { connections: 7, example, uncompared: 5 });
+        assert_eq!(
+            findings.iter().map(Finding::code).collect::<Vec<_>>(),
+            ["two_ct_zones", "uncompared_rows"]
+        );
+        let words = findings[0].to_string();
+        for part in ["7 connections", "TCP 10.0.0.1:4000>10.0.1.2:80 in 64000 and in 3", "pass --ct-zones"] {
+            assert!(words.contains(part), "{part}: {words}");
+        }
+        assert!(findings[1].to_string().starts_with("5 rows were not looked at"));
     }
 }

@@ -11,6 +11,7 @@ mod namespace;
 mod pace;
 mod reader;
 mod reference;
+mod twins;
 mod usage;
 mod wire;
 

@@ -44,11 +44,17 @@ fn an_address_that_is_none_is_refused() {
 
 /// `check` in a network namespace of its own, after `wrapper`: its exit code and what it said.
 fn check(wrapper: &[&str]) -> (Option<i32>, String) {
+    collector(wrapper, &["check"])
+}
+
+/// The collector with `arguments`, in a network namespace of its own and after `wrapper`.
+fn collector(wrapper: &[&str], arguments: &[&str]) -> (Option<i32>, String) {
     let arguments: Vec<&str> = ["--net"]
         .iter()
         .chain(wrapper)
         .copied()
-        .chain([env!("CARGO_BIN_EXE_egressd-collector"), "check"])
+        .chain([env!("CARGO_BIN_EXE_egressd-collector")])
+        .chain(arguments.iter().copied())
         .collect();
     let output = Command::new("unshare").args(arguments).output().expect("unshare starts");
     (output.status.code(), String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned())
@@ -74,6 +80,29 @@ fn check_says_why_nothing_is_counted() {
     let (code, said) = check(&["sh", "-c", &prepare]);
     assert_eq!(code, Some(0), "{said}");
     assert!(said.contains("ok: "), "{said}");
+}
+
+/// Goal: a connection in two conntrack zones is told by `check`, and neither told nor shown twice where one of them is
+/// listed; a list in which nothing stands is told as that. Needs root.
+#[test]
+fn a_connection_in_two_ct_zones_is_told_until_one_is_listed() {
+    let entry = "conntrack -I -p udp -s 10.0.0.1 -d 10.0.0.2 --sport 1 --dport 2 -t 600";
+    let prepare = format!(
+        "{} init && {entry} -w 5 && {entry} -w 9 && exec \"$0\" \"$@\"",
+        env!("CARGO_BIN_EXE_egressd-collector")
+    );
+    let after = |arguments: &[&str]| collector(&["sh", "-c", &prepare], arguments);
+    let two = "two_ct_zones: 1 connections stand in more than one conntrack zone";
+    for (ct_zones, code, words) in
+        [("all", 1, two), ("5,9", 1, two), ("9", 0, "ok: "), ("7", 1, "other_ct_zones: ")]
+    {
+        let (found, said) = after(&["check", "--ct-zones", ct_zones]);
+        assert_eq!(found, Some(code), "{ct_zones}: {said}");
+        assert!(said.contains(words), "{ct_zones}: {said}");
+    }
+    let (code, said) = after(&["dump", "--ct-zones", "9", "--format", "json"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("\"ct_zone\":9") && !said.contains("\"ct_zone\":5"), "{said}");
 }
 
 /// Goal: without the capability, `check` and `dump` name it. Needs root.
