@@ -32,6 +32,8 @@ pub(crate) enum Finding {
     OtherNamespace,
     /// Rows of a kind that this version does not know.
     UnsupportedRows { rows: u64 },
+    /// Entries that a flowtable forwards.
+    Offloaded { entries: u64 },
     /// Nothing stands in the conntrack zones that are read, and something does elsewhere.
     OtherCtZones { rows: u64 },
     /// Connections that are counted more than once. Found by `check` alone.
@@ -42,7 +44,7 @@ pub(crate) enum Finding {
 
 impl Finding {
     /// Every code of what a running collector can find, and of what keeps it from running.
-    pub(crate) const CODES: [&'static str; 11] = [
+    pub(crate) const CODES: [&'static str; 12] = [
         "acct_off",
         "timestamp_off",
         "events_off",
@@ -53,6 +55,7 @@ impl Finding {
         "deaf",
         "other_namespace",
         "unsupported_rows",
+        "offloaded",
         "other_ct_zones",
     ];
 
@@ -69,6 +72,7 @@ impl Finding {
             Self::Deaf { .. } => "deaf",
             Self::OtherNamespace => "other_namespace",
             Self::UnsupportedRows { .. } => "unsupported_rows",
+            Self::Offloaded { .. } => "offloaded",
             Self::OtherCtZones { .. } => "other_ct_zones",
             Self::TwoCtZones { .. } => "two_ct_zones",
             Self::UncomparedRows { .. } => "uncompared_rows",
@@ -114,6 +118,11 @@ impl fmt::Display for Finding {
             Self::UnsupportedRows { rows } => {
                 write!(f, "{rows} rows of the table are of a kind that this version does not know")
             }
+            Self::Offloaded { entries } => write!(
+                f,
+                "{entries} entries are offloaded to a flowtable: unless that has the counter flag, what it forwards \
+                 is counted by nobody; write counter in its definition, connections offloaded after it count"
+            ),
             Self::OtherCtZones { rows } => write!(
                 f,
                 "none of the table's {rows} rows stands in a conntrack zone of --ct-zones: name those that pods' \
@@ -170,6 +179,9 @@ pub(crate) fn of_snapshot(snapshot: &Snapshot) -> Vec<Finding> {
     if unsupported > 0 {
         findings.push(Finding::UnsupportedRows { rows: unsupported });
     }
+    if snapshot.offloaded > 0 {
+        findings.push(Finding::Offloaded { entries: snapshot.offloaded });
+    }
     findings
 }
 
@@ -202,6 +214,12 @@ pub(crate) fn status(findings: &[Finding], books: &Books, losses: Losses, defect
     }
 }
 
+/// Whether something is to be said of it that was not said: numbers alone, which change with each read, are no news.
+pub(crate) fn is_news(status: &Status, before: &Status) -> bool {
+    let words = |status: &Status| status.diagnosis.replace(|letter: char| letter.is_ascii_digit(), "");
+    !status.diagnosis.is_empty() && words(status) != words(before)
+}
+
 #[cfg(test)]
 mod tests {
     use egressd_flow::{Completeness, CtZone, Entry, UnixNanos};
@@ -223,28 +241,45 @@ mod tests {
             Finding::Deaf { error: error() },
             Finding::OtherNamespace,
             Finding::UnsupportedRows { rows: 1 },
+            Finding::Offloaded { entries: 1 },
             Finding::OtherCtZones { rows: 1 },
         ];
         assert_eq!(findings.map(|finding| finding.code()), Finding::CODES);
     }
 
-    fn snapshot(entries: u64, other_ct_zones: u64) -> Snapshot {
-        let defects = Defects { other_ct_zones, ..Defects::default() };
-        let (completeness, begun) = (Completeness::Complete, UnixNanos(0));
-        Snapshot { completeness, begun, entries, defects }
+    /// Goal: a finding is news when it comes, and not when only its number changes or when it goes.
+    #[test]
+    fn a_number_alone_is_no_news() {
+        let status = |findings: &[Finding]| {
+            self::status(findings, &Books::default(), Losses::default(), Defects::default())
+        };
+        let offloaded = |entries| Finding::Offloaded { entries };
+        let [none, one, many] = [&[][..], &[offloaded(1)], &[offloaded(1000)]].map(status);
+        let other = status(&[offloaded(1), Finding::EmptyTable]);
+        let pairs = [(&one, &none), (&many, &one), (&other, &many), (&none, &one), (&none, &none)];
+        assert_eq!(pairs.map(|(now, before)| is_news(now, before)), [true, false, true, false, false]);
     }
 
-    /// Goal: a read with nothing in the listed conntrack zones says so; entries elsewhere beside those that are read
-    /// are no finding.
+    fn snapshot(entries: u64, offloaded: u64, other_ct_zones: u64) -> Snapshot {
+        let defects = Defects { other_ct_zones, ..Defects::default() };
+        let (completeness, begun) = (Completeness::Complete, UnixNanos(0));
+        Snapshot { completeness, begun, entries, offloaded, defects }
+    }
+
+    /// Goal: a read with offloaded entries, or with none in the listed conntrack zones, says so; entries elsewhere beside
+    /// those that are read are no finding.
     #[test]
-    fn a_snapshot_tells_other_ct_zones() {
+    fn a_snapshot_tells_offloaded_entries_and_other_ct_zones() {
         for (snapshot, findings) in [
-            (snapshot(3, 0), vec![]),
-            (snapshot(3, 9), vec![]),
-            (snapshot(0, 9), vec![Finding::OtherCtZones { rows: 9 }]),
+            (snapshot(3, 0, 0), vec![]),
+            (snapshot(3, 0, 9), vec![]),
+            (snapshot(3, 2, 0), vec![Finding::Offloaded { entries: 2 }]),
+            (snapshot(0, 0, 9), vec![Finding::OtherCtZones { rows: 9 }]),
         ] {
             assert_eq!(of_snapshot(&snapshot), findings);
         }
+        let words = Finding::Offloaded { entries: 2 }.to_string();
+        assert!(words.contains("2 entries are offloaded") && words.contains("write counter"), "{words}");
     }
 
     /// Goal: what was found beside each other is told with its number, an example and what to do; so is what was not

@@ -35,6 +35,7 @@ pub(crate) struct SourceMetrics {
     unsupported: Counter,
     other_ct_zones: Counter,
     without_counters: Gauge,
+    offloaded: Gauge,
     lost_ends: Counter,
     overruns: Counter,
     malformed_ends: Counter,
@@ -57,6 +58,7 @@ impl SourceMetrics {
             unsupported: Counter::default(),
             other_ct_zones: Counter::default(),
             without_counters: Gauge::default(),
+            offloaded: Gauge::default(),
             lost_ends: Counter::default(),
             overruns: Counter::default(),
             malformed_ends: Counter::default(),
@@ -97,6 +99,11 @@ impl SourceMetrics {
             metrics.without_counters.clone(),
         );
         registry.register(
+            "egressd_collector_conntrack_offloaded_rows",
+            "Rows of the last snapshot that a flowtable forwards: without its counter flag their counters stand still",
+            metrics.offloaded.clone(),
+        );
+        registry.register(
             "egressd_collector_conntrack_read_seconds",
             "Duration of a read of the table",
             metrics.read_seconds.clone(),
@@ -122,6 +129,7 @@ impl SourceMetrics {
         self.unsupported.inc_by(snapshot.defects.unsupported);
         self.other_ct_zones.inc_by(snapshot.defects.other_ct_zones);
         set(&self.without_counters, snapshot.defects.without_counters);
+        set(&self.offloaded, snapshot.offloaded);
     }
 
     pub(crate) fn findings(&self, findings: &[Finding]) {

@@ -228,7 +228,7 @@ impl Reader {
             if *known == status {
                 return false;
             }
-            if status.diagnosis != known.diagnosis && !status.diagnosis.is_empty() {
+            if diagnosis::is_news(&status, known) {
                 warn!(diagnosis = %status.diagnosis, "the figures may fall short");
             }
             *known = status;

@@ -61,7 +61,7 @@ fn a_captured_dump_reads_as_what_was_sent() {
     let defects = Defects { without_counters: 3, ..Defects::default() };
     let complete = Completeness::Complete;
     let begun = UnixNanos(0);
-    let expected = Snapshot { completeness: complete, begun, entries: 13, defects };
+    let expected = Snapshot { completeness: complete, begun, entries: 13, offloaded: 0, defects };
     assert_eq!((snapshot, progress), (expected, Progress::Done));
 }
 

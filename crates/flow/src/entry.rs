@@ -85,6 +85,9 @@ pub struct Snapshot {
     pub begun: UnixNanos,
     /// Rows handed over.
     pub entries: u64,
+    /// Those of them that a flowtable forwards (`IPS_OFFLOAD`, `IPS_HW_OFFLOAD`): unless it has the `counter` flag,
+    /// their counters stand still.
+    pub offloaded: u64,
     /// Rows that were not, or that are worth nothing.
     pub defects: Defects,
 }

@@ -110,6 +110,7 @@ impl Script {
             completeness,
             begun: self.now,
             entries: 0,
+            offloaded: 0,
             defects: Defects::default(),
         });
     }

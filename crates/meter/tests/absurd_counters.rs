@@ -52,7 +52,13 @@ fn meter() -> Meter {
 const NOW: UnixNanos = UnixNanos(20_000_000_000);
 
 fn snapshot() -> Snapshot {
-    Snapshot { completeness: Completeness::Complete, begun: NOW, entries: 0, defects: Defects::default() }
+    Snapshot {
+        completeness: Completeness::Complete,
+        begun: NOW,
+        entries: 0,
+        offloaded: 0,
+        defects: Defects::default(),
+    }
 }
 
 /// An entry made after the watch began, between the owner's `port` and an address of the node.

@@ -65,6 +65,7 @@ impl Node {
             completeness: Completeness::Complete,
             begun: self.now,
             entries: u64::try_from(rows.len()).unwrap(),
+            offloaded: 0,
             defects: Defects::default(),
         });
     }

@@ -77,6 +77,7 @@ impl Dump {
             completeness: Completeness::Complete,
             begun: now,
             entries: 0,
+            offloaded: 0,
             defects: Defects::default(),
         };
         Self { sequence, port, ct_zones, snapshot, interruption: None }
@@ -132,6 +133,7 @@ impl Dump {
         match codec::entry(body, &self.ct_zones) {
             Ok(entry) => {
                 self.snapshot.entries += 1;
+                self.snapshot.offloaded += u64::from(is_offloaded(&entry));
                 self.snapshot.defects.without_counters += u64::from(entry.counters.is_none());
                 each(&entry);
             }
@@ -157,6 +159,11 @@ impl Dump {
     fn skip(&mut self, defect: Defect) {
         defect.count(&mut self.snapshot.defects);
     }
+}
+
+/// Whether a flowtable forwards it, in software or in hardware.
+fn is_offloaded(entry: &Entry) -> bool {
+    entry.status.is_some_and(|status| status & (uapi::IPS_OFFLOAD | uapi::IPS_HW_OFFLOAD) != 0)
 }
 
 #[cfg(test)]

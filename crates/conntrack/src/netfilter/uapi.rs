@@ -1,7 +1,7 @@
 //! Numbers of the kernel's netfilter interface, each once, under the header that defines it.
 //!
-//! Only those that are read or sent. All of them are user-space ABI and older than Linux 4.3, the age of the
-//! youngest (`CTA_TUPLE_ZONE`).
+//! Only those that are read or sent. All of them are user-space ABI, and none is younger than Linux 4.3,
+//! the age of `CTA_TUPLE_ZONE`, unless it says so.
 
 /// `linux/netlink.h`: `NLMSG_*`, message types below the families' own.
 pub(super) mod control {
@@ -34,6 +34,12 @@ pub(super) const CT_NEW: u16 = NFNL_SUBSYS_CTNETLINK << 8;
 pub(super) const CT_GET: u16 = NFNL_SUBSYS_CTNETLINK << 8 | 1;
 /// An entry destroyed.
 pub(super) const CT_DELETE: u16 = NFNL_SUBSYS_CTNETLINK << 8 | 2;
+
+/// `linux/netfilter/nf_conntrack_common.h`, `enum ip_conntrack_status`: a flowtable forwards the entry's packets.
+/// Since Linux 4.16.
+pub(super) const IPS_OFFLOAD: u32 = 1 << 14;
+/// As above, in hardware. Since Linux 5.8.
+pub(super) const IPS_HW_OFFLOAD: u32 = 1 << 15;
 
 /// `linux/netfilter/nfnetlink_conntrack.h`, `enum ctattr_type`.
 pub(super) mod cta {

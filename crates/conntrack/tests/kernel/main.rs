@@ -139,7 +139,7 @@ fn read(table: &mut Table) -> (Vec<Entry>, Snapshot) {
 
 fn complete(entries: u64) -> Snapshot {
     let (completeness, defects) = (Completeness::Complete, Defects::default());
-    Snapshot { completeness, begun: NOW, entries, defects }
+    Snapshot { completeness, begun: NOW, entries, offloaded: 0, defects }
 }
 
 fn listen(receive_buffer_bytes: usize, queue_entries: usize) -> Ends {

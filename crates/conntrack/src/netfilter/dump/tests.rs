@@ -47,7 +47,7 @@ fn read(datagrams: &[Vec<u8>]) -> (Snapshot, Option<String>, Progress) {
 }
 
 fn snapshot(completeness: Completeness, entries: u64, defects: Defects) -> Snapshot {
-    Snapshot { completeness, begun: NOW, entries, defects }
+    Snapshot { completeness, begun: NOW, entries, offloaded: 0, defects }
 }
 
 /// Goal: a dump is complete when the kernel said so after any number of datagrams, none of its rows included.
@@ -127,6 +127,31 @@ fn a_bad_row_costs_only_itself() {
         read(&[[row(), broken, bridge, row()].concat(), [event, row(), done()].concat()]),
         (snapshot(Completeness::Complete, 3, defects), None, Progress::Done)
     );
+}
+
+/// Goal: a row that a flowtable forwards, in software or in hardware, is handed over whole and counted as such, its
+/// timeout and protocol state left out by the kernel (`ctnetlink_fill_info`).
+///
+/// By bytes: no kernel without `CONFIG_NF_FLOW_TABLE`, such as that of the machine where this was written, offloads.
+#[test]
+fn an_offloaded_row_is_handed_over_and_counted() {
+    const SEEN_REPLY_CONFIRMED: u32 = 0b1010;
+    let row = |status| Entry { status, ..LINE.parse().unwrap() };
+    let rows = [
+        row(Some(SEEN_REPLY_CONFIRMED)),
+        row(Some(SEEN_REPLY_CONFIRMED | uapi::IPS_OFFLOAD)),
+        row(Some(SEEN_REPLY_CONFIRMED | uapi::IPS_OFFLOAD | uapi::IPS_HW_OFFLOAD)),
+        row(Some(SEEN_REPLY_CONFIRMED | uapi::IPS_HW_OFFLOAD)),
+        row(None),
+    ];
+    let datagram: Vec<u8> =
+        rows.iter().flat_map(|row| reply(uapi::CT_NEW, 0, &encode::entry(row))).chain(done()).collect();
+    let mut dump = Dump::new(SEQUENCE, PORT, NOW, CtZones::ALL);
+    let mut found = Vec::new();
+    assert_eq!(dump.feed(&datagram, &mut |entry| found.push(*entry)), Progress::Done);
+    assert_eq!(found, rows);
+    let (complete, none) = (Completeness::Complete, Defects::default());
+    assert_eq!(dump.finish().0, Snapshot { offloaded: 3, ..snapshot(complete, 5, none) });
 }
 
 /// Goal: rows of conntrack zones that were not asked for are counted, and cost the read no completeness.
