@@ -27,6 +27,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crc32fast::Hasher;
+use egressd_conntrack::netfilter::CtZones;
 use egressd_delivery::window::Progress;
 use egressd_flow::{Batch, Epoch, NodeName, Sequence, UnixNanos};
 use egressd_meter::{Meter, MeterConfig};
@@ -64,7 +65,7 @@ pub(crate) enum Refusal {
     Unreadable(#[from] io::Error),
     #[error("it is damaged, of another version, or larger than this process may hold")]
     Damaged,
-    #[error("it is of another boot or another node")]
+    #[error("it is of another boot, another node or other --ct-zones")]
     Foreign,
 }
 
@@ -82,21 +83,22 @@ pub(crate) struct Recovered {
 /// The directory, held for this process.
 pub(crate) struct StateDir {
     path: PathBuf,
-    /// Says whose state it is: the boot and the node.
+    /// Says whose state it is: the boot, the node and the conntrack zones. Entries of a zone that was not read have no
+    /// baseline, and would count whole.
     label: Vec<u8>,
     _lock: Flock<File>,
 }
 
 impl StateDir {
     /// Makes the directory if need be, and takes it.
-    pub(crate) fn open(path: &Path, node: &NodeName) -> Result<Self, StateDirError> {
+    pub(crate) fn open(path: &Path, node: &NodeName, ct_zones: &CtZones) -> Result<Self, StateDirError> {
         let unusable = |source| StateDirError::Unusable { path: path.to_owned(), source };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(unusable)?;
         let boot = fs::read_to_string(BOOT_ID).map_err(unusable)?;
         let lock = create(&path.join("lock")).map_err(unusable)?;
         let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock)
             .map_err(|_| StateDirError::InUse { path: path.to_owned() })?;
-        let label = format!("{}\n{}\n", boot.trim(), node.0).into_bytes();
+        let label = format!("{}\n{}\n{ct_zones}\n", boot.trim(), node.0).into_bytes();
         Ok(Self { path: path.to_owned(), label, _lock: lock })
     }
 

@@ -111,7 +111,7 @@ type Kept = (StateDir, Journal);
 /// Goes on from what the process before left, where there is a place for it and something usable in it.
 fn begin(options: &RunOptions, metrics: &CheckpointMetrics) -> anyhow::Result<(Option<Kept>, Life)> {
     let Some(path) = &options.state_dir else { return Ok((None, anew(options)?)) };
-    let mut directory = StateDir::open(path, &options.node_name)?;
+    let mut directory = StateDir::open(path, &options.node_name, &options.table.ct_zones)?;
     let recovered = directory.recover(options.meter(), UnixNanos(unix_nanos())).unwrap_or_else(|refusal| {
         metrics.refused.inc();
         warn!(path = %path.display(), reason = %chain(&refusal), "the checkpoint is not gone on from: beginning anew");

@@ -25,6 +25,10 @@ fn node(name: &str) -> NodeName {
     NodeName(name.into())
 }
 
+fn open(path: &Path, name: &str, ct_zones: &str) -> Result<StateDir, StateDirError> {
+    StateDir::open(path, &node(name), &ct_zones.parse().unwrap())
+}
+
 fn progress(first: u64) -> Progress {
     Progress { spool: NonZeroU64::new(9).map(|spool| SpoolId(spool.get())), first: Sequence(first) }
 }
@@ -59,7 +63,7 @@ fn cut(meter: &mut Meter, bytes: u64) -> Vec<Batch> {
 
 /// A directory with two batches, of which the first may be let go.
 fn left_behind(path: &Path) {
-    let mut directory = StateDir::open(path, &node("a")).unwrap();
+    let mut directory = open(path, "a", "all").unwrap();
     assert!(directory.recover(CONFIG, NOW).unwrap().is_none(), "there is nothing yet");
     let mut meter = meter();
     for bytes in [10, 20] {
@@ -70,7 +74,7 @@ fn left_behind(path: &Path) {
 
 /// What the next process of node `a` finds: the sums of its batches, and how many were lost.
 fn found(path: &Path) -> Result<Option<(Vec<u64>, u64)>, Refusal> {
-    let recovered = StateDir::open(path, &node("a")).unwrap().recover(CONFIG, NOW)?;
+    let recovered = open(path, "a", "all").unwrap().recover(CONFIG, NOW)?;
     Ok(recovered.map(|recovered| {
         assert_eq!((recovered.meter.position().0, recovered.spool), (Epoch(7), Some(SpoolId(9))));
         let sums = recovered.batches.iter().map(|batch| batch.sum().bytes).collect();
@@ -86,7 +90,7 @@ fn a_process_goes_on_from_the_one_before() {
     for _ in 0..2 {
         assert_eq!(found(directory.path()).unwrap(), Some((vec![10, 20], 0)));
     }
-    let mut again = StateDir::open(directory.path(), &node("a")).unwrap();
+    let mut again = open(directory.path(), "a", "all").unwrap();
     let Recovered { mut meter, .. } = again.recover(CONFIG, NOW).unwrap().unwrap();
     let batches = cut(&mut meter, 30);
     assert_eq!(batches[0].sequence, Sequence(3));
@@ -106,7 +110,7 @@ fn what_was_heard_since_is_known() {
     let bytes = line.trim().as_bytes().chunks(2).map(|hex| str::from_utf8(hex).unwrap());
     let end: Vec<u8> = bytes.map(|hex| u8::from_str_radix(hex, 16).unwrap()).collect();
 
-    let mut first = StateDir::open(directory.path(), &node("a")).unwrap();
+    let mut first = open(directory.path(), "a", "all").unwrap();
     let Recovered { mut meter, .. } = first.recover(CONFIG, NOW).unwrap().unwrap();
     let mut journal = first.journal(Epoch(7), 0).unwrap();
     for _ in 0..2 {
@@ -115,7 +119,7 @@ fn what_was_heard_since_is_known() {
     first.save(&mut meter, &[], progress(1), 1).unwrap();
     drop((first, journal));
     for _ in 0..2 {
-        let mut next = StateDir::open(directory.path(), &node("a")).unwrap();
+        let mut next = open(directory.path(), "a", "all").unwrap();
         let Recovered { meter, replayed, .. } = next.recover(CONFIG, NOW).unwrap().unwrap();
         assert_eq!(replayed, Replayed { ends: 1, next: 2, torn: 0 });
         assert!(meter.books().received.bytes > 0);
@@ -165,9 +169,11 @@ fn a_state_that_is_not_ours_is_refused_and_removed() {
         assert!(matches!(found(directory.path()), Err(Refusal::Damaged)));
         assert!(!state.exists());
     }
-    left_behind(directory.path());
-    let mut other = StateDir::open(directory.path(), &node("b")).unwrap();
-    assert!(matches!(other.recover(CONFIG, NOW), Err(Refusal::Foreign)));
+    for (node, ct_zones) in [("b", "all"), ("a", "0")] {
+        left_behind(directory.path());
+        let mut other = open(directory.path(), node, ct_zones).unwrap();
+        assert!(matches!(other.recover(CONFIG, NOW), Err(Refusal::Foreign)));
+    }
     assert!(kept(directory.path()).unwrap().is_empty(), "its batches are nobody's");
 }
 
@@ -177,8 +183,8 @@ fn a_state_that_is_not_ours_is_refused_and_removed() {
 fn no_state_is_better_than_an_old_one() {
     let directory = tempfile::tempdir().unwrap();
     left_behind(directory.path());
-    let mut held = StateDir::open(directory.path(), &node("a")).unwrap();
-    assert!(matches!(StateDir::open(directory.path(), &node("a")), Err(StateDirError::InUse { .. })));
+    let mut held = open(directory.path(), "a", "all").unwrap();
+    assert!(matches!(open(directory.path(), "a", "all"), Err(StateDirError::InUse { .. })));
     let Recovered { mut meter, .. } = held.recover(CONFIG, NOW).unwrap().unwrap();
     let in_the_way = directory.path().join("state.new");
     fs::create_dir(&in_the_way).unwrap();
