@@ -162,8 +162,7 @@ impl Cluster {
         command: Command,
         pipes: bool,
     ) -> Result<Process, Error> {
-        let log = self.directory().join(format!("{name}.log"));
-        Process::start(namespace, name, command, log, pipes)
+        Process::start(namespace, name, command, &self.directory(), pipes)
     }
 
     /// Runs a program in `place` to its end and gives its standard output.

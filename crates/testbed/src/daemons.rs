@@ -1,12 +1,12 @@
 //! The daemons under test, known by their command lines and by the text they publish.
 //!
-//! The exporter runs in the control namespace, a collector in each node's. Both serve health and metrics on every
-//! address of their namespace.
+//! In a cluster the exporter runs in the control namespace, a collector in each node's. Both serve health and metrics on
+//! every address of their namespace.
 
 use std::collections::BTreeMap;
 use std::env;
 use std::ffi::OsStr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -17,6 +17,8 @@ use crate::cluster::Cluster;
 use crate::error::Error;
 use crate::exposition;
 use crate::flows::Flows;
+use crate::http;
+use crate::namespace::Namespace;
 use crate::process::{Process, Usage};
 use crate::topology::{CONTROL, CONTROL_ADDRESSES, NODES, Node};
 
@@ -89,14 +91,29 @@ pub fn init_nodes(cluster: &Cluster, collector: impl AsRef<OsStr>) -> Result<(),
 /// A daemon that was started.
 #[derive(Debug)]
 pub struct Daemon<'c> {
-    cluster: &'c Cluster,
-    place: &'static str,
+    namespace: &'c Namespace,
     http_port: u16,
     process: Process,
     told_to_end: bool,
 }
 
 impl<'c> Daemon<'c> {
+    /// Starts a program that serves health and metrics on `http_port` of `namespace`. Its output goes, appended, to
+    /// `NAME.log` in `directory`.
+    ///
+    /// # Errors
+    /// [`Error::Os`] when it does not start.
+    pub fn start(
+        namespace: &'c Namespace,
+        directory: &Path,
+        name: &str,
+        command: Command,
+        http_port: u16,
+    ) -> Result<Self, Error> {
+        let process = Process::start(namespace, name, command, directory, false)?;
+        Ok(Self { namespace, http_port, process, told_to_end: false })
+    }
+
     /// Starts an exporter with the cluster's inventory, a configuration and what to add to the environment. A second
     /// one after the first has ended goes on in the same log.
     ///
@@ -142,8 +159,8 @@ impl<'c> Daemon<'c> {
         command.arg("--config-path").arg(config);
         command.args(["--grpc-listen-port", &GRPC_PORT.to_string()]);
         command.args(["--http-listen-port", &EXPORTER_HTTP_PORT.to_string()]);
-        let process = cluster.spawn(CONTROL, "exporter", command)?;
-        Ok(Self { cluster, place: CONTROL, http_port: EXPORTER_HTTP_PORT, process, told_to_end: false })
+        let control = cluster.namespace(CONTROL)?;
+        Self::start(control, &cluster.directory(), "exporter", command, EXPORTER_HTTP_PORT)
     }
 
     /// Starts a collector on a node that reads every second, whatever that costs.
@@ -179,8 +196,8 @@ impl<'c> Daemon<'c> {
         command.args(["--exporter-address", &format!("{}:{GRPC_PORT}", CONTROL_ADDRESSES.v4)]);
         command.args(["--http-listen-port", &COLLECTOR_HTTP_PORT.to_string()]);
         command.args(["--ct-mode", "netfilter", "--log-level", "info"]).args(more);
-        let process = cluster.spawn(node, &format!("collector-{node}"), command)?;
-        Ok(Self { cluster, place: node, http_port: COLLECTOR_HTTP_PORT, process, told_to_end: false })
+        let name = format!("collector-{node}");
+        Self::start(cluster.namespace(node)?, &cluster.directory(), &name, command, COLLECTOR_HTTP_PORT)
     }
 
     /// Waits until `/readyz` answers 200.
@@ -188,10 +205,10 @@ impl<'c> Daemon<'c> {
     /// # Errors
     /// [`Error::Ended`] with its log when it gives up, [`Error::Timeout`] with its last answer.
     pub fn wait_ready(&mut self, within: Duration) -> Result<(), Error> {
-        let Self { cluster, place, http_port, process, .. } = self;
+        let Self { namespace, http_port, process, .. } = self;
         wait_for(&format!("readiness of {}", process.name()), within, || {
             process.check_running()?;
-            Ok(match cluster.http_get(place, *http_port, "/readyz") {
+            Ok(match http::get(namespace, *http_port, "/readyz") {
                 Ok(answer) if answer.status == 200 => Ok(()),
                 Ok(answer) => Err(format!("{} {}", answer.status, answer.text())),
                 Err(error) => Err(error.chain()),
@@ -204,7 +221,7 @@ impl<'c> Daemon<'c> {
     /// # Errors
     /// [`Error::Status`] for another status than 200.
     pub fn get(&self, path: &str) -> Result<String, Error> {
-        let body = self.cluster.http_get(self.place, self.http_port, path)?.ok(path)?;
+        let body = http::get(self.namespace, self.http_port, path)?.ok(path)?;
         Ok(String::from_utf8_lossy(&body).into_owned())
     }
 
@@ -309,7 +326,7 @@ impl<'c> Daemons<'c> {
     /// The collector of that node.
     #[must_use]
     pub fn collector(&self, node: &str) -> Option<&Daemon<'c>> {
-        self.collectors.iter().find(|collector| collector.place == node)
+        self.collectors.iter().find(|collector| collector.namespace.name() == node)
     }
 
     /// As [`Daemon::check_running`], for all.

@@ -64,6 +64,7 @@ pub use process::{Process, Usage};
 pub use recording::recorded;
 pub use residents::Resident;
 pub use scenario::{Class, Load, class_of, standard_plans};
+pub use scratch::Scratch;
 pub use series::{Point, Series, flows_by};
 pub use setting::{Borrowed, Setting, keep_setting};
 pub use store::Store;

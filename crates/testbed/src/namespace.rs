@@ -17,6 +17,9 @@ use nix::sched::{CloneFlags, setns, unshare};
 use crate::error::Error;
 use crate::exec;
 
+/// That of the thread that opens it.
+const CURRENT: &str = "/proc/thread-self/ns/net";
+
 /// A network namespace, held open. Clones hold the same namespace.
 #[derive(Clone, Debug)]
 pub struct Namespace {
@@ -32,9 +35,18 @@ impl Namespace {
     pub(crate) fn create(name: &str) -> Result<Self, Error> {
         let file = on_own_thread(|| -> io::Result<File> {
             unshare(CloneFlags::CLONE_NEWNET)?;
-            File::open("/proc/thread-self/ns/net")
+            File::open(CURRENT)
         })
         .map_err(Error::os("create the network namespace", name))?;
+        Ok(Self { name: name.into(), file: Arc::new(file) })
+    }
+
+    /// The one that the calling thread is in. `name` is for messages only.
+    ///
+    /// # Errors
+    /// [`Error::Os`] without `/proc`.
+    pub fn current(name: &str) -> Result<Self, Error> {
+        let file = File::open(CURRENT).map_err(Error::os("open the network namespace", name))?;
         Ok(Self { name: name.into(), file: Arc::new(file) })
     }
 

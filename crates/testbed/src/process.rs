@@ -35,15 +35,16 @@ pub struct Usage {
 }
 
 impl Process {
-    /// Starts `command` in `namespace`. Standard error goes to `log`, appended; so does standard output, unless the
-    /// command is asked to keep it (`pipes`, which also opens standard input).
+    /// Starts `command` in `namespace`. Standard error goes to `NAME.log` in `directory`, appended; so does standard
+    /// output, unless the command is asked to keep it (`pipes`, which also opens standard input).
     pub(crate) fn start(
         namespace: &Namespace,
         name: &str,
         mut command: Command,
-        log: PathBuf,
+        directory: &Path,
         pipes: bool,
     ) -> Result<Self, Error> {
+        let log = directory.join(format!("{name}.log"));
         let open = || OpenOptions::new().create(true).append(true).open(&log);
         command.stderr(open().map_err(Error::os("open the log of", name))?);
         if pipes {

@@ -1,4 +1,4 @@
-//! A cluster's files: configuration, logs, the stores' data.
+//! The files of a cluster or a bench: configuration, logs, the stores' data.
 //!
 //! Invariant: they stand in a tmpfs that is mounted nowhere and held by one descriptor, so they vanish with the
 //! process even on SIGKILL. Children reach them as `/proc/PID/fd/N/…`.
@@ -20,13 +20,18 @@ const OPTIONS: &str = "size=512m,mode=0700";
 /// Only the thread that mounts sees the file system there, and only until it ends.
 const MOUNT_POINT: &str = "/tmp";
 
+/// The directory. Dropping it lets go of the files, which stay while a program has them open.
 #[derive(Debug)]
-pub(crate) struct Scratch {
+pub struct Scratch {
     root: File,
 }
 
 impl Scratch {
-    pub(crate) fn create() -> Result<Self, Error> {
+    /// An empty one.
+    ///
+    /// # Errors
+    /// [`Error::Os`] without root.
+    pub fn create() -> Result<Self, Error> {
         let root = on_own_thread(|| -> io::Result<File> {
             unshare(CloneFlags::CLONE_NEWNS)?;
             let none = None::<&str>;
@@ -39,11 +44,17 @@ impl Scratch {
         Ok(Self { root })
     }
 
-    pub(crate) fn path(&self) -> PathBuf {
+    /// Where programs find it while this process lives.
+    #[must_use]
+    pub fn path(&self) -> PathBuf {
         exec::descriptor_path(&self.root)
     }
 
-    pub(crate) fn write(&self, name: &str, text: &str) -> Result<PathBuf, Error> {
+    /// Writes a file there and gives its path.
+    ///
+    /// # Errors
+    /// [`Error::Os`] when the 512 MiB are used up.
+    pub fn write(&self, name: &str, text: &str) -> Result<PathBuf, Error> {
         let path = self.path().join(name);
         fs::write(&path, text).map_err(Error::os("write", name))?;
         Ok(path)
