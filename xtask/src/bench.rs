@@ -1,4 +1,5 @@
-//! `cargo xtask bench`: set-up, a release build of the bench, then the bench in our place.
+//! `cargo xtask bench`: set-up, a release build of the bench and of the daemons that it starts, then the bench in our
+//! place.
 //!
 //! Stdout carries the bench's output and nothing else, so a program can read it.
 
@@ -12,7 +13,8 @@ use crate::{process, setup};
 /// What is handed on to the bench, which knows its own options.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// `collect [--entries N] [--json]`, `events [--rate N] [--json]`; with `--help` it says more
+    /// `collect [--entries N] [--json]`, `collector [--entries N] [--seconds N] [--json]`, `events [--rate N] [--json]`;
+    /// with `--help` it says more
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "NAME")]
     arguments: Vec<String>,
 }
@@ -24,12 +26,23 @@ pub(crate) struct Args {
 /// When set-up or the build fails, or the bench cannot be started.
 pub(crate) fn run(args: &Args, workspace: &Workspace) -> Result<()> {
     setup::run()?;
-    let build = ["build", "--release", "--package", "egressd-bench"];
+    let mut build = vec!["build", "--release"];
+    build.extend(args.packages().iter().flat_map(|package| ["--package", package]));
     process::run(process::chatter(&mut process::cargo(&workspace.root, &build)))?;
 
     let bench = workspace.target.join("release/egressd-bench");
     let error = process::clean(&bench).args(&args.arguments).exec();
     Err(error).with_context(|| format!("start `{}`", bench.display()))
+}
+
+impl Args {
+    /// The bench, and the daemons for the one bench that starts them.
+    fn packages(&self) -> &'static [&'static str] {
+        match self.arguments.first().map(String::as_str) {
+            Some("collector") => &["egressd-bench", "egressd-collector", "egressd-exporter"],
+            _ => &["egressd-bench"],
+        }
+    }
 }
 
 #[cfg(test)]
@@ -44,12 +57,22 @@ mod tests {
         args: Args,
     }
 
-    /// Goal: the bench is asked for exactly what the user asked for, options and a call for help included.
+    /// Goal: the bench is asked for exactly what the user asked for, options and a call for help included, and daemons
+    /// are built for the bench that starts them alone.
     #[test]
     fn arguments_are_handed_on_to_the_bench() {
-        for line in ["collect", "collect --entries 10000 --json", "events --rate 5", "collect --help"] {
+        for (line, packages) in [
+            ("collect", 1),
+            ("collect --entries 10000 --json", 1),
+            ("collector --seconds 5", 3),
+            ("events --rate 5", 1),
+            ("collect --help", 1),
+        ] {
             let parsed = Line::try_parse_from(["bench"].into_iter().chain(line.split(' '))).unwrap();
-            assert_eq!(parsed.args.arguments.join(" "), line);
+            assert_eq!(
+                (parsed.args.arguments.join(" ").as_str(), parsed.args.packages().len()),
+                (line, packages)
+            );
         }
         assert!(Line::try_parse_from(["bench"]).is_err());
     }

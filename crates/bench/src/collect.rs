@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::child::{self, Child};
 use crate::floor::Floor;
-use crate::gauge::{self, float, median};
+use crate::gauge::{self, Memory, float, mebibytes, median};
 use crate::place::Place;
 use crate::subject::Subject;
 use crate::{allocations, say};
@@ -54,7 +54,7 @@ struct Round {
     checkpoint_ns: u64,
     checkpoint_bytes: u64,
     table_bytes: u64,
-    rss_peak_kib: u64,
+    rss_peak_bytes: u64,
 }
 
 /// What is printed. Times are processor times of one thread.
@@ -148,7 +148,7 @@ fn measure(order: &Order, subject: &mut Subject, floor: &mut Floor) -> anyhow::R
         checkpoint_ns,
         checkpoint_bytes,
         table_bytes: books.table_bytes,
-        rss_peak_kib: gauge::rss_peak_kib()?,
+        rss_peak_bytes: Memory::of("self")?.peak_bytes,
     })
 }
 
@@ -167,8 +167,8 @@ impl Report {
             ratio_least: ratios().fold(f64::INFINITY, f64::min),
             ratio_most: ratios().fold(0.0, f64::max),
             checkpoint_ns_per_entry: middle(|round| float(round.checkpoint_ns) / float(round.entries)),
-            checkpoint_mib: middle(|round| float(round.checkpoint_bytes) / f64::from(1 << 20)),
-            rss_mib: rounds.iter().map(|round| float(round.rss_peak_kib) / 1024.0).fold(0.0, f64::max),
+            checkpoint_mib: middle(|round| mebibytes(round.checkpoint_bytes)),
+            rss_mib: rounds.iter().map(|round| mebibytes(round.rss_peak_bytes)).fold(0.0, f64::max),
             table_bytes_per_entry: middle(|round| float(round.table_bytes) / float(round.entries)),
             allocations_per_cycle: middle(|round| float(round.allocations)),
         }

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! The part that is measured runs in a process of its own, which holds what a collector holds between the kernel and
-//! its batches and nothing else, so its memory means something. Times are processor times: another load on the
+//! its batches and nothing else, so its memory means something; for `collector` it is the collector itself. Times are processor times: another load on the
 //! machine moves them by caches and clock rate only, and floor and subject take turns.
 //!
 //! Invariant: nothing here is linked by what ships. `cargo xtask bench` builds and starts it.
@@ -14,11 +14,14 @@
 mod allocations;
 mod child;
 mod collect;
+mod collector;
+mod daemons;
 mod events;
 mod floor;
 mod gauge;
 mod place;
 mod subject;
+mod traffic;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -38,6 +41,8 @@ struct Arguments {
 enum Verb {
     /// Read a full conntrack table into records, and receive it without a look as the floor
     Collect(collect::Options),
+    /// Run the collector as it ships, with an exporter, and say what it takes
+    Collector(collector::Options),
     /// Hear of entries that end at a steady rate, alone and while the table is read
     Events(events::Options),
     /// The measured half of `collect`
@@ -57,6 +62,7 @@ enum Verb {
 fn main() -> ExitCode {
     let done = match Arguments::parse().verb {
         Verb::Collect(options) => collect::run(&options),
+        Verb::Collector(options) => collector::run(&options),
         Verb::Events(options) => events::run(&options),
         Verb::MeasureCollect => collect::measured(),
         Verb::MeasureEvents { reading } => events::measured(reading),

@@ -20,7 +20,7 @@ use crate::gauge;
 /// Where `--state-dir` is meant to be.
 const TMPFS: &str = "/dev/shm";
 /// The collector's default.
-const READ_INTERVAL: Duration = Duration::from_secs(15);
+pub(crate) const READ_INTERVAL: Duration = Duration::from_secs(15);
 /// The collector's.
 const ENDS_PATIENCE: Duration = Duration::from_secs(2);
 /// The collector's.

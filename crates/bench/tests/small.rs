@@ -1,4 +1,5 @@
-//! The benches in their small form, as `cargo xtask bench` starts them. Needs root, `ip` and `nft`.
+//! The benches in their small form, as `cargo xtask bench` starts them. Needs root, `ip` and `nft`, and the daemons of the
+//! same profile, which `cargo build --workspace --bins` makes.
 
 use std::process::Command;
 
@@ -26,6 +27,26 @@ fn collect_measures_what_it_filled() {
     for key in ["checkpoint_ns_per_entry", "checkpoint_mib"] {
         assert!(report[key].as_f64().is_some_and(|figure| figure > 0.0), "{report}");
     }
+}
+
+/// Goal: `collector` measures the real collector while it reads every entry, an eighth of them grown, and delivers to
+/// the real exporter; its threads are told apart and the parts of its memory are all of it.
+#[test]
+fn collector_measures_the_real_one_at_work() {
+    let options = ["--entries", "1920", "--seconds", "3", "--read-interval", "1", "--json"];
+    let report = bench(&[&["collector"], &options[..]].concat());
+    let figure = |key: &str| report[key].as_f64().unwrap_or_else(|| panic!("no {key} in {report}"));
+    assert!(figure("entries") >= 1920.0 && figure("reads") >= 1.0, "{report}");
+    assert!(figure("grown_share") >= 0.1, "{report}");
+    assert!(figure("core_share") > 0.0 && figure("floor_core_share") > 0.0, "{report}");
+    let per_entry = figure("ns_per_entry") / figure("floor_ns_per_entry");
+    assert!((figure("ratio") - per_entry).abs() < 1e-6 * per_entry, "{report}");
+    let threads = report["threads"].as_object().unwrap_or_else(|| panic!("no threads in {report}"));
+    assert!(threads["reader"].as_f64().is_some_and(|share| share > 0.0), "{report}");
+    let parts = ["rss_anon_mib", "rss_file_mib", "rss_shmem_mib"].map(figure).iter().sum::<f64>();
+    assert!((figure("rss_now_mib") - parts).abs() < 0.01 && figure("rss_mib") >= parts - 0.01, "{report}");
+    assert!(figure("checkpoint_ms") > 0.0, "{report}");
+    assert!(figure("state_dir_mib") > 0.0 && figure("delivered_bytes") > 0.0, "{report}");
 }
 
 /// Goal: every end that is sent is delivered or counted, alone and during reads.
