@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 
 use egressd_flow::{
     Batch, Completeness, Counter, Ended, Entry, Epoch, Scope, Sequence, Snapshot, Span, Traffic, UnixNanos,
@@ -14,11 +15,14 @@ use crate::config::MeterConfig;
 use crate::fingerprint::Fingerprint;
 use crate::reduce::Reducer;
 use crate::scope::{Claim, OwnerId, Owners};
-use crate::state::{In, Out};
+use crate::state::{In, Out, malformed};
 use crate::unclaimed::{Key, Unclaimed, Verdict};
 
 /// Rows that are looked up together: their cache misses overlap.
 const ROWS_TOGETHER: usize = 16;
+
+/// What the next batch's number in a kept state may be: far below the last, behind which there is none.
+const SEQUENCES: RangeInclusive<u64> = 1..=1 << 63;
 
 /// Turns one node's counters into batches.
 ///
@@ -199,6 +203,9 @@ impl Meter {
         let input = &mut In(input);
         let (epoch, next) = (Epoch(input.u64()?), Sequence(input.u64()?));
         let mut meter = Self::new(config, epoch, [0; 16], UnixNanos(0));
+        if !SEQUENCES.contains(&next.0) {
+            return Err(malformed("a sequence is none"));
+        }
         meter.next = next;
         for at in [&mut meter.read_at, &mut meter.grows_from, &mut meter.began, &mut meter.now] {
             *at = input.time()?;
@@ -212,6 +219,9 @@ impl Meter {
         let has_span = input.u8()? != 0;
         meter.late.span = Some(input.span()?).filter(|_| has_span);
         meter.books.received = meter.held();
+        if !meter.books.received.can_be_growth() {
+            return Err(malformed("more is held than can have grown"));
+        }
         Ok(meter)
     }
 

@@ -72,12 +72,12 @@ impl Reducer {
     pub(crate) fn restore<R: Read>(
         input: &mut In<'_, R>,
         flows_max: usize,
-        owners: &[OwnerId],
+        owners: &[Option<OwnerId>],
     ) -> io::Result<Self> {
         let mut reducer = Self::new(flows_max);
         // Rests may be more than the bound: one for each owner and protocol.
         for _ in 0..input.u64()? {
-            let owner = usize::try_from(input.u64()?).ok().and_then(|place| owners.get(place).copied());
+            let owner = usize::try_from(input.u64()?).ok().and_then(|place| *owners.get(place)?);
             let owner = owner.ok_or_else(|| malformed("a flow is of no owner"))?;
             let has_remote = input.u8()? != 0;
             let remote = Some(input.address()?).filter(|_| has_remote);

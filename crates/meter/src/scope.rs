@@ -76,17 +76,18 @@ impl Owners {
         self.node_addresses.iter().try_for_each(|address| out.address(*address))
     }
 
-    /// Reads owners back, with the number that each place has now.
-    pub(crate) fn restore<R: Read>(input: &mut In<'_, R>) -> io::Result<(Self, Vec<OwnerId>)> {
+    /// Reads owners back, with the number that each place has now; none where nobody stands.
+    pub(crate) fn restore<R: Read>(input: &mut In<'_, R>) -> io::Result<(Self, Vec<Option<OwnerId>>)> {
         let mut owners = Self::default();
         let mut places = Vec::new();
         for slot in (0u32..).take(usize::try_from(input.owners_len()?).unwrap_or(usize::MAX)) {
-            places.push(OwnerId(slot));
             if input.u8()? == 0 {
+                places.push(None);
                 owners.slots.push(None);
                 owners.free.push(slot);
                 continue;
             }
+            places.push(Some(OwnerId(slot)));
             let is_retired = input.u8()? != 0;
             let owner = input.owner()?;
             if is_retired {

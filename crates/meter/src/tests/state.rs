@@ -1,6 +1,6 @@
 //! A meter that was written and read back goes on as if nothing had been.
 
-use egressd_flow::{Epoch, Sequence};
+use egressd_flow::{Counter, Epoch, Sequence};
 
 use super::{CONFIG, Script};
 use crate::{Meter, MeterConfig};
@@ -102,6 +102,44 @@ fn an_end_that_nobody_heard_is_counted() {
         })
         .collect();
     assert_eq!(vanished, [0, 0, 1, 1]);
+}
+
+/// Goal: a state that no meter can have been in is refused, not gone on from until it panics or tells what cannot be.
+#[test]
+fn a_state_that_contradicts_itself_is_refused() {
+    let mut script = Script::new(CONFIG);
+    run(
+        &mut script,
+        "own 10.0.0.1 web
+         own 10.0.0.2 db
+         scope 1
+         begin 10
+         complete
+         own 10.0.0.1 web
+         scope 11
+         cut
+         begin 20
+         tcp 10.0.0.1:1>203.0.113.1:80 start=15 tx=100/2 rx=0/0
+         complete
+         scope 9999",
+    );
+    let bytes = written(&mut script.meter);
+    assert!(Meter::restore(CONFIG, &mut bytes.as_slice()).is_ok());
+    // Behind the one open flow stand the late ones' number, 0, and their span; in it a place, an IPv4 remote, a protocol
+    // and six counters.
+    let counters = bytes.len() - 8 - 17 - 48;
+    let place = counters - 1 - 6 - 8;
+    for (at, wrong, why) in [
+        (8, 0, "no batch has sequence 0"),
+        (8, u64::MAX, "there is none after the last"),
+        (place, 1, "nobody stands there since db was reclaimed"),
+        (counters, Counter::GROWTH_MAX.bytes + 1, "no node grows by that"),
+        (counters + 8, u64::MAX, "packets neither"),
+    ] {
+        let mut bytes = bytes.clone();
+        bytes[at..at + 8].copy_from_slice(&u64::to_le_bytes(wrong));
+        assert!(Meter::restore(CONFIG, &mut bytes.as_slice()).is_err(), "{why}");
+    }
 }
 
 /// Goal: a state that breaks off anywhere is an error, and so is one with more than the bounds allow.
