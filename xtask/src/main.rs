@@ -14,6 +14,7 @@ mod accuracy;
 mod bench;
 mod check;
 mod demo;
+mod fuzz;
 mod process;
 mod setup;
 mod steps;
@@ -38,6 +39,8 @@ enum Command {
     Accuracy(accuracy::Args),
     /// Measure what a stage costs, beside the floor below which nothing can go
     Bench(bench::Args),
+    /// Look for inputs that break what decodes outside bytes, guided by what each reaches
+    Fuzz(fuzz::Args),
     /// Everything that must pass, set-up included
     Test,
     /// Formatting and clippy
@@ -62,6 +65,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Demo(args) => demo::run(&args, &Workspace::read()?),
         Command::Accuracy(args) => accuracy::run(&args, &Workspace::read()?),
         Command::Bench(args) => bench::run(&args, &Workspace::read()?),
+        Command::Fuzz(args) => fuzz::run(&args, &Workspace::read()?),
         Command::Test => check::test(&Workspace::read()?),
         Command::Lint => check::lint(&Workspace::read()?),
         Command::Tidy => tidy::run(&Workspace::read()?),

@@ -26,7 +26,7 @@ struct Tool {
     purpose: &'static str,
 }
 
-const TOOLS: [Tool; 10] = [
+const TOOLS: [Tool; 11] = [
     Tool { binary: "nft", package: "nftables", purpose: "address translation and the truth's counters" },
     Tool { binary: "conntrack", package: "conntrack", purpose: "a second reader of the kernel's table" },
     Tool { binary: "ip", package: "iproute2", purpose: "network namespaces, links and routes" },
@@ -38,6 +38,7 @@ const TOOLS: [Tool; 10] = [
         purpose: "a second decoder of what the sinks send",
     },
     Tool { binary: "gcc", package: "gcc", purpose: "the C parts of the TLS library" },
+    Tool { binary: "g++", package: "g++", purpose: "libFuzzer, for `cargo xtask fuzz`" },
     Tool { binary: "make", package: "make", purpose: "the C parts of libraries" },
     Tool { binary: "pkg-config", package: "pkg-config", purpose: "the C parts of libraries" },
     Tool {

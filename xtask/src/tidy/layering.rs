@@ -10,7 +10,7 @@ use crate::workspace::{Dependency, Kind, Package, short};
 
 /// The crates of ours that each of our crates may link, by short name, in the order data goes.
 /// Tests may use any crate. A binary and `xtask` stand on no right-hand side: nothing links them.
-const ARROWS: [(&str, &[&str]); 13] = [
+const ARROWS: [(&str, &[&str]); 14] = [
     ("flow", &[]),
     ("protocol", &["flow"]),
     ("conntrack", &["flow"]),
@@ -26,6 +26,8 @@ const ARROWS: [(&str, &[&str]); 13] = [
     ("testbed", &[]),
     // The bench holds what a daemon holds of a stage, and has the testbed feed it.
     ("bench", &["conntrack", "flow", "meter", "testbed"]),
+    // The fuzz targets are the decoders of outside bytes, wherever they are.
+    ("fuzz", &["conntrack", "flow", "meter"]),
     ("xtask", &[]),
 ];
 

@@ -10,6 +10,7 @@ use super::tree::Tree;
 const UNSAFE: &[(&str, &str)] = &[
     ("crates/bench/src/allocations.rs", "an allocator is an unsafe trait"),
     ("crates/conntrack/src/netfilter/socket.rs", "batched receives and socket memory have no safe wrapper"),
+    ("crates/fuzz/src/memory.rs", "an allocator is an unsafe trait"),
     ("crates/testbed/src/exec.rs", "a namespace is entered between fork and exec"),
 ];
 
