@@ -64,3 +64,21 @@ unsafe impl GlobalAlloc for Measuring {
         unsafe { System.dealloc(block, layout) }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::hint::black_box;
+
+    use super::*;
+
+    /// Goal: a peak is the most that was held at once, what moved meanwhile included, and not what was there before.
+    #[test]
+    fn a_peak_is_what_was_held_at_once() {
+        let before = black_box(vec![0u8; 5000]);
+        let one_after_the_other = || [1000, 3000, 2000].map(|bytes| drop(black_box(vec![0u8; bytes])));
+        let grown = || black_box(Vec::<u8>::with_capacity(1000)).reserve_exact(3000);
+        assert_eq!(peak_of(one_after_the_other).1, 3000);
+        assert_eq!(peak_of(grown).1, 1000 + 3000);
+        assert_eq!(peak_of(|| drop(before)).1, 0);
+    }
+}
