@@ -34,8 +34,9 @@ const PREFIX: &str = "ends-";
 const SEGMENT_BYTES_MAX: usize = 16 << 20;
 /// What the files take at most, in bytes.
 pub(crate) const BYTES_MAX: usize = 2 * SEGMENT_BYTES_MAX;
-/// From here on a state is due, so that a new segment can begin.
-const LARGE_BYTES: usize = SEGMENT_BYTES_MAX / 4;
+/// From here on a state is due, so that a new segment can begin: one for some 45,000 ends, since a state of a large
+/// table costs as much as they do.
+const LARGE_BYTES: usize = SEGMENT_BYTES_MAX / 4 * 3;
 /// netlink's alignment of messages (`NLMSG_ALIGNTO`), so that datagrams in a row are read as one.
 const ALIGNMENT: usize = 4;
 
