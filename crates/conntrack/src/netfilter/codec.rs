@@ -7,7 +7,7 @@
 //! An attribute that is not read here is passed over, as netlink asks of readers older than the kernel. What is
 //! read must be whole: a value of the wrong length, half a tuple or half a counter makes the row malformed.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr};
 
 use egressd_flow::View;
 use egressd_flow::{
@@ -49,12 +49,32 @@ impl From<Unframed> for Defect {
     }
 }
 
+const BLANK_TUPLE: Tuple = Tuple {
+    protocol: IpProtocol::ANY,
+    src: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+    dst: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+    l4: L4::None,
+    ct_zone: CtZone(0),
+};
+
+/// What [`decode`] writes over.
+pub(super) const BLANK: Entry = Entry {
+    id: EntryId { original: BLANK_TUPLE, kernel_id: None, start: None },
+    reply: BLANK_TUPLE,
+    view: View::Both,
+    counters: None,
+    status: None,
+    timeout_seconds: None,
+};
+
 /// Decodes an entry as a dump shows it.
 ///
 /// # Errors
 /// [`Defect`] when the row has to be skipped.
 pub fn entry(body: &[u8], ct_zones: &CtZones) -> Result<Entry, Defect> {
-    decode(body, ct_zones).map(|(entry, _)| entry)
+    let mut entry = BLANK;
+    decode(body, ct_zones, &mut entry)?;
+    Ok(entry)
 }
 
 /// Decodes an entry's end: the body of a DESTROY event.
@@ -62,7 +82,9 @@ pub fn entry(body: &[u8], ct_zones: &CtZones) -> Result<Entry, Defect> {
 /// # Errors
 /// [`Defect`] when the event has to be skipped.
 pub fn ended(body: &[u8], ct_zones: &CtZones) -> Result<Ended, Defect> {
-    decode(body, ct_zones).map(|(entry, stop)| Ended { entry, stop })
+    let mut entry = BLANK;
+    let stop = decode(body, ct_zones, &mut entry)?;
+    Ok(Ended { entry, stop })
 }
 
 /// Decodes the DESTROY events of one datagram, skipping and counting what is not one or not of `ct_zones`.
@@ -105,29 +127,32 @@ struct Fields<'a> {
     stop: Option<UnixNanos>,
 }
 
+/// Decodes into `entry`, which means nothing where that fails; tells when the entry stopped. Field by field, since an
+/// entry that is moved from one function to the next costs about as much as its attributes.
+///
 /// The one place where conntrack zones are chosen. A row of another is not looked at further.
-fn decode(body: &[u8], ct_zones: &CtZones) -> Result<(Entry, Option<UnixNanos>), Defect> {
+pub(super) fn decode(
+    body: &[u8],
+    ct_zones: &CtZones,
+    entry: &mut Entry,
+) -> Result<Option<UnixNanos>, Defect> {
     let (family, attributes) = family(body)?;
     let fields = fields(attributes)?;
-    let original = direction(fields.original.ok_or(Defect::Malformed)?, family, fields.ct_zone)?;
+    let Entry { id: EntryId { original, kernel_id, start }, reply, view, counters, status, timeout_seconds } =
+        entry;
+    direction(fields.original.ok_or(Defect::Malformed)?, family, fields.ct_zone, original)?;
     if !ct_zones.contains(original.ct_zone) {
         return Err(Defect::OtherCtZone);
     }
-    let reply = direction(fields.reply.ok_or(Defect::Malformed)?, family, fields.ct_zone)?;
-    let counters = match (fields.tx, fields.rx) {
+    direction(fields.reply.ok_or(Defect::Malformed)?, family, fields.ct_zone, reply)?;
+    *counters = match (fields.tx, fields.rx) {
         (Some(tx), Some(rx)) => Some(Counters::Directed { tx, rx }),
         (None, None) => None,
         _ => return Err(Defect::Malformed),
     };
-    let entry = Entry {
-        id: EntryId { original, kernel_id: fields.kernel_id.map(u64::from), start: fields.start },
-        reply,
-        view: View::Both,
-        counters,
-        status: fields.status,
-        timeout_seconds: fields.timeout_seconds,
-    };
-    Ok((entry, fields.stop))
+    (*kernel_id, *start, *view) = (fields.kernel_id.map(u64::from), fields.start, View::Both);
+    (*status, *timeout_seconds) = (fields.status, fields.timeout_seconds);
+    Ok(fields.stop)
 }
 
 /// Splits off `struct nfgenmsg` (`linux/netfilter/nfnetlink.h`): family, version, two bytes of no meaning here.
@@ -162,34 +187,43 @@ fn fields(attributes: &[u8]) -> Result<Fields<'_>, Defect> {
 
 /// Decodes one direction's tuple. Its own conntrack zone, said only when the directions differ, goes before the
 /// entry's.
-fn direction(nest: &[u8], family: Family, entry_ct_zone: CtZone) -> Result<Tuple, Defect> {
-    let (mut ends, mut layer4, mut ct_zone) = (None, None, entry_ct_zone);
+fn direction(nest: &[u8], family: Family, entry_ct_zone: CtZone, into: &mut Tuple) -> Result<(), Defect> {
+    let (mut has_ends, mut has_protocol) = (false, false);
+    into.ct_zone = entry_ct_zone;
     for attribute in Attributes::new(nest) {
         let (kind, value) = attribute?;
         match kind {
-            tuple::IP => ends = Some(addresses(value, family)?),
-            tuple::PROTO => layer4 = Some(protocol(value)?),
-            tuple::ZONE => ct_zone = CtZone(be16(value)?),
+            tuple::IP => {
+                addresses(value, family, into)?;
+                has_ends = true;
+            }
+            tuple::PROTO => {
+                (into.protocol, into.l4) = protocol(value)?;
+                has_protocol = true;
+            }
+            tuple::ZONE => into.ct_zone = CtZone(be16(value)?),
             _ => {}
         }
     }
-    let (Some((src, dst)), Some((protocol, l4))) = (ends, layer4) else { return Err(Defect::Malformed) };
-    Ok(Tuple { protocol, src, dst, l4, ct_zone })
+    if has_ends && has_protocol { Ok(()) } else { Err(Defect::Malformed) }
 }
 
-fn addresses(nest: &[u8], family: Family) -> Result<(IpAddr, IpAddr), Defect> {
-    let (mut src, mut dst) = (None, None);
+fn addresses(nest: &[u8], family: Family, into: &mut Tuple) -> Result<(), Defect> {
+    let (mut has_src, mut has_dst) = (false, false);
     for attribute in Attributes::new(nest) {
         let (kind, value) = attribute?;
-        match (family, kind) {
-            (Family::V4, ip::V4_SRC) => src = Some(v4(value)?),
-            (Family::V4, ip::V4_DST) => dst = Some(v4(value)?),
-            (Family::V6, ip::V6_SRC) => src = Some(v6(value)?),
-            (Family::V6, ip::V6_DST) => dst = Some(v6(value)?),
-            _ => {}
-        }
+        let (address, has_address) = match (family, kind) {
+            (Family::V4, ip::V4_SRC) | (Family::V6, ip::V6_SRC) => (&mut into.src, &mut has_src),
+            (Family::V4, ip::V4_DST) | (Family::V6, ip::V6_DST) => (&mut into.dst, &mut has_dst),
+            _ => continue,
+        };
+        *address = match family {
+            Family::V4 => IpAddr::V4(array::<4>(value)?.into()),
+            Family::V6 => IpAddr::V6(array::<16>(value)?.into()),
+        };
+        *has_address = true;
     }
-    src.zip(dst).ok_or(Defect::Malformed)
+    if has_src && has_dst { Ok(()) } else { Err(Defect::Malformed) }
 }
 
 /// Ports also stand for GRE's call ids, SCTP's and DCCP's ports; a protocol that the kernel tracks as generic has
@@ -251,14 +285,6 @@ fn timestamps(nest: &[u8]) -> Result<(Option<UnixNanos>, Option<UnixNanos>), Def
 
 fn instant(nanos: u64) -> Option<UnixNanos> {
     (nanos != 0).then_some(UnixNanos(nanos))
-}
-
-fn v4(value: &[u8]) -> Result<IpAddr, Defect> {
-    array(value).map(|octets: [u8; 4]| Ipv4Addr::from(octets).into())
-}
-
-fn v6(value: &[u8]) -> Result<IpAddr, Defect> {
-    array(value).map(|octets: [u8; 16]| Ipv6Addr::from(octets).into())
 }
 
 fn byte(value: &[u8]) -> Result<u8, Defect> {

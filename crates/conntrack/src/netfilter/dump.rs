@@ -64,6 +64,8 @@ pub struct Dump {
     sequence: u32,
     port: u32,
     ct_zones: CtZones,
+    /// The row that was read last.
+    entry: Entry,
     snapshot: Snapshot,
     interruption: Option<Interruption>,
 }
@@ -80,7 +82,7 @@ impl Dump {
             offloaded: 0,
             defects: Defects::default(),
         };
-        Self { sequence, port, ct_zones, snapshot, interruption: None }
+        Self { sequence, port, ct_zones, entry: codec::BLANK, snapshot, interruption: None }
     }
 
     /// Hands over the entries of one datagram.
@@ -130,12 +132,13 @@ impl Dump {
     }
 
     fn row(&mut self, body: &[u8], each: &mut dyn FnMut(&Entry)) {
-        match codec::entry(body, &self.ct_zones) {
-            Ok(entry) => {
+        match codec::decode(body, &self.ct_zones, &mut self.entry) {
+            Ok(_) => {
+                let entry = &self.entry;
                 self.snapshot.entries += 1;
-                self.snapshot.offloaded += u64::from(is_offloaded(&entry));
+                self.snapshot.offloaded += u64::from(is_offloaded(entry));
                 self.snapshot.defects.without_counters += u64::from(entry.counters.is_none());
-                each(&entry);
+                each(entry);
             }
             Err(defect) => self.skip(defect),
         }
