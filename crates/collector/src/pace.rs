@@ -1,27 +1,28 @@
 //! How long to let pass between two reads, so that this process stays below its share of a processor.
 //!
-//! A read costs what the table's size makes it cost, everything else costs by the second: at one read in each
-//! `interval` the share is `read / interval + rest`, and the shortest interval that keeps it below the ceiling follows.
-//! Connections that end in between are heard of, so an interval that grows loses no byte; what long connections carry
-//! shows later.
+//! Steered by what a whole turn cost, from one read to the next: at `cost / share` the next turn keeps to the share if it
+//! costs the same. What costs by the read or by the cut is met at once; of what costs by the second, such as ends of
+//! connections, the rest of the way is made turn by turn, and never back and forth.
+//!
+//! Where ends alone take the share, reads that are further apart do not help: reads keep [`READS_PART_MIN`] of it, and
+//! the process takes more than its share. Connections that end in between are heard of, so an interval that grows loses
+//! no byte; all of it shows later.
 //!
 //! Invariant: never shorter than asked for. Bound: [`INTERVAL_MAX`], unless more was asked for.
 
 use std::time::Duration;
 
-/// What a connection carries shows after this long at the latest, whatever the reads cost.
+/// What is carried shows after this long at the latest, whatever the reads cost.
 const INTERVAL_MAX: Duration = Duration::from_secs(300);
-/// What reads may take of the ceiling at least, however much everything else takes.
+/// What reads may take of the share at least, however much everything else takes.
 const READS_PART_MIN: f64 = 0.1;
 
-/// What one turn cost: a read, and all that was done since the one before.
+/// Processor time of one turn: a read, and all that was done since the one before.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Cost {
-    /// From the end of the turn before to the end of this one.
-    pub(crate) wall: Duration,
-    /// Processor time of the whole process in that time.
+    /// Of the whole process.
     pub(crate) process: Duration,
-    /// Processor time of the read, its metering and its checkpoint: part of `process`.
+    /// Of the read, its metering, its cut and its state: part of `process`.
     pub(crate) read: Duration,
 }
 
@@ -29,25 +30,22 @@ pub(crate) struct Cost {
 #[derive(Debug)]
 pub(crate) struct Pace {
     /// Of one processor: 1.0 is all of it.
-    share_max: f64,
+    share: f64,
     shortest: Duration,
 }
 
 impl Pace {
     /// A pace that keeps below `percent_max` of one processor, from the first [`Pace::learn`] on.
     pub(crate) fn new(percent_max: u8) -> Self {
-        Self { share_max: f64::from(percent_max) / 100.0, shortest: Duration::ZERO }
+        Self { share: f64::from(percent_max) / 100.0, shortest: Duration::ZERO }
     }
 
-    /// Takes the next turns to cost what the last one did.
+    /// Takes the next turn to cost what the last one did.
     pub(crate) fn learn(&mut self, cost: Cost) {
-        let Cost { wall, process, read } = cost;
-        let rest = process.saturating_sub(read).as_secs_f64() / wall.max(read).as_secs_f64();
-        // Nothing at all took no time: a clock that is too coarse to see it.
-        let rest = if rest.is_finite() { rest } else { 0.0 };
-        let left = (self.share_max - rest).max(self.share_max * READS_PART_MIN);
-        let shortest = read.as_secs_f64() / left;
-        self.shortest = Duration::from_secs_f64(shortest.min(INTERVAL_MAX.as_secs_f64()));
+        let Cost { process, read } = cost;
+        let by_share = process.max(read).as_secs_f64() / self.share;
+        let longest = read.as_secs_f64() / (self.share * READS_PART_MIN);
+        self.shortest = Duration::from_secs_f64(by_share.min(longest).min(INTERVAL_MAX.as_secs_f64()));
     }
 
     /// The time from one read to the next when `asked` is what was asked for.
@@ -62,59 +60,56 @@ mod tests {
 
     const ASKED: Duration = Duration::from_secs(15);
 
-    fn after(percent_max: u8, wall_ms: u64, process_ms: u64, read_ms: u64) -> Duration {
-        let mut pace = Pace::new(percent_max);
-        let ms = Duration::from_millis;
-        pace.learn(Cost { wall: ms(wall_ms), process: ms(process_ms), read: ms(read_ms) });
-        pace.interval(ASKED)
+    fn ms(milliseconds: f64) -> Duration {
+        Duration::from_secs_f64(milliseconds / 1000.0)
     }
 
-    /// Goal: a cheap read comes when asked, a dear one as late as the ceiling says, and none later than the bound.
+    /// The intervals of so many turns, in milliseconds, under a load of so much by the read, by the cut outside of the
+    /// reader, and by the second.
+    fn intervals(turns: usize, read_ms: f64, cut_ms: f64, second_ms: f64) -> Vec<f64> {
+        let mut pace = Pace::new(5);
+        let turn = |_| {
+            let interval = pace.interval(ASKED).as_secs_f64();
+            pace.learn(Cost { process: ms(read_ms + cut_ms + second_ms * interval), read: ms(read_ms) });
+            interval * 1000.0
+        };
+        (0..turns).map(turn).collect()
+    }
+
+    /// Goal: a steady load has a steady pace at the share, whatever it costs by; the way there is never back and forth.
     #[test]
-    fn the_interval_follows_the_cost() {
-        for (percent_max, (wall_ms, process_ms, read_ms), expected_ms) in [
+    fn a_steady_load_has_a_steady_pace() {
+        for ((read_ms, cut_ms, second_ms), expected_ms) in [
             // 200 ms in 15 s is 1.3 %.
-            (5, (15_000, 200, 200), 15_000),
-            (5, (15_000, 2_000, 2_000), 40_000),
-            // 1 % goes to everything else, so reads have 4 % left.
-            (5, (15_000, 2_150, 2_000), 50_000),
-            // Everything else is over the ceiling: reads keep a tenth of it.
-            (5, (15_000, 2_000, 200), 40_000),
-            (5, (15_000, 30_000, 200), 40_000),
-            (1, (15_000, 9_000, 9_000), 300_000),
-            (100, (15_000, 9_000, 9_000), 15_000),
-            (5, (0, 0, 0), 15_000),
-            (5, (0, 10, 0), 15_000),
+            ((200.0, 0.0, 0.0), 15_000.0),
+            ((2_000.0, 0.0, 0.0), 40_000.0),
+            ((400.0, 500.0, 0.0), 18_000.0),
+            // 1 % goes to what costs by the second, so what costs by the read has 4 % left.
+            ((2_000.0, 0.0, 10.0), 50_000.0),
+            ((400.0, 500.0, 20.0), 30_000.0),
+            // Ends alone are over the share: reads keep a tenth of it.
+            ((200.0, 0.0, 60.0), 40_000.0),
+            ((9_000.0, 0.0, 0.0), 180_000.0),
+            ((40_000.0, 0.0, 0.0), 300_000.0),
+            ((0.0, 0.0, 0.0), 15_000.0),
+            ((0.0, 10.0, 0.0), 15_000.0),
         ] {
-            let interval = after(percent_max, wall_ms, process_ms, read_ms);
-            let expected = Duration::from_millis(expected_ms);
-            let off = interval.abs_diff(expected);
-            assert!(
-                off < Duration::from_millis(1),
-                "{percent_max} {wall_ms} {process_ms} {read_ms}: {interval:?}"
-            );
+            let intervals = intervals(40, read_ms, cut_ms, second_ms);
+            let last = intervals[39];
+            assert!((last - expected_ms).abs() < 1.0, "{read_ms} {cut_ms} {second_ms}: {last}");
+            assert!(intervals.is_sorted(), "{read_ms} {cut_ms} {second_ms}: {intervals:?}");
         }
     }
 
-    /// Goal: the share that follows from the interval is the ceiling, at every size of a table.
-    #[test]
-    fn the_share_is_the_ceiling_at_every_size() {
-        for read_ms in (1_000..14_000).step_by(500) {
-            let interval = after(5, 15_000, 75 + read_ms, read_ms);
-            let share = Duration::from_millis(read_ms).as_secs_f64() / interval.as_secs_f64() + 0.005;
-            assert!((share - 0.05).abs() < 1e-6, "{read_ms}: {share}");
-        }
-    }
-
-    /// Goal: a pace that was slow is quick again once reads are cheap, and what was asked for is never undercut.
+    /// Goal: one busy turn costs one interval of its own length, and what was asked for is never undercut.
     #[test]
     fn the_pace_comes_back() {
         let mut pace = Pace::new(5);
         assert_eq!(pace.interval(ASKED), ASKED);
-        let cost = |read| Cost { wall: ASKED, process: read, read };
-        pace.learn(cost(Duration::from_secs(2)));
+        pace.learn(Cost { process: ms(1_200.0), read: ms(500.0) });
+        assert_eq!(pace.interval(ASKED), Duration::from_secs(24));
         assert_eq!(pace.interval(Duration::from_secs(600)), Duration::from_secs(600));
-        pace.learn(cost(Duration::from_millis(2)));
+        pace.learn(Cost { process: ms(4.0), read: ms(2.0) });
         assert_eq!(pace.interval(ASKED), ASKED);
         assert_eq!(pace.interval(Duration::from_millis(100)), Duration::from_millis(100));
     }

@@ -3,37 +3,28 @@
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
-use tokio::time::Instant;
 
 use crate::pace::Cost;
 
-/// What was spent when the last turn was over.
+/// What the process had spent when the last turn was over.
 #[derive(Debug)]
-pub(crate) struct Usage {
-    at: Instant,
-    process: Duration,
-}
+pub(crate) struct Usage(Duration);
 
 impl Usage {
     pub(crate) fn begin() -> Self {
-        Self { at: Instant::now(), process: of_process() }
+        Self(of(ClockId::CLOCK_PROCESS_CPUTIME_ID))
     }
 
     /// A turn is over, of which the read took `read` of a processor.
     pub(crate) fn turn(&mut self, read: Duration) -> Cost {
-        let before = std::mem::replace(self, Self::begin());
-        let (wall, process) = (self.at - before.at, self.process.saturating_sub(before.process));
-        Cost { wall, process, read }
+        let Self(before) = std::mem::replace(self, Self::begin());
+        Cost { process: self.0.saturating_sub(before), read }
     }
 }
 
 /// Processor time of the calling thread so far.
 pub(crate) fn of_thread() -> Duration {
     of(ClockId::CLOCK_THREAD_CPUTIME_ID)
-}
-
-fn of_process() -> Duration {
-    of(ClockId::CLOCK_PROCESS_CPUTIME_ID)
 }
 
 /// Linux has both clocks; without them nothing costs anything, and reads come as asked for.
