@@ -60,7 +60,7 @@ impl Table {
     /// namespace of the thread that reads then.
     ///
     /// # Errors
-    /// [`ReadError`] when not one row was handed over because something failed. An empty table is no error.
+    /// [`ReadError`] when not one row was read because something failed. An empty table is no error.
     pub fn read(&mut self, now: UnixNanos, each: &mut dyn FnMut(&Entry)) -> Result<Snapshot, ReadError> {
         if self.broken {
             self.socket = open_socket()?;
@@ -74,7 +74,9 @@ impl Table {
         self.broken = !self.receive(&mut dump, each);
         let (snapshot, interruption) = dump.finish();
         match interruption {
-            Some(interruption) if snapshot.entries == 0 => Err(failure(interruption)),
+            Some(interruption) if snapshot.entries + snapshot.defects.other_ct_zones == 0 => {
+                Err(failure(interruption))
+            }
             interruption => {
                 self.interruption = interruption;
                 Ok(snapshot)

@@ -8,11 +8,12 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::num::NonZeroUsize;
 use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use std::{env, thread};
 
 use egressd_conntrack::netfilter::{
-    CtZones, Drained, Ends, EndsConfig, ListenError, Losses, ReadError, Table, sysctl,
+    CtZones, Drained, Ends, EndsConfig, Keeper, ListenError, Losses, ReadError, Table, codec, sysctl,
 };
 use egressd_flow::{Completeness, Counter, Counters, CtZone, Defects, Ended, Entry, EntryId, IpProtocol};
 use egressd_flow::{L4, Snapshot, Tuple, UnixNanos, View};
@@ -304,6 +305,47 @@ fn two_thousand_entries_end_as_two_thousand_events() {
             assert_eq!(directed(&entry), (Counter { bytes: 78, packets: 1 }, Counter::default()));
         }
         assert_eq!(ends.losses().unwrap(), Losses::default());
+    });
+}
+
+/// Notes the datagrams, and how many ends it was told they hold.
+#[derive(Clone, Default)]
+struct Notes(Arc<Mutex<(Vec<u8>, usize)>>);
+
+impl Keeper for Notes {
+    fn keep(&mut self, datagrams: &mut dyn Iterator<Item = &[u8]>, ends: usize) {
+        let (bytes, told) = &mut *self.0.lock().expect("no test panics with it");
+        datagrams.for_each(|datagram| bytes.extend(datagram));
+        *told += ends;
+    }
+}
+
+/// Goal: a keeper has each end before it can be drained, in the same order, in bytes that decode to the same; and what
+/// is passed over for its conntrack zone it never sees.
+#[test]
+fn a_keeper_has_every_end_before_it_is_drained() {
+    in_namespace(|| {
+        let (all, none) = (Notes::default(), Notes::default());
+        let config =
+            EndsConfig { receive_buffer_bytes: 8 << 20, queue_entries: NonZeroUsize::new(100).unwrap() };
+        let listen = |ct_zones: &str, notes: &Notes| {
+            Ends::listen(config, ct_zones.parse().unwrap(), Some(Box::new(notes.clone()))).unwrap()
+        };
+        let (mut ends, mut other) = (listen("all", &all), listen("9", &none));
+        datagrams(20_000..20_500);
+        run("conntrack", &["-D", "-p", "udp"]);
+        let mut drained = Vec::new();
+        let mut check = |ended: &Ended| {
+            drained.push(*ended);
+            assert!(all.0.lock().unwrap().1 >= drained.len(), "it is kept before it is drained");
+        };
+        assert!(ends.drain_all(PATIENCE, &mut check).unwrap().settled);
+        assert!(drain_all(&mut other).is_empty());
+        let (bytes, told) = &*all.0.lock().unwrap();
+        let mut kept = Vec::new();
+        codec::ends(bytes, &CtZones::ALL, &mut Defects::default(), &mut |ended| kept.push(ended));
+        assert_eq!((*told, drained.len(), kept == drained), (500, 500, true));
+        assert_eq!(*none.0.lock().unwrap(), (Vec::new(), 0));
     });
 }
 
