@@ -13,13 +13,14 @@
 //! from process to process.
 //!
 //! The directory is meant for a tmpfs of the node (`/run`): it survives a kill and an upgrade, and what it holds of
-//! another boot is refused. It takes 49 bytes an entry, twice that while a state replaces another, and what the window
-//! holds; on a tmpfs that counts as this process's memory. Files of other names are not touched. A state that is
+//! another boot is refused. It takes 49 bytes an entry, twice that while a state replaces another, what the window
+//! holds, and up to 32 MiB of ends; on a tmpfs that counts as this process's memory. Files of other names are not touched. A state that is
 //! damaged, torn or another node's is refused as a whole, never in part.
 //!
 //! **May be lost**: what entries that ended while no process listened had grown since the last state. A state that
-//! cannot be written takes its predecessor with it, until the next one: none is better than one from before what was
-//! sent. A batch that could not be written is lost to the next process, and counted there.
+//! cannot be written after a cut takes its predecessor with it, until the next one: none is better than one from before
+//! what was sent. Batches that could not be written, or whose state is not gone on from, are lost to the next process,
+//! and counted there.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufReader, BufWriter, Read, Write};
@@ -38,6 +39,9 @@ use crate::journal::{self, Journal, Replayed};
 
 /// The first bytes of a state; the last two digits are the layout's.
 const MAGIC: &[u8; 16] = b"egressd state 02";
+const STATE: &str = "state";
+/// A state before it is whole.
+const STATE_NEW: &str = "state.new";
 const BATCH_PREFIX: &str = "batch-";
 /// Holds the sequence that the process before ended at.
 const SETTLED: &str = "settled";
@@ -63,10 +67,23 @@ pub(crate) enum StateDirError {
 pub(crate) enum Refusal {
     #[error("it cannot be read")]
     Unreadable(#[from] io::Error),
-    #[error("it is damaged, of another version, or larger than this process may hold")]
+    #[error("it is torn or damaged")]
     Damaged,
-    #[error("it is of another boot, another node or other --ct-zones")]
+    #[error("it is of another version")]
+    OtherVersion,
+    #[error("it does not fit this process")]
+    Unfit(#[source] io::Error),
+    #[error("it is of another boot, node or network namespace, or of other --ct-zones")]
     Foreign,
+}
+
+/// Whose state it is. Entries that were not read before have no baseline, and would count whole.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Whose<'a> {
+    pub(crate) node: &'a NodeName,
+    /// Of the network namespace that is read.
+    pub(crate) namespace: &'a Path,
+    pub(crate) ct_zones: &'a CtZones,
 }
 
 /// What the process before left.
@@ -76,61 +93,69 @@ pub(crate) struct Recovered {
     pub(crate) spool: Option<SpoolId>,
     /// What it had heard since the state, which the meter knows now.
     pub(crate) replayed: Replayed,
-    /// Batches that were held and cannot be read.
+}
+
+/// What became of it.
+pub(crate) struct Recovery {
+    /// `None` when it left nothing; why not, when that cannot be gone on from.
+    pub(crate) recovered: Result<Option<Recovered>, Refusal>,
+    /// Batches that were held and are lost: not to be read, or of a state that is not gone on from.
     pub(crate) lost_batches: u64,
+}
+
+/// How far the rest of the collector is, as of a state.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Standing {
+    pub(crate) progress: Progress,
+    /// Ordinal of the first end that the meter does not know.
+    pub(crate) heard: u64,
 }
 
 /// The directory, held for this process.
 pub(crate) struct StateDir {
     path: PathBuf,
-    /// Says whose state it is: the boot, the node and the conntrack zones. Entries of a zone that was not read have no
-    /// baseline, and would count whole.
+    /// Says whose state it is, and of which boot.
     label: Vec<u8>,
     _lock: Flock<File>,
 }
 
 impl StateDir {
     /// Makes the directory if need be, and takes it.
-    pub(crate) fn open(path: &Path, node: &NodeName, ct_zones: &CtZones) -> Result<Self, StateDirError> {
+    pub(crate) fn open(path: &Path, whose: Whose<'_>) -> Result<Self, StateDirError> {
         let unusable = |source| StateDirError::Unusable { path: path.to_owned(), source };
         fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(unusable)?;
         let boot = fs::read_to_string(BOOT_ID).map_err(unusable)?;
         let lock = create(&path.join("lock")).map_err(unusable)?;
         let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock)
             .map_err(|_| StateDirError::InUse { path: path.to_owned() })?;
-        let label = format!("{}\n{}\n{ct_zones}\n", boot.trim(), node.0).into_bytes();
+        let Whose { node, namespace, ct_zones } = whose;
+        let label =
+            format!("{}\n{}\n{}\n{ct_zones}\n", boot.trim(), node.0, namespace.display()).into_bytes();
         Ok(Self { path: path.to_owned(), label, _lock: lock })
     }
 
-    /// What the process before left; `None` when it left nothing.
-    ///
-    /// # Errors
-    /// It left something that cannot be gone on from; that is removed.
-    pub(crate) fn recover(
-        &mut self,
-        config: MeterConfig,
-        now: UnixNanos,
-    ) -> Result<Option<Recovered>, Refusal> {
+    /// What the process before left. What cannot be gone on from is removed.
+    pub(crate) fn recover(&mut self, config: MeterConfig, now: UnixNanos) -> Recovery {
         let recovered = self.read(config, now);
-        if !matches!(recovered, Ok(Some(_))) {
-            self.forget_state();
-            journal::forget(&self.path);
-            // What stays is replaced by its name, or refused by its epoch.
-            let _gone = let_go(&self.path, Sequence(u64::MAX));
+        if let Ok(Some((recovered, lost_batches))) = recovered {
+            return Recovery { recovered: Ok(Some(recovered)), lost_batches };
         }
-        recovered
+        let settled = self.settled();
+        let held = kept(&self.path).unwrap_or_default().into_iter().filter(|sequence| *sequence >= settled);
+        let lost_batches = held.count() as u64;
+        self.forget_state();
+        journal::forget(&self.path);
+        // What stays is replaced by its name, or refused by its epoch.
+        let _gone = let_go(&self.path, Sequence(u64::MAX));
+        Recovery { recovered: recovered.map(|_| None), lost_batches }
     }
 
-    /// Where the ends of `epoch` from ordinal `next` on are kept.
-    ///
-    /// # Errors
-    /// [`StateDirError::Unusable`].
-    pub(crate) fn journal(&self, epoch: Epoch, next: u64) -> Result<Journal, StateDirError> {
+    /// Where the ends of `epoch` from ordinal `next` on are kept, and why they are not for now, if so.
+    pub(crate) fn journal(&self, epoch: Epoch, next: u64) -> (Journal, io::Result<()>) {
         Journal::begin(&self.path, epoch, next)
-            .map_err(|source| StateDirError::Unusable { path: self.path.clone(), source })
     }
 
-    fn read(&self, config: MeterConfig, now: UnixNanos) -> Result<Option<Recovered>, Refusal> {
+    fn read(&self, config: MeterConfig, now: UnixNanos) -> Result<Option<(Recovered, u64)>, Refusal> {
         let mut file = match File::open(self.state()) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -141,10 +166,9 @@ impl StateDir {
         let (mut magic, mut label) = ([0; MAGIC.len()], vec![0; self.label.len()]);
         input.read_exact(&mut magic)?;
         if magic != *MAGIC {
-            return Err(Refusal::Damaged);
+            return Err(Refusal::OtherVersion);
         }
-        let length = read_u64(&mut input)?;
-        if length != self.label.len() as u64 {
+        if read_u64(&mut input)? != self.label.len() as u64 {
             return Err(Refusal::Foreign);
         }
         input.read_exact(&mut label)?;
@@ -153,12 +177,12 @@ impl StateDir {
         }
         let (spool, first) = (read_u64(&mut input)?, Sequence(read_u64(&mut input)?));
         let heard = read_u64(&mut input)?;
-        let mut meter = Meter::restore(config, &mut input).map_err(|_| Refusal::Damaged)?;
+        let mut meter = Meter::restore(config, &mut input).map_err(Refusal::Unfit)?;
         let (epoch, next) = meter.position();
         let replayed = journal::replay(&self.path, epoch, heard, &mut |ended| meter.ended(ended, now));
         let (batches, lost_batches) = self.batches(epoch, first, next);
         let spool = (spool != 0).then_some(SpoolId(spool));
-        Ok(Some(Recovered { meter, batches, spool, replayed, lost_batches }))
+        Ok(Some((Recovered { meter, batches, spool, replayed }, lost_batches)))
     }
 
     /// The batches that were held, oldest first, but for those that were delivered and let go since. What has a gap behind
@@ -191,40 +215,30 @@ impl StateDir {
         (batch.epoch == epoch && batch.sequence == sequence).then_some(batch)
     }
 
-    /// Keeps a cut's batches and the meter past them, which knows the ends before ordinal `heard`, and lets go of batches
-    /// that need not be kept any more. Gives the state's size in bytes.
+    /// Keeps a cut's batches and the meter past them, and lets go of batches that need not be kept any more. Gives the
+    /// state's size in bytes.
     ///
     /// # Errors
-    /// It could not be written; there is no state then until the next one.
-    pub(crate) fn save(
-        &mut self,
-        meter: &mut Meter,
-        cut: &[Batch],
-        progress: Progress,
-        heard: u64,
-    ) -> io::Result<u64> {
-        let saved = self.try_save(meter, cut, progress, heard);
+    /// It could not be written. Unless nothing was cut, there is no state then until the next one.
+    pub(crate) fn save(&mut self, meter: &mut Meter, cut: &[Batch], standing: Standing) -> io::Result<u64> {
+        let saved = self.try_save(meter, cut, standing);
         match saved {
             // What stays is sent again, and known there.
-            Ok(_) => drop(let_go(&self.path, progress.first)),
+            Ok(_) => drop(let_go(&self.path, standing.progress.first)),
+            Err(_) if cut.is_empty() => drop(fs::remove_file(self.path.join(STATE_NEW))),
             Err(_) => self.forget_state(),
         }
         saved
     }
 
-    fn try_save(
-        &mut self,
-        meter: &mut Meter,
-        cut: &[Batch],
-        progress: Progress,
-        heard: u64,
-    ) -> io::Result<u64> {
+    fn try_save(&self, meter: &mut Meter, cut: &[Batch], standing: Standing) -> io::Result<u64> {
+        let Standing { progress, heard } = standing;
         for batch in cut {
             let mut bytes = batch_to_bytes(batch);
             bytes.extend(crc32fast::hash(&bytes).to_le_bytes());
             create(&batch_path(&self.path, batch.sequence))?.write_all(&bytes)?;
         }
-        let new = self.path.join("state.new");
+        let new = self.path.join(STATE_NEW);
         let summed = Summed { out: create(&new)?, hasher: Hasher::new(), length: 0 };
         // A sum by the buffer: one by the field takes several times as long.
         let mut out = BufWriter::with_capacity(1 << 16, summed);
@@ -240,15 +254,15 @@ impl StateDir {
         Ok(length)
     }
 
-    /// Removes the state, as far as that goes: what stays is refused by its sum.
+    /// Removes the state, as far as that goes: where nothing can be removed the disk is beyond our help.
     fn forget_state(&self) {
-        for name in ["state", "state.new", SETTLED] {
+        for name in [STATE, STATE_NEW, SETTLED] {
             let _gone = fs::remove_file(self.path.join(name));
         }
     }
 
     fn state(&self) -> PathBuf {
-        self.path.join("state")
+        self.path.join(STATE)
     }
 }
 

@@ -3,7 +3,7 @@
 //! ```text
 //! ends-<ordinal>          the ends from this one on, as the kernel told them
 //!   head                  magic, epoch
-//!   frame, repeated       ordinal of its first end, ends, length, sum of all that; then datagrams, each padded to 4 bytes
+//!   frame, repeated       see `frame`
 //! ```
 //!
 //! The thread that receives ends writes each of its batches before anybody can drain it, so an ordinal, which counts
@@ -11,34 +11,36 @@
 //! the one before ended.
 //!
 //! Invariant: an end is written before it is applied, and its file stays until a state holds it. Bound:
-//! [`SEGMENT_BYTES_MAX`] in each of two files; what does not fit is applied all the same, and counted as unprotected.
+//! [`SEGMENT_BYTES_MAX`] from one state to the next, beside what that state holds; what does not fit or cannot be
+//! written is applied all the same, and counted as unprotected.
 //!
-//! **May be lost** of a process that is killed: ends that waited in the kernel, of some 4 ms.
+//! **May be lost** of a process that is killed: what is unprotected, and the ends that waited in the kernel, of some
+//! 4 ms.
+
+mod frame;
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crc32fast::Hasher;
-use egressd_conntrack::netfilter::{CtZones, Keeper, codec};
-use egressd_flow::{Defects, Ended, Epoch};
+use egressd_conntrack::netfilter::Keeper;
+use egressd_flow::{Ended, Epoch};
+
+use self::frame::Head;
 
 /// The first bytes of a segment; the last two digits are the layout's.
 const MAGIC: &[u8; 16] = b"egressd  ends 01";
-const HEAD_BYTES: usize = MAGIC.len() + 8;
-const FRAME_HEAD_BYTES: usize = 8 + 4 + 4 + 4;
+const SEGMENT_HEAD_BYTES: usize = MAGIC.len() + 8;
 const PREFIX: &str = "ends-";
 /// Some 60,000 ends.
 const SEGMENT_BYTES_MAX: usize = 16 << 20;
-/// What the files take at most, in bytes.
+/// What the files take in the ordinary course, in bytes: one that is written, and one that a state is about to hold.
 pub(crate) const BYTES_MAX: usize = 2 * SEGMENT_BYTES_MAX;
 /// From here on a state is due, so that a new segment can begin: one for some 45,000 ends, since a state of a large
 /// table costs as much as they do.
 const LARGE_BYTES: usize = SEGMENT_BYTES_MAX / 4 * 3;
-/// netlink's alignment of messages (`NLMSG_ALIGNTO`), so that datagrams in a row are read as one.
-const ALIGNMENT: usize = 4;
 
 /// The journal of one process; clones are of the same one.
 #[derive(Clone)]
@@ -64,21 +66,20 @@ pub(crate) struct Replayed {
     pub(crate) ends: u64,
     /// Ordinal behind the last one.
     pub(crate) next: u64,
-    /// Segments that are torn, damaged, of another epoch or not readable; what stands before the damage was handed over.
+    /// Ends that were heard, before others that were kept, and are not here.
+    pub(crate) missing: u64,
+    /// Files that are torn, damaged, of another epoch or not readable; what stands before the damage was handed over.
     pub(crate) torn: u64,
 }
 
 impl Journal {
-    /// A journal of `epoch`'s ends that counts on from ordinal `next`.
-    ///
-    /// # Errors
-    /// Its first segment cannot be begun.
-    pub(crate) fn begin(directory: &Path, epoch: Epoch, next: u64) -> io::Result<Self> {
+    /// A journal of `epoch`'s ends that counts on from ordinal `next`, and why it keeps none for now, if so.
+    pub(crate) fn begin(directory: &Path, epoch: Epoch, next: u64) -> (Self, io::Result<()>) {
         let directory = directory.to_owned();
         let mut segment =
             Segment { directory, epoch, file: None, next, bytes: 0, unprotected: 0, frame: Vec::new() };
-        segment.begin()?;
-        Ok(Self(Arc::new(Mutex::new(segment))))
+        let begun = segment.begin();
+        (Self(Arc::new(Mutex::new(segment))), begun)
     }
 
     /// A state holds every end before ordinal `held`: begins another segment, and lets go of those that are held whole.
@@ -86,11 +87,12 @@ impl Journal {
     /// # Errors
     /// No segment can be begun: ends are unprotected until the next try.
     pub(crate) fn let_go(&self, held: u64) -> io::Result<()> {
-        let (begun, directory) = {
+        let (begun, directory, current) = {
             let mut segment = self.lock();
-            (segment.begin(), segment.directory.clone())
+            (segment.begin(), segment.directory.clone(), segment.next)
         };
-        // What a segment holds comes before the next one's first.
+        // What a segment holds comes before the next one's first. None of ours begins beyond the next end.
+        let held = held.min(current);
         for pair in segments(&directory)?.windows(2).filter(|pair| pair[1] <= held) {
             fs::remove_file(path(&directory, pair[0]))?;
         }
@@ -135,29 +137,13 @@ impl Segment {
     }
 
     fn append(&mut self, datagrams: &mut dyn Iterator<Item = &[u8]>, ends: usize) {
-        let count = u32::try_from(ends).unwrap_or(u32::MAX);
-        let framed = self.frame(datagrams, count);
-        self.next += u64::from(count);
-        let is_kept = framed && self.write();
-        if !is_kept {
-            self.unprotected += u64::from(count);
+        let ends = u32::try_from(ends).unwrap_or(u32::MAX);
+        let is_framed = frame::write(&mut self.frame, self.next, ends, datagrams);
+        self.next += u64::from(ends);
+        let has_room = self.bytes + self.frame.len() <= SEGMENT_BYTES_MAX;
+        if !(is_framed && has_room && self.write()) {
+            self.unprotected += u64::from(ends);
         }
-    }
-
-    /// Makes the next frame; false when it has no room.
-    fn frame(&mut self, datagrams: &mut dyn Iterator<Item = &[u8]>, ends: u32) -> bool {
-        let frame = &mut self.frame;
-        frame.clear();
-        frame.extend([0; FRAME_HEAD_BYTES]);
-        for datagram in datagrams {
-            frame.extend(datagram);
-            frame.resize(frame.len().next_multiple_of(ALIGNMENT), 0);
-        }
-        let Ok(length) = u32::try_from(frame.len() - FRAME_HEAD_BYTES) else { return false };
-        let head = FrameHead { first: self.next, ends, length };
-        let Some((place, body)) = frame.split_first_chunk_mut() else { return false };
-        *place = head.with_sum(body);
-        self.bytes + frame.len() <= SEGMENT_BYTES_MAX
     }
 
     /// Writes the frame; false when it could not be. What a failure leaves is torn, so nothing may follow it.
@@ -173,79 +159,62 @@ impl Segment {
     }
 }
 
-#[derive(Clone, Copy)]
-struct FrameHead {
-    first: u64,
-    ends: u32,
-    length: u32,
-}
-
-impl FrameHead {
-    fn with_sum(self, body: &[u8]) -> [u8; FRAME_HEAD_BYTES] {
-        let mut bytes = [0; FRAME_HEAD_BYTES];
-        bytes[..8].copy_from_slice(&self.first.to_le_bytes());
-        bytes[8..12].copy_from_slice(&self.ends.to_le_bytes());
-        bytes[12..16].copy_from_slice(&self.length.to_le_bytes());
-        let mut hasher = Hasher::new();
-        hasher.update(&bytes[..16]);
-        hasher.update(body);
-        bytes[16..].copy_from_slice(&hasher.finalize().to_le_bytes());
-        bytes
-    }
-
-    /// Splits off one frame; `None` when it is torn or damaged.
-    fn split(bytes: &[u8]) -> Option<(Self, &[u8], &[u8])> {
-        let (head, rest) = bytes.split_first_chunk::<FRAME_HEAD_BYTES>()?;
-        let &[f0, f1, f2, f3, f4, f5, f6, f7, e0, e1, e2, e3, l0, l1, l2, l3, ..] = head;
-        let head_found = Self {
-            first: u64::from_le_bytes([f0, f1, f2, f3, f4, f5, f6, f7]),
-            ends: u32::from_le_bytes([e0, e1, e2, e3]),
-            length: u32::from_le_bytes([l0, l1, l2, l3]),
-        };
-        let (body, rest) = rest.split_at_checked(usize::try_from(head_found.length).ok()?)?;
-        (head_found.with_sum(body) == *head).then_some((head_found, body, rest))
-    }
-}
-
 /// Hands over what was heard from ordinal `held` on and no state holds, in the order in which it was heard.
 pub(crate) fn replay(directory: &Path, epoch: Epoch, held: u64, each: &mut dyn FnMut(&Ended)) -> Replayed {
     let mut replayed = Replayed { next: held, ..Replayed::default() };
     for first in segments(directory).unwrap_or_default() {
-        let bytes = read(&path(directory, first)).unwrap_or_default();
-        if !replay_segment(&bytes, epoch, &mut replayed, each) {
-            replayed.torn += 1;
-        }
+        let is_sound = replay_segment(&path(directory, first), epoch, &mut replayed, each).unwrap_or(false);
+        replayed.torn += u64::from(!is_sound);
     }
     replayed
 }
 
-fn read(file: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let bound = u64::try_from(HEAD_BYTES + SEGMENT_BYTES_MAX).unwrap_or(u64::MAX);
-    File::open(file)?.take(bound).read_to_end(&mut bytes)?;
-    Ok(bytes)
+/// True when it is sound to its end. Bound: one frame in memory.
+fn replay_segment(
+    file: &Path,
+    epoch: Epoch,
+    replayed: &mut Replayed,
+    each: &mut dyn FnMut(&Ended),
+) -> io::Result<bool> {
+    let mut input = BufReader::new(File::open(file)?);
+    let mut head = [0; SEGMENT_HEAD_BYTES];
+    input.read_exact(&mut head)?;
+    if head[..MAGIC.len()] != *MAGIC || head[MAGIC.len()..] != epoch.0.to_le_bytes() {
+        return Ok(false);
+    }
+    let mut body = Vec::new();
+    while let Some(head) = next_head(&mut input)? {
+        body.resize(head.body_bytes(), 0);
+        input.read_exact(&mut body)?;
+        let Some(ends) = head.ends(&body) else { return Ok(false) };
+        replayed.take(&head, &ends, each);
+    }
+    Ok(true)
 }
 
-/// True when it is sound to its end.
-fn replay_segment(bytes: &[u8], epoch: Epoch, replayed: &mut Replayed, each: &mut dyn FnMut(&Ended)) -> bool {
-    let Some((head, mut rest)) = bytes.split_first_chunk::<HEAD_BYTES>() else { return false };
-    if head[..MAGIC.len()] != *MAGIC || head[MAGIC.len()..] != epoch.0.to_le_bytes() {
-        return false;
+/// `None` at the end.
+fn next_head(input: &mut impl Read) -> io::Result<Option<Head>> {
+    let mut bytes = [0; frame::HEAD_BYTES];
+    match input.read(&mut bytes)? {
+        0 => Ok(None),
+        read => {
+            input.read_exact(&mut bytes[read..])?;
+            Head::parse(&bytes).map(Some).ok_or_else(|| io::ErrorKind::InvalidData.into())
+        }
     }
-    while !rest.is_empty() {
-        let Some((head, body, behind)) = FrameHead::split(rest) else { return false };
-        let (mut ordinal, mut defects) = (head.first, Defects::default());
-        codec::ends(body, &CtZones::ALL, &mut defects, &mut |ended| {
-            if ordinal >= replayed.next {
-                each(&ended);
-                replayed.ends += 1;
-            }
-            ordinal += 1;
-        });
-        replayed.next = replayed.next.max(ordinal);
-        rest = behind;
+}
+
+impl Replayed {
+    fn take(&mut self, head: &Head, ends: &[Ended], each: &mut dyn FnMut(&Ended)) {
+        let known = self.next.saturating_sub(head.first);
+        let new = ends.iter().skip(usize::try_from(known).unwrap_or(usize::MAX));
+        for ended in new {
+            each(ended);
+            self.ends += 1;
+        }
+        self.missing += head.first.saturating_sub(self.next);
+        self.next = self.next.max(head.first.saturating_add(head.ends.into()));
     }
-    true
 }
 
 /// Removes every segment, as far as that goes: what stays is of another epoch, or is written over.

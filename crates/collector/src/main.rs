@@ -6,6 +6,7 @@ mod config;
 mod diagnosis;
 mod dump;
 mod journal;
+mod kept;
 mod metrics;
 mod namespace;
 mod pace;

@@ -154,6 +154,7 @@ pub(crate) struct CheckpointMetrics {
     pub(crate) refused: Counter,
     pub(crate) lost_batches: Counter,
     pub(crate) replayed_ends: Counter,
+    pub(crate) missing_ends: Counter,
     pub(crate) torn_journals: Counter,
     unprotected_ends: Counter,
     written: Counter,
@@ -177,6 +178,11 @@ impl CheckpointMetrics {
                 "replayed_ends",
                 "Ends that another process had heard since its last checkpoint",
                 &metrics.replayed_ends,
+            ),
+            (
+                "missing_ends",
+                "Ends that another process had heard and could not keep: their last bytes are unknown",
+                &metrics.missing_ends,
             ),
             (
                 "torn_journals",

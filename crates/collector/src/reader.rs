@@ -9,20 +9,20 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use egressd_conntrack::netfilter::{CtZones, Ends, EndsConfig, Keeper, Table, Waker};
-use egressd_delivery::window::Progress;
-use egressd_flow::{Batch, Completeness, Scope, Snapshot, UnixNanos};
+use egressd_flow::{Batch, Completeness, Ended, Scope, Snapshot, UnixNanos};
 use egressd_meter::Meter;
 use egressd_protocol::{Settings, Status};
 use egressd_service::admin::Part;
 use egressd_service::clock::unix_nanos;
+use egressd_service::figures::store;
 use egressd_service::lifecycle::chain;
+use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
-use crate::checkpoint::StateDir;
-use crate::journal::Journal;
-use crate::metrics::{CheckpointMetrics, MeterMetrics, SourceMetrics};
+use crate::kept::Kept;
+use crate::metrics::{MeterMetrics, SourceMetrics};
 use crate::pace::{Cost, Pace};
 use crate::usage::{self, Usage};
 use crate::{diagnosis, namespace};
@@ -40,21 +40,12 @@ const ROWS_BETWEEN_ENDS: u64 = 1024;
 
 /// The reader's connections to the rest of the collector.
 pub(crate) struct Lines {
-    pub(crate) cuts: mpsc::Sender<Vec<Batch>>,
+    /// `None` once the last cut was handed over.
+    pub(crate) cuts: Option<mpsc::Sender<Vec<Batch>>>,
     pub(crate) scopes: mpsc::Receiver<Scope>,
     pub(crate) settings: watch::Receiver<Settings>,
     pub(crate) status: watch::Sender<Status>,
     pub(crate) ready: Part,
-}
-
-/// Where each cut is kept before it is sent.
-pub(crate) struct Checkpoint {
-    pub(crate) directory: StateDir,
-    pub(crate) journal: Journal,
-    pub(crate) progress: watch::Receiver<Progress>,
-    pub(crate) metrics: CheckpointMetrics,
-    /// It was told that nothing can be written.
-    pub(crate) failing: bool,
 }
 
 /// What the reader is made of.
@@ -62,10 +53,12 @@ pub(crate) struct Reader {
     pub(crate) ends_config: EndsConfig,
     pub(crate) ct_zones: CtZones,
     pub(crate) meter: Meter,
-    /// Ordinal of the next end that is applied; the process before counted those before it.
+    /// Ordinal of the next end that is applied.
     pub(crate) heard: u64,
+    /// The same as of this process's beginning: those before it, processes before have heard.
+    pub(crate) heard_before: u64,
     pub(crate) pace: Pace,
-    pub(crate) checkpoint: Option<Checkpoint>,
+    pub(crate) kept: Option<Kept>,
     /// From the command line: it wins over Settings.
     pub(crate) read_interval: Option<Duration>,
     pub(crate) lines: Lines,
@@ -109,7 +102,7 @@ impl Reader {
         std::thread::Builder::new()
             .name("reader".to_owned())
             .spawn(move || {
-                let keeper = self.checkpoint.as_ref().map(|kept| Box::new(kept.journal.clone()) as _);
+                let keeper = self.kept.as_ref().map(Kept::keeper);
                 let kernel = open(host_pid, self.ends_config, &self.ct_zones, keeper);
                 let waker = kernel.as_ref().map(|kernel| kernel.ends.waker());
                 let told = opened.send(waker.map_err(|error| anyhow::anyhow!("{}", chain(error.as_ref()))));
@@ -132,18 +125,17 @@ impl Reader {
         {
             error!(error = %chain(error.as_ref()), "there is no last snapshot; what was metered before is sent");
         }
-        self.cut_last();
-        worked?;
-        if self.checkpoint.is_some() {
-            listen_on(self.lines, &mut kernel);
-        }
-        Ok(())
+        let batches = self.cut_last();
+        let handed_over = self.hand_over(batches, &mut kernel);
+        worked.and(handed_over)?;
+        self.listen_on(&mut kernel)
     }
 
     fn work(&mut self, kernel: &mut Kernel, stop: &AtomicBool) -> anyhow::Result<()> {
         self.tick(kernel)?;
         // The watch begins: whoever comes after this process goes on from here.
         self.keep(&[]);
+        self.source_metrics.read_interval.set(self.interval().as_secs_f64());
         let (mut last_tick, mut usage) = (Instant::now(), Usage::begin());
         while !stop.load(Ordering::Acquire) {
             let due = last_tick + self.interval();
@@ -151,7 +143,7 @@ impl Reader {
             self.hear_ends(kernel)?;
             self.hear_scopes();
             if Instant::now() < due {
-                self.relieve_journal();
+                self.relieve();
                 continue;
             }
             last_tick = Instant::now();
@@ -185,18 +177,17 @@ impl Reader {
     fn read(&mut self, kernel: &mut Kernel) -> anyhow::Result<Option<Snapshot>> {
         let began = Instant::now();
         let Kernel { table, ends } = kernel;
-        let (meter, mut rows, mut heard) = (&mut self.meter, 0, 0);
+        let Self { meter, heard, .. } = self;
+        let mut rows = 0;
         meter.begin(now());
         let read = table.read(now(), &mut |entry| {
             meter.entry(entry);
             rows += 1;
             if rows % ROWS_BETWEEN_ENDS == 0 {
                 // A listener that failed says so when it is asked after the read.
-                heard += ends.drain(&mut |ended| meter.ended(ended, now())).unwrap_or_default();
+                let _said_later = ends.drain(&mut |ended| hear(meter, heard, ended));
             }
         });
-        self.heard(heard);
-        let meter = &mut self.meter;
         let snapshot = match read {
             Ok(snapshot) => snapshot,
             Err(error) => {
@@ -237,25 +228,21 @@ impl Reader {
     }
 
     fn hear_ends(&mut self, kernel: &mut Kernel) -> anyhow::Result<()> {
-        let (meter, now) = (&mut self.meter, now());
-        let heard = kernel.ends.drain(&mut |ended| meter.ended(ended, now))?;
-        self.heard(heard);
+        let Self { meter, heard, .. } = self;
+        let drained = kernel.ends.drain(&mut |ended| hear(meter, heard, ended));
+        store(&self.source_metrics.ends, *heard - self.heard_before);
+        drained?;
         Ok(())
     }
 
     fn hear_all_ends(&mut self, kernel: &mut Kernel) -> anyhow::Result<()> {
-        let (meter, now) = (&mut self.meter, now());
-        let drained = kernel.ends.drain_all(ENDS_PATIENCE, &mut |ended| meter.ended(ended, now))?;
-        self.heard(drained.ends);
-        if !drained.settled {
+        let Self { meter, heard, .. } = self;
+        let drained = kernel.ends.drain_all(ENDS_PATIENCE, &mut |ended| hear(meter, heard, ended));
+        store(&self.source_metrics.ends, *heard - self.heard_before);
+        if !drained?.settled {
             warn!(patience_ms = ENDS_PATIENCE.as_millis(), "ends are handed over late");
         }
         Ok(())
-    }
-
-    fn heard(&mut self, ends: u64) {
-        self.heard += ends;
-        self.source_metrics.ends.inc_by(ends);
     }
 
     fn hear_scopes(&mut self) {
@@ -266,7 +253,7 @@ impl Reader {
 
     /// Without a place for a cut the open flows merge on.
     fn cut(&mut self) {
-        let place = self.lines.cuts.clone().try_reserve_owned().ok();
+        let place = self.lines.cuts.clone().and_then(|cuts| cuts.try_reserve_owned().ok());
         let batches = if place.is_some() { self.meter.cut(now()) } else { Vec::new() };
         self.meter_metrics.cut(&batches);
         self.keep(&batches);
@@ -278,36 +265,18 @@ impl Reader {
 
     /// Before what was cut is sent, so that the next process neither forgets it nor cuts it again.
     fn keep(&mut self, cut: &[Batch]) {
-        let Some(Checkpoint { directory, journal, progress, metrics, failing }) = &mut self.checkpoint else {
-            return;
-        };
-        let began = Instant::now();
-        let saved = directory.save(&mut self.meter, cut, *progress.borrow(), self.heard);
-        let saved = saved.and_then(|bytes| journal.let_go(self.heard).map(|()| bytes));
-        metrics.unprotected(journal.unprotected());
-        match saved {
-            Ok(bytes) => {
-                metrics.written(bytes, began.elapsed());
-                *failing = false;
-            }
-            Err(error) => {
-                metrics.failures.inc();
-                if !std::mem::replace(failing, true) {
-                    error!(%error, "no checkpoint can be written: a restart would begin anew");
-                }
-            }
+        if let Some(kept) = &mut self.kept {
+            kept.save(&mut self.meter, cut, self.heard);
         }
     }
 
-    /// Many ends came since the last checkpoint: another one makes room for more.
-    fn relieve_journal(&mut self) {
-        if self.checkpoint.as_ref().is_some_and(|kept| kept.journal.is_large()) {
-            self.keep(&[]);
+    fn relieve(&mut self) {
+        if let Some(kept) = &mut self.kept {
+            kept.relieve(&mut self.meter, self.heard);
         }
     }
 
-    /// Nothing comes after it, so it waits for its place.
-    fn cut_last(&mut self) {
+    fn cut_last(&mut self) -> Vec<Batch> {
         self.hear_scopes();
         let batches = self.meter.cut(now());
         self.meter_metrics.cut(&batches);
@@ -315,9 +284,58 @@ impl Reader {
         let books = self.meter.books();
         self.meter_metrics.publish(&books);
         info!(batches = batches.len(), unclaimed_bytes_left = books.held.bytes, "last batches cut");
-        if !batches.is_empty() && self.lines.cuts.blocking_send(batches).is_err() {
+        batches
+    }
+
+    /// Nothing comes after the last batches, so they wait for their place, and the kernel is heard meanwhile.
+    fn hand_over(&mut self, mut batches: Vec<Batch>, kernel: &mut Kernel) -> anyhow::Result<()> {
+        let Some(cuts) = self.lines.cuts.take().filter(|_| !batches.is_empty()) else { return Ok(()) };
+        let mut listened = Ok(());
+        while listened.is_ok() {
+            batches = match cuts.try_send(batches) {
+                Ok(()) => return Ok(()),
+                Err(TrySendError::Closed(batches)) => batches,
+                Err(TrySendError::Full(batches)) => {
+                    listened = self.listen(kernel);
+                    batches
+                }
+            };
+            if cuts.is_closed() {
+                break;
+            }
+        }
+        if cuts.blocking_send(batches).is_err() {
             warn!("nobody takes the last batches");
         }
+        listened
+    }
+
+    /// As long as this process hands over its last batches, ends are heard for the next one: it goes on from a last state,
+    /// with what grew since.
+    fn listen_on(&mut self, kernel: &mut Kernel) -> anyhow::Result<()> {
+        if self.kept.is_none() {
+            return Ok(());
+        }
+        while !self.lines.status.is_closed() {
+            self.listen(kernel)?;
+        }
+        self.hear_all_ends(kernel)?;
+        self.keep(&[]);
+        let (losses, unprotected) = (kernel.ends.losses()?, self.kept.as_ref().map_or(0, Kept::unprotected));
+        info!(
+            lost_ends = losses.events,
+            unprotected_ends = unprotected,
+            "the next process goes on from here"
+        );
+        Ok(())
+    }
+
+    fn listen(&mut self, kernel: &mut Kernel) -> anyhow::Result<()> {
+        kernel.ends.wait(LAST_LOOKS_EVERY);
+        self.hear_ends(kernel)?;
+        self.hear_scopes();
+        self.relieve();
+        Ok(())
     }
 
     fn interval(&self) -> Duration {
@@ -355,13 +373,10 @@ fn open(
     Ok(kernel)
 }
 
-/// Ends are kept, for the next process, as long as this one hands over its last batches.
-fn listen_on(lines: Lines, kernel: &mut Kernel) {
-    let Lines { cuts, scopes, status, .. } = lines;
-    drop((cuts, scopes));
-    while !status.is_closed() && kernel.ends.drain(&mut |_| {}).is_ok() {
-        kernel.ends.wait(LAST_LOOKS_EVERY);
-    }
+/// Applies an end and counts it, in one step: a state must not say less than its meter knows.
+fn hear(meter: &mut Meter, heard: &mut u64, ended: &Ended) {
+    meter.ended(ended, now());
+    *heard += 1;
 }
 
 fn now() -> UnixNanos {

@@ -18,20 +18,22 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
-use crate::checkpoint::{self, Recovered, StateDir};
+use crate::checkpoint::{self, Recovered, Recovery, StateDir, Whose};
 use crate::config::{CtMode, RunOptions};
 use crate::diagnosis;
-use crate::journal::{self, Journal};
+use crate::journal::{self, Journal, Replayed};
+use crate::kept::Kept;
 use crate::metrics::{CheckpointMetrics, MeterMetrics, SourceMetrics};
+use crate::namespace;
 use crate::pace::Pace;
-use crate::reader::{self, Checkpoint, Reader};
+use crate::reader::{self, Reader};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
 /// Full jitter over this long keeps 5,000 collectors from dialling a restarted exporter at once.
 const REDIAL_LONGEST: Duration = Duration::from_secs(30);
 
-/// Scopes on their way to the reader, which looks once a tick.
+/// Scopes on their way to the reader, which looks every few seconds.
 const SCOPES_QUEUE: usize = 64;
 
 pub(crate) async fn wire(options: Box<RunOptions>, mut tasks: Tasks) -> anyhow::Result<Tasks> {
@@ -64,17 +66,14 @@ pub(crate) async fn wire(options: Box<RunOptions>, mut tasks: Tasks) -> anyhow::
         ct_zones: options.table.ct_zones.clone(),
         meter: life.meter,
         heard: life.heard,
+        heard_before: life.heard,
         pace: Pace::new(options.cpu_percent_max),
-        checkpoint: kept.map(|(directory, journal)| Checkpoint {
-            directory,
-            journal,
-            progress: progress_out.clone(),
-            metrics: checkpoint_metrics,
-            failing: false,
+        kept: kept.map(|(directory, journal)| {
+            Kept::new(directory, journal, progress_out.clone(), checkpoint_metrics)
         }),
         read_interval: options.read_interval,
         lines: reader::Lines {
-            cuts,
+            cuts: Some(cuts),
             scopes: scopes_in,
             settings: settings_in,
             status,
@@ -105,36 +104,53 @@ struct Life {
     heard: u64,
 }
 
-/// Where this process keeps what the next one goes on from.
-type Kept = (StateDir, Journal);
-
 /// Goes on from what the process before left, where there is a place for it and something usable in it.
-fn begin(options: &RunOptions, metrics: &CheckpointMetrics) -> anyhow::Result<(Option<Kept>, Life)> {
+fn begin(
+    options: &RunOptions,
+    metrics: &CheckpointMetrics,
+) -> anyhow::Result<(Option<(StateDir, Journal)>, Life)> {
     let Some(path) = &options.state_dir else { return Ok((None, anew(options)?)) };
-    let mut directory = StateDir::open(path, &options.node_name, &options.table.ct_zones)?;
-    let recovered = directory.recover(options.meter(), UnixNanos(unix_nanos())).unwrap_or_else(|refusal| {
-        metrics.refused.inc();
-        warn!(path = %path.display(), reason = %chain(&refusal), "the checkpoint is not gone on from: beginning anew");
-        None
-    });
-    let life = match recovered {
+    let namespace = namespace::name(options.namespace.host_pid)?;
+    let whose = Whose { node: &options.node_name, namespace: &namespace, ct_zones: &options.table.ct_zones };
+    let mut directory = StateDir::open(path, whose)?;
+    let life = match recover(&mut directory, options, metrics) {
         Some(recovered) => gone_on(recovered, options, metrics),
         None => anew(options)?,
     };
-    let journal = directory.journal(life.meter.position().0, life.heard)?;
+    let (journal, begun) = directory.journal(life.meter.position().0, life.heard);
+    if let Err(error) = begun {
+        warn!(%error, "ends cannot be kept for now: a kill loses those heard since the state before");
+    }
     Ok((Some((directory, journal)), life))
 }
 
+fn recover(directory: &mut StateDir, options: &RunOptions, metrics: &CheckpointMetrics) -> Option<Recovered> {
+    let Recovery { recovered, lost_batches } = directory.recover(options.meter(), UnixNanos(unix_nanos()));
+    if lost_batches > 0 {
+        metrics.lost_batches.inc_by(lost_batches);
+        warn!(lost_batches, "batches that the process before had not delivered are lost");
+    }
+    recovered.unwrap_or_else(|refusal| {
+        metrics.refused.inc();
+        warn!(reason = %chain(&refusal), "the checkpoint is not gone on from: beginning anew");
+        None
+    })
+}
+
 fn gone_on(recovered: Recovered, options: &RunOptions, metrics: &CheckpointMetrics) -> Life {
-    let Recovered { meter, batches, spool, replayed, lost_batches } = recovered;
+    let Recovered { meter, batches, spool, replayed } = recovered;
+    let Replayed { ends, next: heard, missing, torn } = replayed;
     let (epoch, next) = meter.position();
     let entries = meter.books().entries;
-    info!(%epoch, entries, batches = batches.len(), lost_batches, ?replayed, "going on from a checkpoint");
-    metrics.lost_batches.inc_by(lost_batches);
-    metrics.replayed_ends.inc_by(replayed.ends);
-    metrics.torn_journals.inc_by(replayed.torn);
+    info!(%epoch, entries, batches = batches.len(), ends, "going on from a checkpoint");
+    metrics.replayed_ends.inc_by(ends);
+    metrics.missing_ends.inc_by(missing);
+    metrics.torn_journals.inc_by(torn);
+    if missing + torn > 0 {
+        warn!(missing_ends = missing, torn_files = torn, "ends that the process before had heard are lost");
+    }
     let bounds = (options.window_bytes_max.get(), options.window_taken_bytes_max.get());
-    Life { meter, window: Window::resume((epoch, next), batches, spool, bounds), heard: replayed.next }
+    Life { meter, window: Window::resume((epoch, next), batches, spool, bounds), heard }
 }
 
 fn anew(options: &RunOptions) -> anyhow::Result<Life> {

@@ -3,8 +3,8 @@
 use std::num::NonZeroU64;
 use std::time::Duration;
 
-use egressd_conntrack::netfilter::Keeper as _;
-use egressd_flow::{Ended, Owner, Scope, UnixNanos};
+use egressd_conntrack::netfilter::{Keeper as _, codec};
+use egressd_flow::{Defects, Ended, Owner, Scope, UnixNanos};
 
 use super::*;
 
@@ -26,11 +26,17 @@ fn node(name: &str) -> NodeName {
 }
 
 fn open(path: &Path, name: &str, ct_zones: &str) -> Result<StateDir, StateDirError> {
-    StateDir::open(path, &node(name), &ct_zones.parse().unwrap())
+    open_in(path, name, "net:[4026531840]", ct_zones)
 }
 
-fn progress(first: u64) -> Progress {
-    Progress { spool: NonZeroU64::new(9).map(|spool| SpoolId(spool.get())), first: Sequence(first) }
+fn open_in(path: &Path, name: &str, namespace: &str, ct_zones: &str) -> Result<StateDir, StateDirError> {
+    let (node, ct_zones) = (node(name), ct_zones.parse().unwrap());
+    StateDir::open(path, Whose { node: &node, namespace: Path::new(namespace), ct_zones: &ct_zones })
+}
+
+fn standing(first: u64, heard: u64) -> Standing {
+    let spool = NonZeroU64::new(9).map(|spool| SpoolId(spool.get()));
+    Standing { progress: Progress { spool, first: Sequence(first) }, heard }
 }
 
 /// A meter that knows a pod.
@@ -64,22 +70,27 @@ fn cut(meter: &mut Meter, bytes: u64) -> Vec<Batch> {
 /// A directory with two batches, of which the first may be let go.
 fn left_behind(path: &Path) {
     let mut directory = open(path, "a", "all").unwrap();
-    assert!(directory.recover(CONFIG, NOW).unwrap().is_none(), "there is nothing yet");
+    assert!(directory.recover(CONFIG, NOW).recovered.unwrap().is_none(), "there is nothing yet");
     let mut meter = meter();
     for bytes in [10, 20] {
         let batches = cut(&mut meter, bytes);
-        directory.save(&mut meter, &batches, progress(1), 0).unwrap();
+        directory.save(&mut meter, &batches, standing(1, 0)).unwrap();
     }
 }
 
 /// What the next process of node `a` finds: the sums of its batches, and how many were lost.
 fn found(path: &Path) -> Result<Option<(Vec<u64>, u64)>, Refusal> {
-    let recovered = open(path, "a", "all").unwrap().recover(CONFIG, NOW)?;
-    Ok(recovered.map(|recovered| {
+    let Recovery { recovered, lost_batches } = open(path, "a", "all").unwrap().recover(CONFIG, NOW);
+    Ok(recovered?.map(|recovered| {
         assert_eq!((recovered.meter.position().0, recovered.spool), (Epoch(7), Some(SpoolId(9))));
         let sums = recovered.batches.iter().map(|batch| batch.sum().bytes).collect();
-        (sums, recovered.lost_batches)
+        (sums, lost_batches)
     }))
+}
+
+/// What a process goes on from.
+fn go_on(directory: &mut StateDir) -> Recovered {
+    directory.recover(CONFIG, NOW).recovered.unwrap().unwrap()
 }
 
 /// Goal: a process finds the batches that were not let go and goes on behind them, as often as it is started.
@@ -91,14 +102,28 @@ fn a_process_goes_on_from_the_one_before() {
         assert_eq!(found(directory.path()).unwrap(), Some((vec![10, 20], 0)));
     }
     let mut again = open(directory.path(), "a", "all").unwrap();
-    let Recovered { mut meter, .. } = again.recover(CONFIG, NOW).unwrap().unwrap();
+    let Recovered { mut meter, .. } = go_on(&mut again);
     let batches = cut(&mut meter, 30);
     assert_eq!(batches[0].sequence, Sequence(3));
-    again.save(&mut meter, &batches, progress(2), 0).unwrap();
+    again.save(&mut meter, &batches, standing(2, 0)).unwrap();
     drop(again);
     assert_eq!(found(directory.path()).unwrap(), Some((vec![20, 30], 0)));
     settle(directory.path(), Sequence(4)).unwrap();
     assert_eq!(found(directory.path()).unwrap(), Some((vec![], 0)));
+}
+
+/// An end with counters as a kernel told it, and the growth that it makes of nothing.
+fn told() -> (Vec<u8>, u64) {
+    let byte = |hex: &[u8]| u8::from_str_radix(str::from_utf8(hex).unwrap(), 16).unwrap();
+    let lines = include_str!("../../../conntrack/tests/captures/destroy.hex").lines();
+    let datagrams = lines.map(|line| line.trim().as_bytes().chunks(2).map(byte).collect::<Vec<_>>());
+    let growth = |datagram: &[u8]| {
+        let mut meter = meter();
+        codec::ends(datagram, &CtZones::ALL, &mut Defects::default(), &mut |ended| meter.ended(&ended, NOW));
+        meter.books().received.bytes
+    };
+    let grown = datagrams.map(|datagram| (growth(&datagram), datagram)).find(|(growth, _)| *growth > 0);
+    grown.map(|(growth, datagram)| (datagram, growth)).unwrap()
 }
 
 /// Goal: what was heard after the state, and before the process was killed, the next one knows, once.
@@ -106,24 +131,28 @@ fn a_process_goes_on_from_the_one_before() {
 fn what_was_heard_since_is_known() {
     let directory = tempfile::tempdir().unwrap();
     left_behind(directory.path());
-    let line = include_str!("../../../conntrack/tests/captures/destroy.hex").lines().next().unwrap();
-    let bytes = line.trim().as_bytes().chunks(2).map(|hex| str::from_utf8(hex).unwrap());
-    let end: Vec<u8> = bytes.map(|hex| u8::from_str_radix(hex, 16).unwrap()).collect();
-
+    let (end, growth) = told();
     let mut first = open(directory.path(), "a", "all").unwrap();
-    let Recovered { mut meter, .. } = first.recover(CONFIG, NOW).unwrap().unwrap();
-    let mut journal = first.journal(Epoch(7), 0).unwrap();
-    for _ in 0..2 {
-        journal.keep(&mut [&end[..]].into_iter(), 1);
-    }
-    first.save(&mut meter, &[], progress(1), 1).unwrap();
+    let Recovered { mut meter, .. } = go_on(&mut first);
+    let before = meter.books().received.bytes;
+    let (mut journal, begun) = first.journal(Epoch(7), 0);
+    begun.unwrap();
+    journal.keep(&mut [&end[..]].into_iter(), 1);
+    first.save(&mut meter, &[], standing(1, 0)).unwrap();
     drop((first, journal));
     for _ in 0..2 {
-        let mut next = open(directory.path(), "a", "all").unwrap();
-        let Recovered { meter, replayed, .. } = next.recover(CONFIG, NOW).unwrap().unwrap();
-        assert_eq!(replayed, Replayed { ends: 1, next: 2, torn: 0 });
-        assert!(meter.books().received.bytes > 0);
+        let Recovered { mut meter, replayed, .. } = go_on(&mut open(directory.path(), "a", "all").unwrap());
+        assert_eq!(replayed, Replayed { ends: 1, next: 1, missing: 0, torn: 0 });
+        assert_eq!(meter.books().received.bytes, before + growth);
+        assert!(meter.cut(NOW).is_empty(), "nobody owns it yet");
     }
+    let mut first = open(directory.path(), "a", "all").unwrap();
+    let Recovered { mut meter, replayed, .. } = go_on(&mut first);
+    first.save(&mut meter, &[], standing(1, replayed.next)).unwrap();
+    drop(first);
+    let Recovered { meter, replayed, .. } = go_on(&mut open(directory.path(), "a", "all").unwrap());
+    assert_eq!((replayed.ends, meter.books().received.bytes), (0, before + growth));
+
     fs::remove_file(directory.path().join("state")).unwrap();
     assert!(found(directory.path()).unwrap().is_none());
     assert!(!directory.path().join("ends-0").exists(), "without its state it says nothing");
@@ -169,12 +198,14 @@ fn a_state_that_is_not_ours_is_refused_and_removed() {
         assert!(matches!(found(directory.path()), Err(Refusal::Damaged)));
         assert!(!state.exists());
     }
-    for (node, ct_zones) in [("b", "all"), ("a", "0")] {
+    let ours = "net:[4026531840]";
+    for (node, namespace, ct_zones) in [("b", ours, "all"), ("a", "net:[1]", "all"), ("a", ours, "0")] {
         left_behind(directory.path());
-        let mut other = open(directory.path(), node, ct_zones).unwrap();
-        assert!(matches!(other.recover(CONFIG, NOW), Err(Refusal::Foreign)));
+        let mut other = open_in(directory.path(), node, namespace, ct_zones).unwrap();
+        let Recovery { recovered, lost_batches } = other.recover(CONFIG, NOW);
+        assert!(matches!(recovered, Err(Refusal::Foreign)));
+        assert_eq!((lost_batches, kept(directory.path()).unwrap().len()), (2, 0));
     }
-    assert!(kept(directory.path()).unwrap().is_empty(), "its batches are nobody's");
 }
 
 /// Goal: a state that cannot be written leaves none until the next one, which has the batches from before it; a batch
@@ -185,14 +216,16 @@ fn no_state_is_better_than_an_old_one() {
     left_behind(directory.path());
     let mut held = open(directory.path(), "a", "all").unwrap();
     assert!(matches!(open(directory.path(), "a", "all"), Err(StateDirError::InUse { .. })));
-    let Recovered { mut meter, .. } = held.recover(CONFIG, NOW).unwrap().unwrap();
+    let Recovered { mut meter, .. } = go_on(&mut held);
     let in_the_way = directory.path().join("state.new");
     fs::create_dir(&in_the_way).unwrap();
+    assert!(held.save(&mut meter, &[], standing(1, 0)).is_err());
+    assert!(directory.path().join("state").exists(), "nothing was cut: it is as right as it was");
     let batches = cut(&mut meter, 30);
-    assert!(held.save(&mut meter, &batches, progress(1), 0).is_err());
+    assert!(held.save(&mut meter, &batches, standing(1, 0)).is_err());
     assert!(!directory.path().join("state").exists());
     fs::remove_dir(&in_the_way).unwrap();
-    held.save(&mut meter, &[], progress(1), 0).unwrap();
+    held.save(&mut meter, &[], standing(1, 0)).unwrap();
     drop(held);
     assert_eq!(found(directory.path()).unwrap(), Some((vec![10, 20, 30], 0)));
     fs::remove_file(directory.path().join("batch-1")).unwrap();

@@ -1,5 +1,8 @@
 //! The journal in real files, with ends as a kernel told them.
 
+use egressd_conntrack::netfilter::{CtZones, codec};
+use egressd_flow::Defects;
+
 use super::*;
 
 const EPOCH: Epoch = Epoch(7);
@@ -26,6 +29,12 @@ fn hear(journal: &mut Journal, told: &[Vec<u8>]) {
     }
 }
 
+fn begin(directory: &Path, next: u64) -> Journal {
+    let (journal, begun) = Journal::begin(directory, EPOCH, next);
+    begun.unwrap();
+    journal
+}
+
 /// What another process finds.
 fn replayed(directory: &Path, held: u64) -> (Replayed, Vec<Ended>) {
     let mut ends = Vec::new();
@@ -42,11 +51,11 @@ fn what_no_state_holds_is_replayed() {
     let all: Vec<Ended> = told.iter().flat_map(|datagram| decoded(datagram)).collect();
     let total = u64::try_from(all.len()).unwrap();
     assert!(total >= 9, "{total}");
-    let mut journal = Journal::begin(path, EPOCH, 0).unwrap();
+    let mut journal = begin(path, 0);
     hear(&mut journal, &told);
     for held in (0..=total).chain(0..2) {
         let (found, ends) = replayed(path, held);
-        assert_eq!(found, Replayed { ends: total - held, next: total, torn: 0 });
+        assert_eq!(found, Replayed { ends: total - held, next: total, missing: 0, torn: 0 });
         assert_eq!(ends, all[usize::try_from(held).unwrap()..]);
     }
 }
@@ -56,21 +65,21 @@ fn what_no_state_holds_is_replayed() {
 fn a_file_stays_until_a_state_holds_it() {
     let directory = tempfile::tempdir().unwrap();
     let (told, path) = (told(), directory.path());
-    let mut journal = Journal::begin(path, EPOCH, 100).unwrap();
+    let mut journal = begin(path, 100);
     hear(&mut journal, &told[..6]);
     journal.let_go(104).unwrap();
     assert_eq!(segments(path).unwrap(), [100, 106]);
     hear(&mut journal, &told[6..7]);
     drop(journal);
-    assert_eq!(replayed(path, 104).0, Replayed { ends: 3, next: 107, torn: 0 });
+    assert_eq!(replayed(path, 104).0, Replayed { ends: 3, next: 107, missing: 0, torn: 0 });
 
-    let mut journal = Journal::begin(path, EPOCH, 107).unwrap();
+    let mut journal = begin(path, 107);
     hear(&mut journal, &told[7..9]);
-    assert_eq!(replayed(path, 104).0, Replayed { ends: 5, next: 109, torn: 0 });
+    assert_eq!(replayed(path, 104).0, Replayed { ends: 5, next: 109, missing: 0, torn: 0 });
     journal.let_go(109).unwrap();
     journal.let_go(109).unwrap();
     assert_eq!(segments(path).unwrap(), [109]);
-    assert_eq!(replayed(path, 109).0, Replayed { ends: 0, next: 109, torn: 0 });
+    assert_eq!(replayed(path, 109).0, Replayed { ends: 0, next: 109, missing: 0, torn: 0 });
     forget(path);
     assert!(segments(path).unwrap().is_empty());
 }
@@ -81,7 +90,7 @@ fn a_file_stays_until_a_state_holds_it() {
 fn what_is_torn_or_foreign_is_never_trusted() {
     let directory = tempfile::tempdir().unwrap();
     let (told, path) = (told(), directory.path());
-    let mut journal = Journal::begin(path, EPOCH, 0).unwrap();
+    let mut journal = begin(path, 0);
     hear(&mut journal, &told[..6]);
     let file = super::path(path, 0);
     let whole = fs::read(&file).unwrap();
@@ -92,25 +101,44 @@ fn what_is_torn_or_foreign_is_never_trusted() {
     for at in (0..whole.len()).step_by(5) {
         let mut damaged = whole.clone();
         damaged[at] ^= 0x10;
-        let sound = if at < HEAD_BYTES { 0 } else { 3 * usize::from(at >= HEAD_BYTES + first_frame(&whole)) };
+        let sound = if at < SEGMENT_HEAD_BYTES {
+            0
+        } else {
+            3 * usize::from(at >= SEGMENT_HEAD_BYTES + first_frame(&whole))
+        };
         for bytes in [&damaged[..], &whole[..at]] {
             fs::write(&file, bytes).unwrap();
             let (found, ends) = replayed(path, 0);
             // A file that ends where a frame does is whole.
-            let is_whole = bytes.len() == HEAD_BYTES || bytes.len() == HEAD_BYTES + first_frame(&whole);
+            let is_whole =
+                bytes.len() == SEGMENT_HEAD_BYTES || bytes.len() == SEGMENT_HEAD_BYTES + first_frame(&whole);
             assert_eq!(found.torn, u64::from(!is_whole), "at {at}");
             assert_eq!((found.next, ends.len()), (7, sound + 1), "at {at}");
+            assert_eq!(found.missing, 6 - sound as u64, "at {at}");
             assert_eq!(ends[..sound], all[..sound]);
         }
     }
     fs::write(&file, &whole).unwrap();
     let foreign = replay(path, Epoch(8), 0, &mut |ended| panic!("{ended:?}"));
-    assert_eq!(foreign, Replayed { ends: 0, next: 0, torn: 2 });
+    assert_eq!(foreign, Replayed { ends: 0, next: 0, missing: 0, torn: 2 });
 }
 
 fn first_frame(segment: &[u8]) -> usize {
-    let (head, ..) = FrameHead::split(&segment[HEAD_BYTES..]).unwrap();
-    FRAME_HEAD_BYTES + usize::try_from(head.length).unwrap()
+    let head = segment[SEGMENT_HEAD_BYTES..].first_chunk().unwrap();
+    frame::HEAD_BYTES + Head::parse(head).unwrap().body_bytes()
+}
+
+/// Goal: a file of another name's number, which could not be removed once, costs no other.
+#[test]
+fn a_stale_file_costs_no_other() {
+    let directory = tempfile::tempdir().unwrap();
+    let (told, path) = (told(), directory.path());
+    fs::write(super::path(path, 500), "stale").unwrap();
+    let mut journal = begin(path, 0);
+    hear(&mut journal, &told[..3]);
+    journal.let_go(1).unwrap();
+    assert_eq!(segments(path).unwrap(), [0, 3, 500]);
+    assert_eq!(replayed(path, 1).0, Replayed { ends: 2, next: 3, missing: 0, torn: 1 });
 }
 
 /// Goal: a journal that is full, or cannot be written, counts what it could not keep, and keeps again after the next
@@ -119,7 +147,7 @@ fn first_frame(segment: &[u8]) -> usize {
 fn what_cannot_be_kept_is_counted() {
     let directory = tempfile::tempdir().unwrap();
     let (told, path) = (told(), directory.path());
-    let mut journal = Journal::begin(path, EPOCH, 0).unwrap();
+    let mut journal = begin(path, 0);
     let mut heard: u64 = 0;
     while journal.unprotected() == 0 {
         hear(&mut journal, &told[..3]);
@@ -127,8 +155,8 @@ fn what_cannot_be_kept_is_counted() {
         assert!(heard < 200_000, "it is never full");
     }
     let bytes = usize::try_from(fs::metadata(super::path(path, 0)).unwrap().len()).unwrap();
-    assert!(bytes <= HEAD_BYTES + SEGMENT_BYTES_MAX && journal.is_large(), "{bytes}");
-    assert_eq!(replayed(path, 0).0, Replayed { ends: heard - 3, next: heard - 3, torn: 0 });
+    assert!(bytes <= SEGMENT_HEAD_BYTES + SEGMENT_BYTES_MAX && journal.is_large(), "{bytes}");
+    assert_eq!(replayed(path, 0).0, Replayed { ends: heard - 3, next: heard - 3, missing: 0, torn: 0 });
 
     fs::create_dir(super::path(path, heard)).unwrap();
     assert!(journal.let_go(heard).is_err(), "a directory is in the way");
@@ -137,5 +165,5 @@ fn what_cannot_be_kept_is_counted() {
     journal.let_go(heard).unwrap();
     hear(&mut journal, &told[..2]);
     assert_eq!((journal.unprotected(), journal.is_large()), (6, false));
-    assert_eq!(replayed(path, heard + 3).0, Replayed { ends: 2, next: heard + 5, torn: 1 });
+    assert_eq!(replayed(path, heard).0, Replayed { ends: 2, next: heard + 5, missing: 3, torn: 1 });
 }
