@@ -10,13 +10,14 @@ use crate::workspace::{Dependency, Kind, Package, short};
 
 /// The crates of ours that each of our crates may link, by short name, in the order data goes.
 /// Tests may use any crate. A binary and `xtask` stand on no right-hand side: nothing links them.
-const ARROWS: [(&str, &[&str]); 14] = [
+const ARROWS: [(&str, &[&str]); 15] = [
     ("flow", &[]),
     ("protocol", &["flow"]),
     ("conntrack", &["flow"]),
     ("meter", &["flow"]),
     ("delivery", &["flow", "protocol", "service"]),
     ("enrich", &["flow", "service"]),
+    ("spool", &["flow"]),
     ("sink", &["flow", "service"]),
     ("service", &[]),
     // The binaries name the stream's nouns (Settings, Status, its limits) and never its messages.
