@@ -54,6 +54,7 @@ impl Directory {
     pub fn open(path: &Path) -> Result<Self, SpoolError> {
         let failed = |source| SpoolError::disk(&path.display().to_string(), source);
         DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)?;
+        File::open(path.join("..")).and_then(|parent| parent.sync_all()).map_err(failed)?;
         let lock = options().create(true).truncate(false).open(path.join("lock")).map_err(failed)?;
         match lock.try_lock() {
             Ok(()) => Ok(Self { path: path.to_owned(), open: None, _lock: lock }),

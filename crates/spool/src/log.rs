@@ -70,7 +70,7 @@ impl Log {
 
     /// Begins a segment behind position `after`, of which the next flush makes a file. All before it is flushed.
     pub(crate) fn begin_segment(&mut self, after: Position, watermarks: &Watermarks, now: UnixNanos) {
-        (self.flushed, self.stained) = (0, true);
+        (self.flushed, self.stained) = (0, false);
         self.segments.push_back(Segment::new(after));
         let start = frame::begin(&mut self.buffer);
         let mut out = Out(&mut self.buffer);
@@ -135,7 +135,6 @@ impl Log {
         } else if self.stained {
             self.disk.truncate(name, self.flushed)?;
         }
-        self.stained = true;
         self.disk.append(name, &self.buffer)?;
         self.disk.sync(name)?;
         if self.flushed == 0 {

@@ -110,7 +110,8 @@ fn parse_identity(bytes: &[u8]) -> Option<Result<u64, u32>> {
 
 /// Removes what was not put into its place.
 fn clean(disk: &mut dyn Disk, files: &[(String, u64)]) -> Result<(), SpoolError> {
-    for (name, _) in files.iter().filter(|(name, _)| name.ends_with(NEW)) {
+    let is_ours = |name: &str| name == IDENTITY || cursor::is_file_name(name);
+    for (name, _) in files.iter().filter(|(name, _)| name.strip_suffix(NEW).is_some_and(is_ours)) {
         disk.remove(name).map_err(|source| SpoolError::disk(name, source))?;
     }
     Ok(())

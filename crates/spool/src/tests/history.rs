@@ -1,9 +1,10 @@
 //! Random histories against a model that is a list.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::Duration;
 
-use egressd_flow::{Epoch, Position, Sequence, UnixNanos};
+use egressd_flow::{AttributedBatch, Epoch, Position, Sequence, UnixNanos};
 use proptest::prelude::*;
 
 use super::disk::FaultyDisk;
@@ -119,8 +120,7 @@ impl World {
     }
 
     fn append(&mut self, node: &str, records: &[usize], again: u64) {
-        let reached =
-            self.watermarks().get(&(node.to_owned(), Epoch(1))).map_or(0, |(sequence, _)| sequence.0);
+        let reached = self.watermarks().get(&(node.to_owned(), Epoch(1))).map_or(0, |sequence| sequence.0);
         let first = (reached + 1).saturating_sub(again).max(1);
         let position = self.spool.last().0 + 1;
         let batches: Vec<Taken> = (0..)
@@ -158,7 +158,7 @@ impl World {
     }
 
     /// What a sink reads is what was taken behind its cursor, in order and nothing left out.
-    fn check_order(&self, sink: usize, batches: &[std::sync::Arc<egressd_flow::AttributedBatch>]) {
+    fn check_order(&self, sink: usize, batches: &[Arc<AttributedBatch>]) {
         let cursor = self.cursor(sink);
         let behind = self.accepted.iter().filter(|taken| taken.batch.position > cursor);
         let expected: Vec<_> = behind.take(batches.len()).map(|taken| taken.batch.clone()).collect();
@@ -169,9 +169,9 @@ impl World {
         self.spool.sinks().find(|(name, _)| *name == SINKS[sink]).unwrap().1.position
     }
 
-    fn watermarks(&self) -> BTreeMap<(String, Epoch), (Sequence, ())> {
+    fn watermarks(&self) -> BTreeMap<(String, Epoch), Sequence> {
         let marks = self.spool.watermarks();
-        marks.map(|(node, mark)| ((node.0.to_string(), mark.epoch), (mark.sequence, ()))).collect()
+        marks.map(|(node, mark)| ((node.0.to_string(), mark.epoch), mark.sequence)).collect()
     }
 
     fn reopen(&mut self) {
@@ -186,7 +186,7 @@ impl World {
         for Taken { sequence, batch, .. } in &self.accepted {
             expected.insert(batch.node.0.to_string(), *sequence);
         }
-        let found = self.watermarks().into_iter().map(|((node, _), (sequence, ()))| (node, sequence));
+        let found = self.watermarks().into_iter().map(|((node, _), sequence)| (node, sequence));
         assert_eq!(found.collect::<HashMap<_, _>>(), expected, "watermarks are those of the records");
     }
 
