@@ -274,7 +274,7 @@ impl Spool {
     /// had not passed was let go meanwhile.
     ///
     /// # Errors
-    /// Position and state are both as before.
+    /// Position and state are both as before; should the process end now, the next one may find both moved.
     pub fn advance(&mut self, sink: &str, position: Position, state: &[u8]) -> Result<Position, SpoolError> {
         let cursor = *self.sinks.get(sink).ok_or_else(|| unknown(sink))?;
         if state.len() > STATE_BYTES_MAX {

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
-use egressd_flow::{Epoch, Position, Sequence};
+use egressd_flow::{Attributed, Epoch, Position, Sequence};
 
 use super::disk::FaultyDisk;
 use super::{ID, LARGE, NOW, fill, taken};
+use crate::cache::{CACHE_BYTES_MAX, Cache};
 use crate::log::UNSYNCED_BYTES_MAX;
 use crate::{Loss, Losses, Reason, SINKS_MAX, Spool, SpoolConfig, SpoolError, Watermark};
 
@@ -222,4 +223,18 @@ fn an_append_beyond_the_buffer_syncs() {
     drop(spool);
     disk.lose_power(0);
     assert_eq!(self::spool(&disk, LARGE).last(), Position(2));
+}
+
+/// Goal: the cache never stands for what it has let go, be that for its bound or because it was passed.
+#[test]
+fn the_cache_gives_all_or_none() {
+    let mut cache = Cache::behind(Position(0));
+    let records = CACHE_BYTES_MAX / size_of::<Attributed>();
+    let batches = [1, 2, 3].map(|position| taken(position, "a", 1, position, records / 2).batch);
+    batches.iter().for_each(|batch| cache.push(batch));
+    assert_eq!(cache.read(Position(0), usize::MAX), None);
+    assert_eq!(cache.read(Position(2), usize::MAX).as_deref(), Some(&batches[2..]));
+    cache.let_go(Position(3));
+    assert_eq!(cache.read(Position(2), usize::MAX), None);
+    assert_eq!(cache.read(Position(3), usize::MAX).as_deref(), Some(&[][..]));
 }
