@@ -189,6 +189,43 @@ fn a_segment_that_is_gone_is_counted() {
     );
 }
 
+/// Goal: an oldest segment that is gone is counted for the sinks that had not passed it.
+#[test]
+fn a_front_that_is_gone_is_counted() {
+    let disk = FaultyDisk::default();
+    let batches = filled(&disk);
+    crate::Disk::remove(&mut disk.clone(), FIRST).unwrap();
+    let (mut spool, recovery) = open(&disk).unwrap();
+    let read = spool.read("sink", Position(0), usize::MAX).unwrap();
+    let lost = batches.len() - read.batches.len();
+    let loss = Loss { batches: lost as u64, ..Loss::default() };
+    assert_eq!(read.batches, batches[lost..]);
+    assert_eq!(
+        (recovery.damages.len(), recovery.damages[0].loss, read.losses[Reason::Damaged]),
+        (1, loss, loss)
+    );
+}
+
+/// Goal: where the disk lost what a sink had passed, its positions are not used again, and other sinks are told.
+#[test]
+fn positions_below_a_cursor_are_not_used_again() {
+    let disk = FaultyDisk::default();
+    let batches = filled(&disk);
+    let (mut spool, _) = open(&disk).unwrap();
+    spool.join("ahead").unwrap();
+    drop(spool);
+    let newest = disk.names().into_iter().rfind(|name| name.starts_with("segment-")).unwrap();
+    crate::Disk::remove(&mut disk.clone(), &newest).unwrap();
+    let (mut spool, _) = open(&disk).unwrap();
+    assert_eq!(spool.last(), Position(60));
+    let later = fill(&mut spool, 1, 3);
+    assert_eq!(spool.read("ahead", Position(0), usize::MAX).unwrap().batches, later);
+    let read = spool.read("sink", Position(0), usize::MAX).unwrap();
+    let kept = read.batches.len() - 1;
+    assert_eq!((&read.batches[..kept], &read.batches[kept..]), (&batches[..kept], &later[..]));
+    assert_eq!(read.losses[Reason::Damaged].batches, 60 - kept as u64);
+}
+
 /// Goal: a damaged state does not cost the cursor; a damaged cursor costs its sink only, and is named.
 #[test]
 fn a_damaged_sink_is_named() {

@@ -187,6 +187,11 @@ fn over_a_bound_the_oldest_goes_and_is_counted() {
             assert!(spool.bytes() <= 160_000 + 12_000, "{}", spool.bytes());
         } else {
             spool.let_go(NOW.saturating_add(LARGE.age_max + Duration::from_secs(1))).unwrap();
+            assert_eq!(
+                spool.read("here", Position(0), usize::MAX).unwrap().batches,
+                [],
+                "the newest goes as well"
+            );
         }
         let read = spool.read("away", Position(0), usize::MAX).unwrap();
         let lost = batches.len() - read.batches.len();
