@@ -49,8 +49,11 @@ pub(crate) struct Baselines {
     /// When the first snapshot began: what started later is wholly ours.
     watched_since: Option<UnixNanos>,
     begun: UnixNanos,
-    /// A complete snapshot was taken.
+    /// A complete snapshot refused nothing: what it did not show began later, whether or not that says when.
     surveyed: bool,
+    /// A snapshot is running, and refused nothing so far. Not kept over a restart: the snapshot is not gone on with, and
+    /// the next one says as much.
+    surveying: bool,
 }
 
 impl Baselines {
@@ -65,6 +68,7 @@ impl Baselines {
             watched_since: None,
             begun: UnixNanos(0),
             surveyed: false,
+            surveying: false,
         }
     }
 
@@ -124,17 +128,19 @@ impl Baselines {
             *since = (*since).min(now);
         }
         self.begun = now;
+        self.surveying = true;
         self.rotate_tombstones();
     }
 
     /// The snapshot is over; `complete` as its source says.
     /// How many entries went for being absent: their end was never told.
     pub(crate) fn finish(&mut self, complete: bool) -> usize {
+        let surveying = std::mem::take(&mut self.surveying);
         // Absence is counted in snapshots, so one that could not show everything must not count.
         if !complete {
             return 0;
         }
-        self.surveyed = true;
+        self.surveyed |= surveying;
         let vanished = self.table.evict((self.stamp + STAMPS - ABSENT_SNAPSHOTS_MAX) % STAMPS);
         self.table.shrink();
         self.stamp = (self.stamp + 1) % STAMPS;
@@ -160,7 +166,10 @@ impl Baselines {
         }
         match self.table.upsert(fingerprint, seen(counters), self.stamp) {
             Before::Known(before) => grown(counters, before),
-            Before::Full => Growth::NotAdmitted,
+            Before::Full => {
+                self.surveying = false;
+                Growth::NotAdmitted
+            }
             Before::New if self.is_ours_whole(id) => Growth::Grown(whole(counters)),
             Before::New => Growth::Preexisting,
         }

@@ -44,7 +44,7 @@ pub struct Books {
     pub discarded: [Counter; Discard::ALL.len()],
     /// Unclaimed and open flows.
     pub held: Counter,
-    /// Entries that are older than the watch: counted from their first sight on.
+    /// Entries that are older than the watch, or may be: counted from their first sight on.
     pub preexisting_entries: u64,
     /// Entries whose counters were lower than their baseline.
     pub resets: u64,

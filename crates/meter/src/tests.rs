@@ -15,6 +15,7 @@ use crate::{Discard, Meter, MeterConfig};
 
 mod spans;
 mod state;
+mod watch;
 
 const CONFIG: MeterConfig = MeterConfig {
     entries_max: 100,

@@ -85,6 +85,29 @@ fn the_watch_goes_on_over_a_restart() {
     assert_eq!(script.output, "web 203.0.113.1 TCP tx=100/2\n");
 }
 
+/// Goal: a read that was running does not say of the second process that nothing was refused; its own next one does.
+#[test]
+fn a_survey_begins_again_after_a_restart() {
+    let config = MeterConfig { entries_max: 1, ..CONFIG };
+    for (reads, told) in [("complete", ""), ("complete\nbegin 20\ncomplete", "web 203.0.113.1 UDP tx=7/1\n")]
+    {
+        let mut script = Script::new(config);
+        run(
+            &mut script,
+            "own 10.0.0.1 web
+             scope 1
+             begin 10
+             udp 10.0.0.1:1>203.0.113.1:53 tx=1/1 rx=0/0
+             udp 10.0.0.1:2>203.0.113.1:53 tx=5/1 rx=0/0",
+        );
+        let bytes = written(&mut script.meter);
+        script.meter = Meter::restore(config, &mut bytes.as_slice()).unwrap();
+        run(&mut script, reads);
+        run(&mut script, "end 25 udp 10.0.0.1:2>203.0.113.1:53 tx=7/1 rx=0/0\ncut");
+        assert_eq!(script.output, told, "{reads}");
+    }
+}
+
 /// Goal: an entry that ended while nobody listened is counted once several whole reads lack it.
 #[test]
 fn an_end_that_nobody_heard_is_counted() {

@@ -98,7 +98,10 @@ impl Pair {
                 self.model.entry(&self.entries[*entry]);
             }
             Step::Finish { is_complete } => self.finish(*is_complete),
-            Step::Abandon => self.meter.abandon(),
+            Step::Abandon => {
+                self.meter.abandon();
+                self.model.abandon();
+            }
             Step::End(entry) => {
                 let ended = Ended { entry: self.entries[*entry], stop: None };
                 self.meter.ended(&ended, self.now);

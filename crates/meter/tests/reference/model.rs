@@ -93,7 +93,10 @@ pub(crate) struct Model {
     now: UnixNanos,
     begun: UnixNanos,
     watched_since: Option<UnixNanos>,
-    has_complete: bool,
+    /// A whole read had room for all that it showed.
+    has_survey: bool,
+    /// The running read had room for all so far.
+    is_survey: bool,
     baselines: HashMap<EntryId, Baseline>,
     /// Identities whose end was told since the running snapshot began, and between its beginning and the last one's.
     ended: [HashSet<EntryId>; 2],
@@ -111,7 +114,8 @@ impl Model {
             now: UnixNanos(0),
             begun: UnixNanos(0),
             watched_since: None,
-            has_complete: false,
+            has_survey: false,
+            is_survey: false,
             baselines: HashMap::new(),
             ended: [HashSet::new(), HashSet::new()],
             owners: Vec::new(),
@@ -127,7 +131,7 @@ impl Model {
         if now < self.begun {
             *since = now.min(*since);
         }
-        (self.now, self.begun) = (now, now);
+        (self.now, self.begun, self.is_survey) = (now, now, true);
         self.age_ended();
         self.account.entries_active = 0;
     }
@@ -141,6 +145,7 @@ impl Model {
             Some(baseline) => Some(baseline.seen),
             None if self.baselines.len() >= self.config.entries_max => {
                 self.account.not_admitted += 1;
+                self.is_survey = false;
                 return;
             }
             None => None,
@@ -154,7 +159,7 @@ impl Model {
 
     pub(crate) fn finish(&mut self, is_complete: bool) {
         if is_complete {
-            self.has_complete = true;
+            self.has_survey |= self.is_survey;
             let before = self.baselines.len();
             self.baselines.retain(|_, baseline| {
                 baseline.absences = if baseline.shown { 0 } else { baseline.absences + 1 };
@@ -163,8 +168,13 @@ impl Model {
             });
             self.account.vanished_entries += (before - self.baselines.len()) as u64;
         }
+        self.is_survey = false;
         let (now, kept) = (self.now, self.config.ended_owner_kept);
         self.owners.retain(|owner| owner.until.is_none_or(|until| until.saturating_add(kept) >= now));
+    }
+
+    pub(crate) fn abandon(&mut self) {
+        self.is_survey = false;
     }
 
     pub(crate) fn ended(&mut self, ended: &Ended, now: UnixNanos) {
@@ -212,8 +222,10 @@ impl Model {
         told
     }
 
-    /// Another process goes on: it does not know what had ended, and its account begins with what is held.
+    /// Another process goes on: it does not know what had ended or what a running read refused, and its account begins
+    /// with what is held.
     pub(crate) fn restart(&mut self) {
+        self.is_survey = false;
         self.ended = [HashSet::new(), HashSet::new()];
         self.account = Account { received: self.account().held, ..Account::default() };
     }
@@ -256,7 +268,7 @@ impl Model {
         let Some(before) = before else {
             let is_ours = match (entry.id.start, self.watched_since) {
                 (Some(start), since) => since.is_some_and(|since| start > since),
-                (None, _) => self.has_complete,
+                (None, _) => self.has_survey,
             };
             self.account.preexisting_entries += u64::from(!is_ours);
             return is_ours.then_some(seen);
