@@ -5,6 +5,7 @@
 //! from one proves nothing.
 
 use std::io::{self, Read, Write};
+use std::time::Duration;
 
 use egressd_flow::{Counters, EntryId, Traffic, UnixNanos};
 use hashbrown::HashSet;
@@ -15,6 +16,10 @@ use crate::table::{Before, DeltaTable, STAMPS, Seen};
 
 /// Complete snapshots in a row that an entry must be absent from before its baseline goes.
 const ABSENT_SNAPSHOTS_MAX: u8 = 3;
+
+/// How long a [`Meter`](crate::Meter) may be without word of the clock, so that nothing is lost when that turns out to
+/// have been set back.
+pub const LOOKS_APART_MAX: Duration = Duration::from_secs(10);
 
 // A stamp tells apart the snapshots that an entry may be absent from, and the one that shows it.
 const _: () = assert!(ABSENT_SNAPSHOTS_MAX < STAMPS);
@@ -46,9 +51,10 @@ pub(crate) struct Baselines {
     /// Stamp of the running snapshot; it moves on when that is complete, so it counts complete ones, modulo
     /// [`STAMPS`].
     stamp: u8,
-    /// When the first snapshot began: what started later is wholly ours.
+    /// When the first snapshot began, or what a clock that was set back makes of it: what started later is wholly ours.
     watched_since: Option<UnixNanos>,
-    begun: UnixNanos,
+    /// The clock at the last look.
+    looked: UnixNanos,
     /// A complete snapshot refused nothing: what it did not show began later, whether or not that says when.
     surveyed: bool,
     /// A snapshot is running, and refused nothing so far. Not kept over a restart: the snapshot is not gone on with, and
@@ -66,7 +72,7 @@ impl Baselines {
             tombstones_before: HashSet::default(),
             stamp: 0,
             watched_since: None,
-            begun: UnixNanos(0),
+            looked: UnixNanos(0),
             surveyed: false,
             surveying: false,
         }
@@ -87,7 +93,7 @@ impl Baselines {
         out.u8(self.stamp)?;
         out.u8(self.surveyed.into())?;
         out.optional_time(self.watched_since)?;
-        out.time(self.begun)?;
+        out.time(self.looked)?;
         out.len(self.table.len())?;
         for (Fingerprint(bits), seen, stamp) in self.table.iter() {
             out.bytes(&bits.to_le_bytes())?;
@@ -108,7 +114,7 @@ impl Baselines {
         baselines.stamp = stamp(input)?;
         baselines.surveyed = input.u8()? != 0;
         baselines.watched_since = input.optional_time()?;
-        baselines.begun = input.time()?;
+        baselines.looked = input.time()?;
         for _ in 0..input.u64()? {
             let fingerprint = Fingerprint(input.u128()?);
             let seen = Seen { original: input.counter()?, reply: input.counter()? };
@@ -120,14 +126,27 @@ impl Baselines {
         Ok(baselines)
     }
 
+    /// The clock is at `now`.
+    ///
+    /// Set back, it stamps new entries with instants that may be before the watch began. All of them started after the
+    /// look before, so none is stamped more than [`LOOKS_APART_MAX`] before `now`, and the watch is taken to reach back
+    /// that far: no later start is missed. What is older than the watch by less than that is claimed with them, and so is
+    /// what the clock stamped alike before it was set back; but only without a baseline, and a complete snapshot that
+    /// refused nothing gave each of these one.
+    /// A step back that is shorter than the time between two looks may go unnoticed: what it stamps with instants just
+    /// before the watch began counts as older.
+    pub(crate) fn look(&mut self, now: UnixNanos) {
+        if now < self.looked {
+            let reach = now.saturating_sub(LOOKS_APART_MAX);
+            self.watched_since = self.watched_since.map(|since| since.min(reach));
+        }
+        self.looked = now;
+    }
+
     /// A snapshot begins at `now`.
     pub(crate) fn begin(&mut self, now: UnixNanos) {
-        let since = self.watched_since.get_or_insert(now);
-        // A clock that was set back stamps new entries with instants before the watch began.
-        if now < self.begun {
-            *since = (*since).min(now);
-        }
-        self.begun = now;
+        self.look(now);
+        self.watched_since.get_or_insert(now);
         self.surveying = true;
         self.rotate_tombstones();
     }

@@ -28,6 +28,7 @@ mod unclaimed;
 #[cfg(test)]
 mod tests;
 
+pub use baseline::LOOKS_APART_MAX;
 pub use books::{Books, Discard};
 pub use config::MeterConfig;
 pub use meter::Meter;

@@ -27,7 +27,8 @@ const SEQUENCES: RangeInclusive<u64> = 1..=1 << 63;
 /// Turns one node's counters into batches.
 ///
 /// Call order: [`begin`](Self::begin), [`entry`](Self::entry) for each row, [`finish`](Self::finish); ends and
-/// scopes between two snapshots; [`cut`](Self::cut) when whoever takes the batches has room.
+/// scopes between two snapshots; [`cut`](Self::cut) when whoever takes the batches has room; and
+/// [`look`](Self::look) at least every [`LOOKS_APART_MAX`](crate::LOOKS_APART_MAX).
 pub struct Meter {
     config: MeterConfig,
     epoch: Epoch,
@@ -86,6 +87,15 @@ impl Meter {
         }
     }
 
+    /// The clock is at `now`, which [`begin`](Self::begin) and [`ended`](Self::ended) say too. Where it was set back
+    /// behind the beginning of the watch, what starts would else be taken for older than that. Rows of the running
+    /// snapshot that came before are.
+    pub fn look(&mut self, now: UnixNanos) {
+        self.look_up_rows();
+        self.now = now;
+        self.baselines.look(now);
+    }
+
     /// A snapshot begins.
     pub fn begin(&mut self, now: UnixNanos) {
         self.look_up_rows();
@@ -123,8 +133,7 @@ impl Meter {
 
     /// An entry ended.
     pub fn ended(&mut self, ended: &Ended, now: UnixNanos) {
-        self.look_up_rows();
-        self.now = now;
+        self.look(now);
         let Some(counters) = ended.entry.counters else { return };
         let growth = self.baselines.ended(&ended.entry.id, counters);
         self.account(&ended.entry, growth);

@@ -2,7 +2,8 @@
 //!
 //! One step a line; times in seconds. `own` adds an owner (`own address name [since=] [until=] [unmeasured]`),
 //! `scope T` tells the owners so far as of T, `begin T` … rows … `complete` or `partial` is a snapshot,
-//! `end T row` an end, `cut` prints the records of the batches, sorted, and `books` the discards that are not zero.
+//! `end T row` an end, `look T` tells the clock, `cut` prints the records of the batches, sorted, and `books` the
+//! discards that are not zero.
 
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -67,6 +68,10 @@ impl Script {
             "begin" => {
                 self.now = seconds(rest);
                 self.meter.begin(self.now);
+            }
+            "look" => {
+                self.now = seconds(rest);
+                self.meter.look(self.now);
             }
             "complete" => self.finish(Completeness::Complete),
             "partial" => self.finish(Completeness::Partial),

@@ -58,6 +58,8 @@ pub(crate) enum Step {
         tx: Counter,
         rx: Counter,
     },
+    /// The meter is told the clock.
+    Look,
     Begin,
     Row(usize),
     Finish {
@@ -154,6 +156,7 @@ fn one() -> impl Strategy<Value = Step> {
         3 => grow(),
         2 => (1..300u16).prop_map(Step::Pass),
         1 => (0..100u8).prop_map(Step::SetBack),
+        1 => Just(Step::Look),
         3 => (entry(), counter(), counter()).prop_map(|(entry, tx, rx)| Step::Remake { entry, tx, rx }),
         1 => Just(Step::Begin),
         3 => entry().prop_map(Step::Row),

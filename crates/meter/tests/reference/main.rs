@@ -89,6 +89,10 @@ impl Pair {
             }
             Step::Grow { entry, tx, rx } => grow(&mut self.entries[*entry], *tx, *rx),
             Step::Remake { entry, tx, rx } => remake(&mut self.entries[*entry], *tx, *rx),
+            Step::Look => {
+                self.meter.look(self.now);
+                self.model.look(self.now);
+            }
             Step::Begin => {
                 self.meter.begin(self.now);
                 self.model.begin(self.now);

@@ -7,12 +7,16 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::net::IpAddr;
 use std::ops::AddAssign;
 use std::sync::Arc;
+use std::time::Duration;
 
 use egressd_flow::{Counters, Ended, Entry, EntryId, IpProtocol, Owner, Scope, UnixNanos, View};
 use egressd_meter::{Discard, MeterConfig};
 
 /// Complete snapshots in a row without an entry, after which it is taken for gone.
 const ABSENCES_MAX: u32 = 3;
+
+/// How long before a look a clock that was set back may have stamped an entry that is new.
+const LOOKS_APART_MAX: Duration = Duration::from_secs(10);
 
 /// Bytes and packets.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -91,7 +95,7 @@ enum Claim {
 pub(crate) struct Model {
     config: MeterConfig,
     now: UnixNanos,
-    begun: UnixNanos,
+    looked: UnixNanos,
     watched_since: Option<UnixNanos>,
     /// A whole read had room for all that it showed.
     has_survey: bool,
@@ -112,7 +116,7 @@ impl Model {
         Self {
             config,
             now: UnixNanos(0),
-            begun: UnixNanos(0),
+            looked: UnixNanos(0),
             watched_since: None,
             has_survey: false,
             is_survey: false,
@@ -126,12 +130,19 @@ impl Model {
         }
     }
 
-    pub(crate) fn begin(&mut self, now: UnixNanos) {
-        let since = self.watched_since.get_or_insert(now);
-        if now < self.begun {
-            *since = now.min(*since);
+    pub(crate) fn look(&mut self, now: UnixNanos) {
+        let was_set_back = now < self.looked;
+        match &mut self.watched_since {
+            Some(since) if was_set_back => *since = now.saturating_sub(LOOKS_APART_MAX).min(*since),
+            _ => {}
         }
-        (self.now, self.begun, self.is_survey) = (now, now, true);
+        (self.now, self.looked) = (now, now);
+    }
+
+    pub(crate) fn begin(&mut self, now: UnixNanos) {
+        self.look(now);
+        self.watched_since = self.watched_since.or(Some(now));
+        self.is_survey = true;
         self.age_ended();
         self.account.entries_active = 0;
     }
@@ -178,7 +189,7 @@ impl Model {
     }
 
     pub(crate) fn ended(&mut self, ended: &Ended, now: UnixNanos) {
-        self.now = now;
+        self.look(now);
         let Some(counters) = ended.entry.counters else { return };
         if self.ended[0].len() >= self.config.tombstones_max {
             self.age_ended();
