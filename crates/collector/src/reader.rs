@@ -33,6 +33,8 @@ const READ_INTERVAL: Duration = Duration::from_secs(15);
 const ENDS_PATIENCE: Duration = Duration::from_secs(2);
 /// Between two looks at what waits, when reads are further apart.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
+// What starts after the clock was set back is missed only where nobody looks at it for longer.
+const _: () = assert!(LOOK_EVERY.as_secs() < egressd_meter::LOOKS_APART_MAX.as_secs());
 /// Between two looks whether the last batches were handed over.
 const LAST_LOOKS_EVERY: Duration = Duration::from_millis(10);
 /// Rows of a read after which ends are applied: some 2 ms.
@@ -140,6 +142,7 @@ impl Reader {
         while !stop.load(Ordering::Acquire) {
             let due = last_tick + self.interval();
             kernel.ends.wait(due.saturating_duration_since(Instant::now()).min(LOOK_EVERY));
+            self.meter.look(now());
             self.hear_ends(kernel)?;
             self.hear_scopes();
             if Instant::now() < due {
@@ -184,6 +187,7 @@ impl Reader {
             meter.entry(entry);
             rows += 1;
             if rows % ROWS_BETWEEN_ENDS == 0 {
+                meter.look(now());
                 // A listener that failed says so when it is asked after the read.
                 let _said_later = ends.drain(&mut |ended| hear(meter, heard, ended));
             }
