@@ -159,7 +159,10 @@ pub async fn dial(
         config,
     };
     tokio::select! {
-        () = dialler.run() => dialler.hang_up().await,
+        () = dialler.run() => tokio::select! {
+            () = dialler.hang_up() => {}
+            () = abandon.cancelled() => {}
+        },
         () = abandon.cancelled() => {
             let held = dialler.window.books().held;
             warn!(bytes = held.bytes, packets = held.packets, "left with batches that the exporter does not have");
