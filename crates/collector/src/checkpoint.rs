@@ -14,7 +14,7 @@
 //!
 //! The directory is meant for a tmpfs of the node (`/run`): it survives a kill and an upgrade, and what it holds of
 //! another boot is refused. It takes 49 bytes an entry, twice that while a state replaces another, what the window
-//! holds, and up to 32 MiB of ends; on a tmpfs that counts as this process's memory. Files of other names are not touched. A state that is
+//! holds, and up to 64 MiB of ends; on a tmpfs that counts as this process's memory. Files of other names are not touched. A state that is
 //! damaged, torn or another node's is refused as a whole, never in part.
 //!
 //! **May be lost**: what entries that ended while no process listened had grown since the last state. A state that
@@ -226,9 +226,22 @@ impl StateDir {
             // What stays is sent again, and known there.
             Ok(_) => drop(let_go(&self.path, standing.progress.first)),
             Err(_) if cut.is_empty() => drop(fs::remove_file(self.path.join(STATE_NEW))),
-            Err(_) => self.forget_state(),
+            Err(_) => {
+                self.forget_state();
+                // Without a state a batch serves no more than to be counted.
+                drop(let_go(&self.path, standing.progress.first));
+            }
         }
         saved
+    }
+
+    /// The last word of a process that ended well: the batches before `first` need not be sent again.
+    ///
+    /// # Errors
+    /// It could not be written down, or a batch not removed.
+    pub(crate) fn settle(&mut self, first: Sequence) -> io::Result<()> {
+        create(&self.path.join(SETTLED))?.write_all(first.to_string().as_bytes())?;
+        let_go(&self.path, first)
     }
 
     fn try_save(&self, meter: &mut Meter, cut: &[Batch], standing: Standing) -> io::Result<u64> {
@@ -294,15 +307,6 @@ fn let_go(directory: &Path, first: Sequence) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// The last word of a process that ended well: the batches before `first` need not be sent again.
-///
-/// # Errors
-/// It could not be written down, or a batch not removed.
-pub(crate) fn settle(directory: &Path, first: Sequence) -> io::Result<()> {
-    create(&directory.join(SETTLED))?.write_all(first.to_string().as_bytes())?;
-    let_go(directory, first)
 }
 
 fn batch_path(directory: &Path, sequence: Sequence) -> PathBuf {

@@ -34,13 +34,13 @@ use self::frame::Head;
 const MAGIC: &[u8; 16] = b"egressd  ends 01";
 const SEGMENT_HEAD_BYTES: usize = MAGIC.len() + 8;
 const PREFIX: &str = "ends-";
-/// Some 60,000 ends.
-const SEGMENT_BYTES_MAX: usize = 16 << 20;
+/// Some 120,000 ends: what may end while a table of a million entries is read, at 50,000 a second.
+const SEGMENT_BYTES_MAX: usize = 32 << 20;
 /// What the files take in the ordinary course, in bytes: one that is written, and one that a state is about to hold.
 pub(crate) const BYTES_MAX: usize = 2 * SEGMENT_BYTES_MAX;
-/// From here on a state is due, so that a new segment can begin: one for some 45,000 ends, since a state of a large
-/// table costs as much as they do.
-const LARGE_BYTES: usize = SEGMENT_BYTES_MAX / 4 * 3;
+/// From here on a state is due, so that a new segment can begin: one for some 30,000 ends, since a state of a large
+/// table costs as much as they do, and a long read needs room for more.
+const LARGE_BYTES: usize = SEGMENT_BYTES_MAX / 4;
 
 /// The journal of one process; clones are of the same one.
 #[derive(Clone)]
@@ -99,9 +99,10 @@ impl Journal {
         begun
     }
 
-    /// Whether a state should be kept so that another segment can begin.
-    pub(crate) fn is_large(&self) -> bool {
-        self.lock().bytes >= LARGE_BYTES
+    /// Whether a state should be kept so that another segment can begin: this one is large, or cannot be written.
+    pub(crate) fn wants_relief(&self) -> bool {
+        let segment = self.lock();
+        segment.file.is_none() || segment.bytes >= LARGE_BYTES
     }
 
     /// Ends that were heard and could not be kept.

@@ -68,9 +68,18 @@ impl Kept {
         self.say(outcome);
     }
 
+    /// Writes down how far the last batches came, under the directory's lock.
+    ///
+    /// # Errors
+    /// It could not be written: what was delivered is sent again, and known there.
+    pub(crate) fn settle(&mut self) -> io::Result<()> {
+        let first = self.progress.borrow().first;
+        self.directory.settle(first)
+    }
+
     /// Many ends came since the last state: another one makes room for more. Not while nothing can be written.
     pub(crate) fn relieve(&mut self, meter: &mut Meter, heard: u64) {
-        if self.journal.is_large() && !self.failing {
+        if self.journal.wants_relief() && !self.failing {
             self.save(meter, &[], heard);
         }
     }

@@ -138,7 +138,7 @@ impl Reader {
         // The watch begins: whoever comes after this process goes on from here.
         self.keep(&[]);
         self.source_metrics.read_interval.set(self.interval().as_secs_f64());
-        let (mut last_tick, mut usage) = (Instant::now(), Usage::begin());
+        let (mut last_tick, mut usage) = (Instant::now(), Usage::now(kernel.ends.spent()));
         while !stop.load(Ordering::Acquire) {
             let due = last_tick + self.interval();
             kernel.ends.wait(due.saturating_duration_since(Instant::now()).min(LOOK_EVERY));
@@ -150,10 +150,13 @@ impl Reader {
                 continue;
             }
             last_tick = Instant::now();
+            // A long read begins with room for ends.
+            self.relieve();
             let before = usage::of_thread();
             self.tick(kernel)?;
             self.cut();
-            self.learn(usage.turn(usage::of_thread().saturating_sub(before)));
+            let tick = usage::of_thread().saturating_sub(before);
+            self.learn(usage.turn(kernel.ends.spent(), tick));
         }
         Ok(())
     }
@@ -314,8 +317,8 @@ impl Reader {
         listened
     }
 
-    /// As long as this process hands over its last batches, ends are heard for the next one: it goes on from a last state,
-    /// with what grew since.
+    /// As long as this process hands over its last batches, ends are heard for the next one: it goes on from a last
+    /// state, with what grew since.
     fn listen_on(&mut self, kernel: &mut Kernel) -> anyhow::Result<()> {
         if self.kept.is_none() {
             return Ok(());
@@ -325,12 +328,15 @@ impl Reader {
         }
         self.hear_all_ends(kernel)?;
         self.keep(&[]);
-        let (losses, unprotected) = (kernel.ends.losses()?, self.kept.as_ref().map_or(0, Kept::unprotected));
-        info!(
-            lost_ends = losses.events,
-            unprotected_ends = unprotected,
-            "the next process goes on from here"
-        );
+        let losses = kernel.ends.losses()?;
+        if let Some(kept) = &mut self.kept {
+            info!(
+                lost_ends = losses.events,
+                unprotected_ends = kept.unprotected(),
+                "heard of ends up to here"
+            );
+            kept.settle()?;
+        }
         Ok(())
     }
 

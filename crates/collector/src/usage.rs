@@ -6,19 +6,31 @@ use nix::time::{ClockId, clock_gettime};
 
 use crate::pace::Cost;
 
-/// What the process had spent when the last turn was over.
+/// What was spent when the last turn was over, in processor time.
 #[derive(Debug)]
-pub(crate) struct Usage(Duration);
+pub(crate) struct Usage {
+    process: Duration,
+    /// Of the thread that receives ends.
+    receiver: Duration,
+    /// Of the reader's, which applies them.
+    reader: Duration,
+}
 
 impl Usage {
-    pub(crate) fn begin() -> Self {
-        Self(of(ClockId::CLOCK_PROCESS_CPUTIME_ID))
+    /// On the reader's thread; `receiver` is what the other took so far.
+    pub(crate) fn now(receiver: Duration) -> Self {
+        let (process, reader) = (of(ClockId::CLOCK_PROCESS_CPUTIME_ID), of_thread());
+        Self { process, receiver, reader }
     }
 
-    /// A turn is over, of which the read took `read` of a processor.
-    pub(crate) fn turn(&mut self, read: Duration) -> Cost {
-        let Self(before) = std::mem::replace(self, Self::begin());
-        Cost { process: self.0.saturating_sub(before), read }
+    /// A turn is over, of which reading and all that follows took the reader `tick`.
+    pub(crate) fn turn(&mut self, receiver: Duration, tick: Duration) -> Cost {
+        let before = std::mem::replace(self, Self::now(receiver));
+        let applied = self.reader.saturating_sub(before.reader).saturating_sub(tick);
+        Cost {
+            process: self.process.saturating_sub(before.process),
+            ends: self.receiver.saturating_sub(before.receiver) + applied,
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The collector's parts, from the far end back: the stream, then the reader that feeds it.
 
+use std::convert::Infallible;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -18,7 +19,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
-use crate::checkpoint::{self, Recovered, Recovery, StateDir, Whose};
+use crate::checkpoint::{Recovered, Recovery, StateDir, Whose};
 use crate::config::{CtMode, RunOptions};
 use crate::diagnosis;
 use crate::journal::{self, Journal, Replayed};
@@ -84,11 +85,9 @@ pub(crate) async fn wire(options: Box<RunOptions>, mut tasks: Tasks) -> anyhow::
     }
     .start(options.namespace.host_pid)?;
 
-    let state_dir = options.state_dir;
     tasks.spawn("stream", async move {
         stream.await;
-        let first = progress_out.borrow().first;
-        state_dir.map_or(Ok(()), |directory| checkpoint::settle(&directory, first))
+        Ok::<_, Infallible>(())
     });
     let stop = tasks.stop.clone();
     tasks.spawn("reader", reader.join(stop.clone().cancelled_owned()));

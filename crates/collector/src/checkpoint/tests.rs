@@ -108,7 +108,7 @@ fn a_process_goes_on_from_the_one_before() {
     again.save(&mut meter, &batches, standing(2, 0)).unwrap();
     drop(again);
     assert_eq!(found(directory.path()).unwrap(), Some((vec![20, 30], 0)));
-    settle(directory.path(), Sequence(4)).unwrap();
+    open(directory.path(), "a", "all").unwrap().settle(Sequence(4)).unwrap();
     assert_eq!(found(directory.path()).unwrap(), Some((vec![], 0)));
 }
 

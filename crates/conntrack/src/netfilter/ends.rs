@@ -10,6 +10,7 @@ use std::mem;
 use std::num::NonZeroUsize;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use egressd_flow::{Defects, Ended};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::time::{ClockId, clock_gettime};
 
 use super::codec::{self, Defect};
 use super::ct_zones::CtZones;
@@ -117,6 +119,8 @@ struct Link {
     /// Gets the receiver out of its poll.
     alarm: EventFd,
     nap: PollTimeout,
+    /// Processor time of the receiver, in nanoseconds, as of its last sleep.
+    spent_ns: AtomicU64,
 }
 
 /// Ends a [`Ends::wait`] from another thread.
@@ -152,7 +156,14 @@ impl Ends {
         let alarm = EventFd::from_flags(EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK)
             .map_err(|errno| ListenError::Alarm(errno.into()))?;
         let nap = nap(memory.receive_buffer_bytes);
-        let link = Arc::new(Link { socket, ct_zones, queue: Queue::new(queue_entries), alarm, nap });
+        let link = Arc::new(Link {
+            socket,
+            ct_zones,
+            queue: Queue::new(queue_entries),
+            alarm,
+            nap,
+            spent_ns: AtomicU64::new(0),
+        });
         let thread = thread::Builder::new().name(THREAD_NAME.to_owned()).spawn({
             let link = Arc::clone(&link);
             move || Receiver::new(&link, keeper).run()
@@ -225,6 +236,12 @@ impl Ends {
         self.link.queue.wait(timeout)
     }
 
+    /// Processor time that the receiving thread took so far, as of its last sleep.
+    #[must_use]
+    pub fn spent(&self) -> Duration {
+        Duration::from_nanos(self.link.spent_ns.load(Ordering::Relaxed))
+    }
+
     /// Something that ends [`Ends::wait`] from another thread.
     #[must_use]
     pub fn waker(&self) -> Waker {
@@ -270,6 +287,9 @@ impl Link {
     /// Lets ends gather for a nap, so that one wake-up serves many, then sleeps until the socket or the alarm has
     /// something. The alarm ends both.
     fn sleep(&self) -> io::Result<()> {
+        // Linux has this clock.
+        let spent = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Into::into);
+        self.spent_ns.store(u64::try_from(spent.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
         poll(&mut [PollFd::new(self.alarm.as_fd(), PollFlags::POLLIN)], self.nap)?;
         let mut sources = [
             PollFd::new(self.socket.as_fd(), PollFlags::POLLIN),
