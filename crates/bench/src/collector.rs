@@ -10,8 +10,11 @@
 //! collector holds less than it will. The measured time begins half an interval after a read, so that each of its
 //! whole intervals has one read; halfway between two reads the bench receives the table once itself, as the floor.
 //!
-//! Invariant: a collector that read less than the table, whose entries did not grow, or of whom the exporter heard
-//! nothing fails the bench: it would look cheap.
+//! A collector whose reads are dear reads less often than asked for, so that it stays below its `--cpu-percent-max`
+//! (5 by default): the intervals would not be whole and its share would be that ceiling, so the bench refuses to go on.
+//!
+//! Invariant: a collector that read less than the table or less often than asked for, whose entries did not grow, or
+//! of whom the exporter heard nothing fails the bench: it would look cheap.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,7 +25,7 @@ use egressd_testbed::filler::Filler;
 use egressd_testbed::now;
 use serde::Serialize;
 
-use crate::daemons::{Daemons, Figures, Stage};
+use crate::daemons::{Daemons, Figures, Flags, Stage};
 use crate::floor::Floor;
 use crate::gauge::{self, Memory, float, mebibytes, median};
 use crate::place::Place;
@@ -48,6 +51,10 @@ pub(crate) struct Options {
     /// Seconds between two reads, in place of the collector's default
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=3_600))]
     read_interval: Option<u32>,
+    /// Percent of a core below which the collector keeps by reading less often, in place of its default; 100 lets it
+    /// read as asked, whatever that costs
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=100))]
+    cpu_percent_max: Option<u8>,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -62,6 +69,8 @@ struct Report {
     grown_share: f64,
     seconds: f64,
     reads: u64,
+    /// From one read to the next, as the collector has it at the end.
+    read_interval_seconds: f64,
     /// Of the whole process.
     core_share: f64,
     /// The whole process, by entry and read.
@@ -102,6 +111,7 @@ struct Measured {
     floors_ns: Vec<u64>,
     /// Packets sent, each along an entry that had not grown since the read before.
     grown: u64,
+    read_interval_seconds: f64,
     done: Figures,
 }
 
@@ -114,10 +124,12 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let interval = given.unwrap_or(READ_INTERVAL);
 
     let stage = Stage::here()?;
-    let mut daemons = Daemons::start(&stage, given)?;
+    let flags = Flags { read_interval: given, cpu_percent_max: options.cpu_percent_max };
+    let mut daemons = Daemons::start(&stage, flags)?;
     let mut traffic = Traffic::begin(filler, options.entries, interval);
     warm_up(&daemons, &mut traffic, interval)?;
     let measured = measure(options, interval, &mut traffic, &mut daemons, &stage)?;
+    check_interval(interval, measured.read_interval_seconds)?;
     check(options, measured.grown, measured.done)?;
     daemons.end()?;
     let report = Report::of(&measured);
@@ -132,6 +144,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
 /// Ends half an interval after the fifth read.
 fn warm_up(daemons: &Daemons<'_>, traffic: &mut Traffic, interval: Duration) -> anyhow::Result<()> {
     while daemons.reads()? < READS_BEFORE {
+        check_interval(interval, daemons.read_interval_seconds()?)?;
         traffic.flow_until(now() + interval / LOOKS)?;
     }
     traffic.flow_until(now() + interval / 2)
@@ -164,8 +177,20 @@ fn measure(
         state_bytes: stage.state_bytes()?,
         floors_ns,
         grown: traffic.sent() - sent_before,
+        read_interval_seconds: daemons.read_interval_seconds()?,
         done: daemons.figures()?.since(figures_before),
     })
+}
+
+/// That the collector reads as often as it was asked to; 0 seconds are said before it knows what a read costs.
+fn check_interval(asked: Duration, seconds: f64) -> anyhow::Result<()> {
+    ensure!(
+        seconds <= asked.as_secs_f64(),
+        "the collector reads every {seconds:.1} s and not every {} s, to stay below its share of a processor: pass \
+         --cpu-percent-max 100",
+        asked.as_secs()
+    );
+    Ok(())
 }
 
 /// That the measured time was of a collector at work.
@@ -208,7 +233,8 @@ impl Sample {
 
 impl Report {
     fn of(measured: &Measured) -> Self {
-        let Measured { before, after, memory, state_bytes, floors_ns, grown, done } = measured;
+        let Measured { before, after, memory, state_bytes, floors_ns, grown, read_interval_seconds, done } =
+            measured;
         let (reads, rows, nanoseconds) =
             (float(done.reads), float(done.rows), after.nanoseconds_since(before));
         let process_ns = float(after.process_ns - before.process_ns);
@@ -218,6 +244,7 @@ impl Report {
             grown_share: float(*grown) / rows,
             seconds: nanoseconds / 1e9,
             reads: done.reads,
+            read_interval_seconds: *read_interval_seconds,
             core_share: process_ns / nanoseconds,
             ns_per_entry: process_ns / rows,
             floor_ns_per_entry: floor_ns / rows,
@@ -238,11 +265,11 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { entries, seconds, reads, delivered_bytes, .. } = self;
+        let Self { entries, seconds, reads, read_interval_seconds, delivered_bytes, .. } = self;
         writeln!(
             f,
-            "{entries} entries, {:.1} % grown between two reads; {reads} reads in {seconds:.0} s, \
-             {delivered_bytes} bytes of traffic delivered",
+            "{entries} entries, {:.1} % grown between two reads; {reads} reads in {seconds:.0} s, one every \
+             {read_interval_seconds:.1} s, {delivered_bytes} bytes of traffic delivered",
             self.grown_share * 100.0
         )?;
         writeln!(
@@ -278,7 +305,8 @@ mod tests {
     /// Goal: work that was not done is never a figure, whichever part of it is missing.
     #[test]
     fn a_collector_that_did_not_work_is_refused() {
-        let options = Options { entries: 1000, seconds: 60, read_interval: None, json: true };
+        let options =
+            Options { entries: 1000, seconds: 60, read_interval: None, cpu_percent_max: None, json: true };
         let done = Figures { reads: 4, rows: 4000, active: 1, checkpoint_us: 0, delivered_bytes: 1 };
         check(&options, 400, done).unwrap();
         for (grown, done, refusal) in [
@@ -291,5 +319,20 @@ mod tests {
             let error = check(&options, grown, done).unwrap_err().to_string();
             assert!(error.starts_with(refusal), "{error}");
         }
+    }
+
+    /// Goal: reads further apart than asked for are refused with the remedy, and nothing else is.
+    #[test]
+    fn a_stretched_interval_is_refused() {
+        let asked = Duration::from_secs(15);
+        for seconds in [0.0, 15.0] {
+            check_interval(asked, seconds).unwrap();
+        }
+        let error = check_interval(asked, 37.26).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "the collector reads every 37.3 s and not every 15 s, to stay below its share of a processor: pass \
+             --cpu-percent-max 100"
+        );
     }
 }

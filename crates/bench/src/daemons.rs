@@ -57,6 +57,14 @@ pub(crate) struct Daemons<'s> {
     exporter: Daemon<'s>,
 }
 
+/// What the collector is told beyond where to find things; its own defaults hold where nothing is said.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Flags {
+    pub(crate) read_interval: Option<Duration>,
+    /// Of one processor, from 1 on.
+    pub(crate) cpu_percent_max: Option<u8>,
+}
+
 /// What they say of themselves since their start.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Figures {
@@ -84,11 +92,11 @@ impl Figures {
 }
 
 impl<'s> Daemons<'s> {
-    /// Starts both and waits until they are ready. The collector reads at its own interval, unless one is given.
-    pub(crate) fn start(stage: &'s Stage, read_interval: Option<Duration>) -> anyhow::Result<Self> {
+    /// Starts both and waits until they are ready.
+    pub(crate) fn start(stage: &'s Stage, flags: Flags) -> anyhow::Result<Self> {
         let mut exporter = exporter(stage)?;
         exporter.wait_ready(READY_WITHIN)?;
-        let mut collector = collector(stage, read_interval)?;
+        let mut collector = collector(stage, flags)?;
         collector.wait_ready(READY_WITHIN)?;
         Ok(Self { collector, exporter })
     }
@@ -101,6 +109,12 @@ impl<'s> Daemons<'s> {
     /// How often the collector has read.
     pub(crate) fn reads(&self) -> anyhow::Result<u64> {
         metric(&self.collector, "egressd_collector_conntrack_snapshots_total")
+    }
+
+    /// Seconds from one read to the next, as the collector has it now; 0 before it has settled on any.
+    pub(crate) fn read_interval_seconds(&self) -> anyhow::Result<f64> {
+        let name = "egressd_collector_conntrack_read_interval_seconds";
+        self.collector.gauge(name)?.with_context(|| format!("{name} is not published"))
     }
 
     /// Asks both.
@@ -134,12 +148,15 @@ fn exporter(stage: &Stage) -> anyhow::Result<Daemon<'_>> {
     Ok(Daemon::start(&stage.namespace, &directory, "exporter", command, EXPORTER_HTTP_PORT)?)
 }
 
-fn collector(stage: &Stage, read_interval: Option<Duration>) -> anyhow::Result<Daemon<'_>> {
+fn collector(stage: &Stage, flags: Flags) -> anyhow::Result<Daemon<'_>> {
     let mut command = Command::new(beside_current_exe("egressd-collector")?);
     command.args(["run", "--node-name", NODE, "--exporter-address", &format!("127.0.0.1:{GRPC_PORT}")]);
     command.arg("--state-dir").arg(stage.state_dir());
-    if let Some(interval) = read_interval {
+    if let Some(interval) = flags.read_interval {
         command.arg("--read-interval").arg(format!("{}s", interval.as_secs()));
+    }
+    if let Some(percent) = flags.cpu_percent_max {
+        command.arg("--cpu-percent-max").arg(percent.to_string());
     }
     let directory = stage.scratch.path();
     Ok(Daemon::start(&stage.namespace, &directory, "collector", command, COLLECTOR_HTTP_PORT)?)

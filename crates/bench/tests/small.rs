@@ -1,13 +1,16 @@
-//! The benches in their small form, as `cargo xtask bench` starts them. Needs root, `ip` and `nft`, and the daemons of the
-//! same profile, which `cargo build --workspace --bins` makes.
+//! The benches in their small form, as `cargo xtask bench` starts them. Needs root, `ip` and `nft`, and the daemons of
+//! the same profile, which `cargo build --workspace --bins` makes.
 
-use std::process::Command;
+use std::process::{Command, Output};
 
 use serde_json::Value;
 
+fn run(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_egressd-bench")).args(arguments).output().expect("cargo built it")
+}
+
 fn bench(arguments: &[&str]) -> Value {
-    let output = Command::new(env!("CARGO_BIN_EXE_egressd-bench")).args(arguments).output();
-    let output = output.expect("cargo built it");
+    let output = run(arguments);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     serde_json::from_slice(&output.stdout).expect("one JSON object")
 }
@@ -34,9 +37,10 @@ fn collect_measures_what_it_filled() {
 #[test]
 fn collector_measures_the_real_one_at_work() {
     let options = ["--entries", "1920", "--seconds", "3", "--read-interval", "1", "--json"];
-    let report = bench(&[&["collector"], &options[..]].concat());
+    let report = bench(&[&["collector", "--cpu-percent-max", "100"], &options[..]].concat());
     let figure = |key: &str| report[key].as_f64().unwrap_or_else(|| panic!("no {key} in {report}"));
     assert!(figure("entries") >= 1920.0 && figure("reads") >= 1.0, "{report}");
+    assert_eq!(report["read_interval_seconds"].as_f64(), Some(1.0), "{report}");
     assert!(figure("grown_share") >= 0.1, "{report}");
     assert!(figure("core_share") > 0.0 && figure("floor_core_share") > 0.0, "{report}");
     let per_entry = figure("ns_per_entry") / figure("floor_ns_per_entry");
@@ -47,6 +51,16 @@ fn collector_measures_the_real_one_at_work() {
     assert!((figure("rss_now_mib") - parts).abs() < 0.01 && figure("rss_mib") >= parts - 0.01, "{report}");
     assert!(figure("checkpoint_ms") > 0.0, "{report}");
     assert!(figure("state_dir_mib") > 0.0 && figure("delivered_bytes") > 0.0, "{report}");
+}
+
+/// Goal: a collector that reads less often than asked for is no measurement: the bench says what to pass. Receiving
+/// the table alone takes more than the share that it is given.
+#[test]
+fn collector_refuses_a_stretched_interval() {
+    let options = ["--entries", "30000", "--seconds", "3", "--read-interval", "1", "--cpu-percent-max", "1"];
+    let output = run(&[&["collector"], &options[..]].concat());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("pass --cpu-percent-max 100"), "{said}");
 }
 
 /// Goal: every end that is sent is delivered or counted, alone and during reads.

@@ -241,6 +241,14 @@ impl<'c> Daemon<'c> {
         exposition::sum(&self.get("/metrics")?, name, labels)
     }
 
+    /// The value of a metric without labels, which need not be whole; `None` when it is not published.
+    ///
+    /// # Errors
+    /// [`Error::Malformed`] for a page that is not understood, or a value that is no number.
+    pub fn gauge(&self, name: &str) -> Result<Option<f64>, Error> {
+        exposition::value(&self.get("/metrics")?, name)
+    }
+
     /// The books of its stages.
     ///
     /// # Errors

@@ -54,6 +54,13 @@ pub(crate) fn sum(text: &str, name: &str, labels: &[(&str, &str)]) -> Result<Opt
     Ok(sum)
 }
 
+/// The value of the one sample of that name, which has no labels; `None` when there is none.
+pub(crate) fn value(text: &str, name: &str) -> Result<Option<f64>, Error> {
+    let samples = parse(text)?;
+    let sample = samples.iter().find(|sample| sample.name == name && sample.labels.is_empty());
+    sample.map(|sample| sample.value.parse().map_err(|_| malformed(&format!("{sample:?}")))).transpose()
+}
+
 pub(crate) fn malformed(found: &str) -> Error {
     Error::Malformed { what: "a page of metrics", found: found.to_owned() }
 }
@@ -136,6 +143,15 @@ mod tests {
         ] {
             assert_eq!(whole(value), expected, "{value}");
         }
+    }
+
+    /// Goal: a gauge is read as it is printed, a name that is not there is none, and no number is an error.
+    #[test]
+    fn a_value_is_of_the_one_sample_of_its_name() {
+        let text = "f_seconds 37.25\nf_seconds_sum{a=\"b\"} 1\nbad x\n";
+        assert_eq!(value(text, "f_seconds").unwrap(), Some(37.25));
+        assert_eq!(value(text, "f_seconds_sum").unwrap(), None);
+        value(text, "bad").unwrap_err();
     }
 
     /// Goal: a sum is of what was asked for, nothing is not zero, and a fraction is an error.
