@@ -36,10 +36,10 @@ pub(crate) fn run(args: &Args, workspace: &Workspace) -> Result<()> {
 }
 
 impl Args {
-    /// The bench, and the daemons for the one bench that starts them.
+    /// The bench, and the daemons for the benches that start them.
     fn packages(&self) -> &'static [&'static str] {
         match self.arguments.first().map(String::as_str) {
-            Some("collector") => &["egressd-bench", "egressd-collector", "egressd-exporter"],
+            Some("collector" | "events") => &["egressd-bench", "egressd-collector", "egressd-exporter"],
             _ => &["egressd-bench"],
         }
     }
@@ -58,14 +58,14 @@ mod tests {
     }
 
     /// Goal: the bench is asked for exactly what the user asked for, options and a call for help included, and daemons
-    /// are built for the bench that starts them alone.
+    /// are built for the benches that start them alone.
     #[test]
     fn arguments_are_handed_on_to_the_bench() {
         for (line, packages) in [
             ("collect", 1),
             ("collect --entries 10000 --json", 1),
             ("collector --seconds 5", 3),
-            ("events --rate 5", 1),
+            ("events --rate 5", 3),
             ("collect --help", 1),
         ] {
             let parsed = Line::try_parse_from(["bench"].into_iter().chain(line.split(' '))).unwrap();

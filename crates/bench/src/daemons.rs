@@ -91,6 +91,20 @@ impl Figures {
     }
 }
 
+/// What the collector heard of ends since its start.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct EndsFigures {
+    pub(crate) reads: u64,
+    /// That they took by the clock, together.
+    pub(crate) read_seconds: f64,
+    /// Applied.
+    pub(crate) heard: u64,
+    /// That the kernel could not deliver, as of the last read.
+    pub(crate) lost: u64,
+    /// Of those heard, the ones that were not kept in the state directory, as of the last checkpoint.
+    pub(crate) unprotected: u64,
+}
+
 impl<'s> Daemons<'s> {
     /// Starts both and waits until they are ready.
     pub(crate) fn start(stage: &'s Stage, flags: Flags) -> anyhow::Result<Self> {
@@ -113,8 +127,18 @@ impl<'s> Daemons<'s> {
 
     /// Seconds from one read to the next, as the collector has it now; 0 before it has settled on any.
     pub(crate) fn read_interval_seconds(&self) -> anyhow::Result<f64> {
-        let name = "egressd_collector_conntrack_read_interval_seconds";
-        self.collector.gauge(name)?.with_context(|| format!("{name} is not published"))
+        seconds(&self.collector, "egressd_collector_conntrack_read_interval_seconds")
+    }
+
+    /// Asks the collector for its ends, for its reads first.
+    pub(crate) fn ends_figures(&self) -> anyhow::Result<EndsFigures> {
+        Ok(EndsFigures {
+            reads: self.reads()?,
+            read_seconds: seconds(&self.collector, "egressd_collector_conntrack_read_seconds_sum")?,
+            heard: metric(&self.collector, "egressd_collector_conntrack_ends_total")?,
+            lost: metric(&self.collector, "egressd_collector_conntrack_lost_ends_total")?,
+            unprotected: metric(&self.collector, "egressd_collector_checkpoint_unprotected_ends_total")?,
+        })
     }
 
     /// Asks both.
@@ -137,6 +161,10 @@ impl<'s> Daemons<'s> {
 
 fn metric(daemon: &Daemon<'_>, name: &str) -> anyhow::Result<u64> {
     daemon.metric(name, &[])?.with_context(|| format!("{name} is not published"))
+}
+
+fn seconds(daemon: &Daemon<'_>, name: &str) -> anyhow::Result<f64> {
+    daemon.gauge(name)?.with_context(|| format!("{name} is not published"))
 }
 
 fn exporter(stage: &Stage) -> anyhow::Result<Daemon<'_>> {

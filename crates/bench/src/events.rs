@@ -1,7 +1,8 @@
 //! `events`: ends at a steady rate, each of them delivered or counted as lost.
 //!
-//! Entries are deleted for two seconds, first while the measured process only listens, then while it also reads the
-//! table, over and over, the way a collector does: ends that come during a read wait for it.
+//! Entries are deleted for two seconds: while the measured process only listens; then while it also reads the table,
+//! over and over, the way a collector does; and then while the collector as it ships, which keeps each end in its state
+//! directory as well, reads the table every second and whatever that costs, so that reads fall into the two seconds.
 //!
 //! Invariant: sent = delivered + lost, else the bench fails.
 
@@ -14,14 +15,22 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use egressd_testbed::filler::{BATCH, Filler};
+use egressd_testbed::now;
 use serde::{Deserialize, Serialize};
 
 use crate::child::Child;
+use crate::daemons::{Daemons, EndsFigures, Flags, Stage};
 use crate::gauge::{self, float};
 use crate::place::Place;
 use crate::subject::Subject;
 
 const SECONDS: u32 = 2;
+/// Of the collector, far more often than by default: a read and its checkpoint begin while entries end.
+const COLLECTOR_FLAGS: Flags =
+    Flags { read_interval: Some(Duration::from_secs(1)), cpu_percent_max: Some(100) };
+/// A read of millions of entries, on a busy machine.
+const READ_WITHIN: Duration = Duration::from_secs(60);
+const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// How fast entries end.
 #[derive(Debug, clap::Args)]
@@ -66,6 +75,7 @@ struct Report {
     /// Processor time of the listening process by delivered end, its applying included.
     ns_per_event: f64,
     while_reading: WhileReading,
+    shipped: Shipped,
 }
 
 #[derive(Debug, Serialize)]
@@ -74,6 +84,18 @@ struct WhileReading {
     reads: u64,
     #[serde(flatten)]
     run: Run,
+}
+
+/// What came of it in the collector as it ships, by its own metrics.
+#[derive(Debug, Serialize)]
+struct Shipped {
+    entries: u32,
+    /// That were under way while entries ended.
+    reads: u64,
+    #[serde(flatten)]
+    run: Run,
+    /// Of the delivered ones, those that a kill would have lost: there was no room to keep them.
+    unprotected: u64,
 }
 
 /// Runs the bench and prints its report.
@@ -86,20 +108,24 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let (alone, heard) = end_entries(options.rate, ends, &mut filler, &["measure-events"])?;
     filler.create(0..entries).context("cannot fill conntrack")?;
     let (run, reading) = end_entries(options.rate, ends, &mut filler, &["measure-events", "--reading"])?;
+    filler.create(0..ends).context("cannot fill conntrack")?;
+    let shipped = end_entries_of_collector(options.rate, ends, entries, &mut filler)?;
     let report = Report {
         rate: options.rate,
         ns_per_event: float(heard.process_ns) / float(heard.delivered.max(1)),
         alone,
         while_reading: WhileReading { entries, reads: reading.reads, run },
+        shipped,
     };
     if options.json {
         crate::say(serde_json::to_string(&report)?)?
     } else {
         crate::say(&report)?
     }
-    for run in [&report.alone, &report.while_reading.run] {
+    for run in [&report.alone, &report.while_reading.run, &report.shipped.run] {
         ensure!(run.sent == run.delivered + run.lost, "ends are unaccounted for: {run:?}");
     }
+    ensure!(report.shipped.reads > 0, "the collector read nothing while entries ended");
     Ok(())
 }
 
@@ -107,7 +133,57 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
 fn end_entries(rate: u32, ends: u32, filler: &mut Filler, listener: &[&str]) -> anyhow::Result<(Run, Heard)> {
     let mut child = Child::start(listener)?;
     let () = child.answer()?;
-    let began = egressd_testbed::now();
+    let seconds = delete(rate, ends, filler)?;
+    let heard: Heard = child.ask(&())?;
+    child.finish()?;
+    let run = Run { sent: ends.into(), delivered: heard.delivered, lost: heard.lost, seconds };
+    Ok((run, heard))
+}
+
+/// Deletes them at the rate while the collector reads a table of `entries`. It has an exporter, without which its calls
+/// for one would be entries that end.
+fn end_entries_of_collector(
+    rate: u32,
+    ends: u32,
+    entries: u32,
+    filler: &mut Filler,
+) -> anyhow::Result<Shipped> {
+    let stage = Stage::here()?;
+    let daemons = Daemons::start(&stage, COLLECTOR_FLAGS)?;
+    let before = daemons.ends_figures()?;
+    let seconds = delete(rate, ends, filler)?;
+    let (ended, then) = (now(), daemons.ends_figures()?);
+    let next = wait_for_read(&daemons, then.reads + 1)?;
+    let was_reading = ended.elapsed().as_secs_f64() <= next.read_seconds - then.read_seconds;
+    // The next read may have begun before the last end; what it came to is published when the one after it is over.
+    let after = wait_for_read(&daemons, then.reads + 2)?;
+    daemons.end()?;
+    let run = Run {
+        sent: ends.into(),
+        delivered: after.heard - before.heard,
+        lost: after.lost - before.lost,
+        seconds,
+    };
+    let unprotected = after.unprotected - before.unprotected;
+    Ok(Shipped { entries, reads: then.reads - before.reads + u64::from(was_reading), run, unprotected })
+}
+
+/// What the collector says once it has read that often.
+fn wait_for_read(daemons: &Daemons<'_>, reads: u64) -> anyhow::Result<EndsFigures> {
+    let deadline = now() + READ_WITHIN;
+    loop {
+        let figures = daemons.ends_figures()?;
+        if figures.reads >= reads {
+            return Ok(figures);
+        }
+        ensure!(now() < deadline, "the collector has not read in {READ_WITHIN:?}");
+        thread::sleep(LOOK_EVERY);
+    }
+}
+
+/// Deletes the first `ends` entries at the rate; the seconds that it took.
+fn delete(rate: u32, ends: u32, filler: &mut Filler) -> anyhow::Result<f64> {
+    let began = now();
     let mut sent = 0;
     while sent < ends {
         let due = (began.elapsed().as_secs_f64() * f64::from(rate)).min(f64::from(ends));
@@ -120,11 +196,7 @@ fn end_entries(rate: u32, ends: u32, filler: &mut Filler, listener: &[&str]) -> 
             thread::sleep(Duration::from_micros(100));
         }
     }
-    let seconds = began.elapsed().as_secs_f64();
-    let heard: Heard = child.ask(&())?;
-    child.finish()?;
-    let run = Run { sent: sent.into(), delivered: heard.delivered, lost: heard.lost, seconds };
-    Ok((run, heard))
+    Ok(began.elapsed().as_secs_f64())
 }
 
 /// The measured process: says when it listens, and at the first order what it heard.
@@ -157,11 +229,14 @@ pub(crate) fn measured(reading: bool) -> anyhow::Result<()> {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { rate, alone, ns_per_event, while_reading } = self;
+        let Self { rate, alone, ns_per_event, while_reading, shipped } = self;
         let WhileReading { entries, reads, run } = while_reading;
         writeln!(f, "{rate} ends a second asked for")?;
         writeln!(f, "  alone                {alone}; {ns_per_event:.0} ns an end")?;
-        write!(f, "  during {reads} reads of {entries} entries  {run}")
+        writeln!(f, "  during {reads} reads of {entries} entries  {run}")?;
+        let Shipped { entries, reads, run, unprotected } = shipped;
+        writeln!(f, "  by the collector as it ships, with --read-interval 1s --cpu-percent-max 100,")?;
+        write!(f, "    during {reads} reads of {entries} entries  {run}, {unprotected} of them not kept")
     }
 }
 

@@ -6,8 +6,9 @@
 //! ```
 //!
 //! The part that is measured runs in a process of its own, which holds what a collector holds between the kernel and
-//! its batches and nothing else, so its memory means something; for `collector` it is the collector itself. Times are processor times: another load on the
-//! machine moves them by caches and clock rate only, and floor and subject take turns.
+//! its batches and nothing else, so its memory means something; for `collector`, and in a part of `events`, it is the
+//! collector itself. Times are processor times: another load on the machine moves them by caches and clock rate only,
+//! and floor and subject take turns.
 //!
 //! Invariant: nothing here is linked by what ships. `cargo xtask bench` builds and starts it.
 
@@ -43,7 +44,7 @@ enum Verb {
     Collect(collect::Options),
     /// Run the collector as it ships, with an exporter, and say what it takes
     Collector(collector::Options),
-    /// Hear of entries that end at a steady rate, alone and while the table is read
+    /// Hear of entries that end at a steady rate: alone, while the table is read, and by the collector as it ships
     Events(events::Options),
     /// The measured half of `collect`
     #[command(hide = true)]

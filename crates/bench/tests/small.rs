@@ -63,14 +63,18 @@ fn collector_refuses_a_stretched_interval() {
     assert!(!output.status.success() && said.contains("pass --cpu-percent-max 100"), "{said}");
 }
 
-/// Goal: every end that is sent is delivered or counted, alone and during reads.
+/// Goal: every end that is sent is delivered or counted: alone, during reads, and by the real collector.
 #[test]
 fn events_add_up() {
     let report = bench(&["events", "--rate", "1000", "--entries", "3000", "--json"]);
-    for run in [&report, &report["while_reading"]] {
+    for run in [&report, &report["while_reading"], &report["shipped"]] {
         let figure = |key: &str| run[key].as_u64().unwrap_or_else(|| panic!("no {key} in {report}"));
         assert_eq!((figure("sent"), figure("delivered") + figure("lost")), (2000, 2000), "{report}");
     }
     assert!(report["ns_per_event"].as_f64().unwrap() > 0.0, "{report}");
-    assert!(report["while_reading"]["reads"].as_u64().unwrap() > 0, "{report}");
+    for run in ["while_reading", "shipped"] {
+        assert!(report[run]["reads"].as_u64().unwrap() > 0, "{report}");
+        assert_eq!(report[run]["entries"].as_u64(), Some(3000), "{report}");
+    }
+    assert_eq!(report["shipped"]["unprotected"].as_u64(), Some(0), "{report}");
 }
