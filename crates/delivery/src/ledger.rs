@@ -65,6 +65,8 @@ pub struct LedgerBooks {
     pub emitted: Counter,
     /// Taken, not yet delivered.
     pub held: Counter,
+    /// Batches among those received that were taken: each sequence of an epoch once.
+    pub taken_batches: u64,
     /// Sequences that a collector lost before it could send them.
     pub skipped_batches: u64,
 }
@@ -257,6 +259,7 @@ impl Ledger {
             }
             _ => account.pending.push_back(Pending { first: sequence, position, traffic }),
         }
+        books.taken_batches = books.taken_batches.saturating_add(1);
         books.received += traffic;
         books.held += traffic;
         // The sinks may have been quicker than the caller.

@@ -76,6 +76,7 @@ impl WindowMetrics {
 #[derive(Debug)]
 pub struct LedgerMetrics {
     figures: Figures,
+    taken: Counter,
     skipped: Counter,
     pub(crate) streams: Gauge,
     pub(crate) refused: Counter,
@@ -87,6 +88,7 @@ impl LedgerMetrics {
     pub fn register(registry: &mut Registry) -> Self {
         let metrics = Self {
             figures: Figures::register(registry, "egressd_exporter_ledger", "Batches of collectors"),
+            taken: Counter::default(),
             skipped: Counter::default(),
             streams: Gauge::default(),
             refused: Counter::default(),
@@ -94,6 +96,7 @@ impl LedgerMetrics {
         };
         registry.register("egressd_exporter_ledger_streams", "Streams open", metrics.streams.clone());
         for (name, help, counter) in [
+            ("taken_batches", "Batches taken, each sequence of an epoch once", &metrics.taken),
             ("skipped_batches", "Sequences that collectors lost before sending them", &metrics.skipped),
             ("refused_streams", "Streams closed because what they said cannot be", &metrics.refused),
             (
@@ -110,6 +113,7 @@ impl LedgerMetrics {
     pub(crate) fn publish(&self, books: &LedgerBooks) {
         let discarded = [("duplicate", books.duplicate.into())];
         self.figures.publish(books.received.into(), books.emitted.into(), discarded, books.held.into());
+        store(&self.taken, books.taken_batches);
         store(&self.skipped, books.skipped_batches);
     }
 }

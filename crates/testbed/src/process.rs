@@ -74,6 +74,14 @@ impl Process {
         &self.log
     }
 
+    /// Its output so far, and that of those before it under the same name.
+    ///
+    /// # Errors
+    /// [`Error::Os`] when it cannot be read.
+    pub fn log_text(&self) -> Result<String, Error> {
+        fs::read_to_string(&self.log).map_err(Error::os("read the log of", &self.name))
+    }
+
     /// The last 4 KiB of its output, empty when there is none.
     #[must_use]
     pub fn log_tail(&self) -> String {

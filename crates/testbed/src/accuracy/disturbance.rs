@@ -16,9 +16,10 @@ use crate::accuracy::matrix::Scenario;
 use crate::accuracy::stand::Stand;
 use crate::accuracy::witness::Listener;
 
-/// The node that is disturbed, and the place of its collector.
+/// The node that is disturbed.
 const NODE: &str = NODES[0].name;
-const COLLECTOR: usize = 0;
+/// The place of its collector.
+pub(crate) const COLLECTOR: usize = 0;
 const READY_WITHIN: Duration = Duration::from_secs(30);
 /// Less than what a bounded number of connections lasts for.
 const CHURN_FOR_MAX: Duration = Duration::from_secs(8);

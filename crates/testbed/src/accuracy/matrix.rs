@@ -55,6 +55,11 @@ impl Scenario {
         matches!(self, Self::Reuse | Self::Delete)
     }
 
+    /// Whether a collector goes and another one comes.
+    pub(crate) const fn restarts(self) -> bool {
+        matches!(self, Self::Stop | Self::Kill | Self::StopAmidEnds | Self::KillAmidEnds)
+    }
+
     /// Whether exchanges are expected to fail.
     pub(crate) const fn may_fail(self) -> bool {
         matches!(self, Self::Full)

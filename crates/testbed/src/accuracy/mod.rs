@@ -10,6 +10,7 @@ mod disturbance;
 mod matrix;
 mod report;
 mod stand;
+mod stream;
 mod witness;
 
 use std::io::{self, Write};

@@ -84,11 +84,11 @@ impl Figures {
         self
     }
 
-    /// With what happened to the traffic.
-    pub(crate) fn noted(mut self, note: String, fault: Option<String>) -> Self {
+    /// With what happened to the traffic, before what is noted already.
+    pub(crate) fn noted(mut self, note: String, faults: impl IntoIterator<Item = String>) -> Self {
         self.note =
             [note, self.note].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join("; ");
-        self.faults.extend(fault);
+        self.faults.extend(faults);
         self
     }
 }

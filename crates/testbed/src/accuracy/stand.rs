@@ -12,6 +12,7 @@ use egressd_testbed::{
 
 use crate::accuracy::matrix::{Group, Reads, Scenario, plans};
 use crate::accuracy::report::{Figures, Row};
+use crate::accuracy::stream::Stream;
 use crate::accuracy::witness::Witness;
 use crate::accuracy::{disturbance, say};
 
@@ -78,6 +79,7 @@ impl<'c> Stand<'c> {
         let name = format!("{scenario:?}");
         let witness =
             scenario.ends_amid_traffic().then(|| Witness::start(self.cluster, &name)).transpose()?;
+        let stream = scenario.restarts().then(|| Stream::of(self)).transpose()?;
         let mut load = self.start_load(scenario)?;
         let began = now();
         let disturbed = disturbance::disturb(self, &mut load, scenario)?;
@@ -89,6 +91,13 @@ impl<'c> Stand<'c> {
         let figures = Figures::of(&comparison, disturbed.bound_bytes, conversations);
         let figures = match witness {
             Some(mut witness) => figures.within_what_was_told(witness.told_bytes()?),
+            None => figures,
+        };
+        let figures = match stream {
+            Some(before) => {
+                let (note, faults) = Stream::of(self)?.since(&before);
+                figures.noted(note, faults)
+            }
             None => figures,
         };
         let note = match scenario {

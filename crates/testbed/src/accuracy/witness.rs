@@ -6,7 +6,6 @@
 //!
 //! Invariant: what is still counted and what has ended stand for all that was counted since the table was empty.
 
-use std::fs;
 use std::process::Command;
 use std::time::Duration;
 
@@ -41,15 +40,9 @@ impl Listener {
                 subject: node.to_owned(),
                 source,
             })?;
-            Ok(if listener.text()?.is_empty() { Err("silence".to_owned()) } else { Ok(()) })
+            Ok(if listener.process.log_text()?.is_empty() { Err("silence".to_owned()) } else { Ok(()) })
         })?;
         Ok(listener)
-    }
-
-    fn text(&self) -> Result<String, Error> {
-        let log = self.process.log();
-        let subject = log.display().to_string();
-        fs::read_to_string(log).map_err(|source| Error::Os { action: "read", subject, source })
     }
 
     /// Ends of entries with traffic so far, and their bytes, once for each of their two ends that is a pod of the node.
@@ -66,7 +59,7 @@ impl Listener {
     /// [`Error::Malformed`] when it missed some.
     pub(crate) fn heard_from(&mut self, since: Duration) -> Result<(usize, u64), Error> {
         self.process.check_running()?;
-        let text = self.text()?;
+        let text = self.process.log_text()?;
         if text.contains(MISSED) {
             return Err(Error::Malformed { what: "the ends of entries", found: MISSED.to_owned() });
         }
