@@ -25,8 +25,8 @@ const READY_WITHIN: Duration = Duration::from_secs(30);
 const CHURN_FOR_MAX: Duration = Duration::from_secs(8);
 /// Between two deletions of every entry.
 const DELETE_EVERY: Duration = Duration::from_millis(400);
-/// Before and after a restart.
-const AROUND_RESTART: Duration = Duration::from_secs(3);
+/// Before and after a restart, beside a read interval: the checkpoint that is gone on from knows of connections then.
+const AROUND_RESTART: Duration = Duration::from_secs(2);
 /// Ends wait in the kernel for some 4 ms before a collector fetches and keeps them, more on a busy machine.
 const UNHEARD_BEFORE: Duration = Duration::from_millis(20);
 /// That nobody collects after a kill.
@@ -180,9 +180,10 @@ fn refusals(cluster: &Cluster) -> Result<(u64, u64), Error> {
 }
 
 fn restart(stand: &mut Stand<'_>, load: &mut Load, scenario: Scenario) -> Result<Disturbed, Error> {
-    stand.pass(AROUND_RESTART, load)?;
+    let around = AROUND_RESTART + stand.group.reads.interval();
+    stand.pass(around, load)?;
     let note = replace_collector(stand, scenario)?;
-    stand.pass(AROUND_RESTART, load)?;
+    stand.pass(around, load)?;
     Ok(Disturbed::noted(note, true))
 }
 
@@ -190,11 +191,12 @@ fn restart(stand: &mut Stand<'_>, load: &mut Load, scenario: Scenario) -> Result
 /// other is ready; what those entries had counted in all is the most that may be missing.
 fn restart_amid_ends(stand: &mut Stand<'_>, load: &mut Load, scenario: Scenario) -> Result<Disturbed, Error> {
     let mut listener = Listener::start(stand.cluster, NODE, &format!("ends-around-{scenario:?}"))?;
-    stand.pass(AROUND_RESTART, load)?;
+    let around = AROUND_RESTART + stand.group.reads.interval();
+    stand.pass(around, load)?;
     let since = unix_time().saturating_sub(UNHEARD_BEFORE);
     let note = replace_collector(stand, scenario)?;
     let (ends, bound_bytes) = listener.heard_from(since)?;
-    stand.pass(AROUND_RESTART, load)?;
+    stand.pass(around, load)?;
     let note = format!("{note}; at most {bound_bytes} B, of {ends} entries that ended then");
     Ok(Disturbed { bound_bytes, ..Disturbed::noted(note, ends > 0) })
 }

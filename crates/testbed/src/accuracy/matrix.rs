@@ -157,7 +157,7 @@ pub(crate) struct Group {
     pub(crate) timeouts: Timeouts,
     /// Of both collectors.
     pub(crate) reads: Reads,
-    /// Of each scenario's traffic.
+    /// Of each scenario's traffic, but for a restart's: that depends on the reads.
     pub(crate) traffic: Duration,
     /// What to try. [`Scenario::Resize`] and [`Scenario::Full`] leave entries behind, so one of them may be, as the last.
     pub(crate) scenarios: Vec<Scenario>,
@@ -175,7 +175,8 @@ pub(crate) fn groups(short: bool) -> Vec<Group> {
         traffic: Duration::from_secs(seconds),
         scenarios: scenarios.to_vec(),
     };
-    let restarts_and_full = [Stop, Kill, StopAmidEnds, KillAmidEnds, Full];
+    let restarts = [Stop, Kill, StopAmidEnds, KillAmidEnds];
+    let restarts_and_full = [&restarts[..], &[Full]].concat();
     if short {
         return vec![
             group(Timeouts::Default, Reads::EverySecond, 3, &[&everywhere[..], &[Churn]].concat()),
@@ -190,6 +191,7 @@ pub(crate) fn groups(short: bool) -> Vec<Group> {
         group(Timeouts::Default, Reads::EverySecond, 10, &[Resize]),
         group(Timeouts::Default, Reads::ByDefault, 20, &[&everywhere[..], &[Churn]].concat()),
         group(Timeouts::Short, Reads::ByDefault, 20, &[&everywhere[..], &[Churn]].concat()),
+        group(Timeouts::Default, Reads::ByDefault, 20, &restarts),
     ]
 }
 
