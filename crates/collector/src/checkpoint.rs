@@ -14,8 +14,8 @@
 //!
 //! The directory is meant for a tmpfs of the node (`/run`): it survives a kill and an upgrade, and what it holds of
 //! another boot is refused. It takes 49 bytes an entry, twice that while a state replaces another, what the window
-//! holds, and up to 64 MiB of ends; on a tmpfs that counts as this process's memory. Files of other names are not touched. A state that is
-//! damaged, torn or another node's is refused as a whole, never in part.
+//! holds, and up to 64 MiB of ends; on a tmpfs that counts as this process's memory. Files of other names are not
+//! touched. A state that is damaged, torn or another node's is refused as a whole, never in part.
 //!
 //! **May be lost**: what entries that ended while no process listened had grown since the last state. A state that
 //! cannot be written after a cut takes its predecessor with it, until the next one: none is better than one from before
@@ -185,8 +185,8 @@ impl StateDir {
         Ok(Some((Recovered { meter, batches, spool, replayed }, lost_batches)))
     }
 
-    /// The batches that were held, oldest first, but for those that were delivered and let go since. What has a gap behind
-    /// it cannot be sent in order, and is lost with it.
+    /// The batches that were held, oldest first, but for those that were delivered and let go since. What has a gap
+    /// behind it cannot be sent in order, and is lost with it.
     fn batches(&self, epoch: Epoch, first: Sequence, next: Sequence) -> (Vec<Batch>, u64) {
         let first = first.max(self.settled());
         let (mut batches, mut lost) = (Vec::new(), 0);
