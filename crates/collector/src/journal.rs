@@ -34,7 +34,7 @@ use self::frame::Head;
 const MAGIC: &[u8; 16] = b"egressd  ends 01";
 const SEGMENT_HEAD_BYTES: usize = MAGIC.len() + 8;
 const PREFIX: &str = "ends-";
-/// Some 120,000 ends: what may end while a table of a million entries is read, at 50,000 a second.
+/// Some 120,000 ends. A read begins with room for three quarters of them at least.
 const SEGMENT_BYTES_MAX: usize = 32 << 20;
 /// What the files take in the ordinary course, in bytes: one that is written, and one that a state is about to hold.
 pub(crate) const BYTES_MAX: usize = 2 * SEGMENT_BYTES_MAX;

@@ -1,7 +1,7 @@
 //! What the next process goes on from, kept as this one works: a state at each cut, and the ends in between.
 //!
 //! Invariant: a cut is kept before it is sent. A failure costs protection and nothing else: it is counted, said once,
-//! and tried again at the next cut.
+//! and tried again at the next cut, that of the journal alone also before.
 
 use std::io;
 
@@ -68,13 +68,12 @@ impl Kept {
         self.say(outcome);
     }
 
-    /// Writes down how far the last batches came, under the directory's lock.
-    ///
-    /// # Errors
-    /// It could not be written: what was delivered is sent again, and known there.
-    pub(crate) fn settle(&mut self) -> io::Result<()> {
+    /// Writes down how far the last batches came, under the directory's lock. Where that fails, what was delivered since
+    /// the last state is sent again.
+    pub(crate) fn settle(&mut self) {
         let first = self.progress.borrow().first;
-        self.directory.settle(first)
+        let settled = self.directory.settle(first);
+        self.say(settled.map_err(|source| ("how far the batches came cannot be written down", source)));
     }
 
     /// Many ends came since the last state: another one makes room for more. Not while nothing can be written.

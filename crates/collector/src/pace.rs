@@ -22,7 +22,8 @@ const REST_PART_MIN: f64 = 0.1;
 pub(crate) struct Cost {
     /// Of the whole process.
     pub(crate) process: Duration,
-    /// Of the ends that were received and applied between the reads: part of `process`.
+    /// Of the ends that were received and applied between the reads, and the states that made room for more: part of
+    /// `process`.
     pub(crate) ends: Duration,
 }
 

@@ -335,13 +335,14 @@ impl Reader {
                 unprotected_ends = kept.unprotected(),
                 "heard of ends up to here"
             );
-            kept.settle()?;
+            kept.settle();
         }
         Ok(())
     }
 
     fn listen(&mut self, kernel: &mut Kernel) -> anyhow::Result<()> {
         kernel.ends.wait(LAST_LOOKS_EVERY);
+        self.meter.look(now());
         self.hear_ends(kernel)?;
         self.hear_scopes();
         self.relieve();

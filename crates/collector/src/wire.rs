@@ -69,9 +69,8 @@ pub(crate) async fn wire(options: Box<RunOptions>, mut tasks: Tasks) -> anyhow::
         heard: life.heard,
         heard_before: life.heard,
         pace: Pace::new(options.cpu_percent_max),
-        kept: kept.map(|(directory, journal)| {
-            Kept::new(directory, journal, progress_out.clone(), checkpoint_metrics)
-        }),
+        kept: kept
+            .map(|(directory, journal)| Kept::new(directory, journal, progress_out, checkpoint_metrics)),
         read_interval: options.read_interval,
         lines: reader::Lines {
             cuts: Some(cuts),

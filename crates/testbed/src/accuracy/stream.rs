@@ -3,7 +3,7 @@
 //!
 //! The epoch is what each collector says at its start; sequences are the exporter's account, which counts those of an
 //! epoch that it knows and never got. Bytes alone would not tell: a total may be right though a batch went missing and
-//! another made up for it.
+//! another made up for it. The converse is for the bytes to tell: a sequence that is given out twice is discarded there.
 
 use egressd_testbed::Error;
 
