@@ -13,7 +13,7 @@
 //! from process to process.
 //!
 //! The directory is meant for a tmpfs of the node (`/run`): it survives a kill and an upgrade, and what it holds of
-//! another boot is refused. It takes 49 bytes an entry, twice that while a state replaces another, what the window
+//! another boot is refused. It takes some 30 bytes an entry, twice that while a state replaces another, what the window
 //! holds, and up to 64 MiB of ends; on a tmpfs that counts as this process's memory. Files of other names are not
 //! touched. A state that is damaged, torn or another node's is refused as a whole, never in part.
 //!
@@ -38,7 +38,7 @@ use nix::fcntl::{Flock, FlockArg};
 use crate::journal::{self, Journal, Replayed};
 
 /// The first bytes of a state; the last two digits are the layout's.
-const MAGIC: &[u8; 16] = b"egressd state 02";
+const MAGIC: &[u8; 16] = b"egressd state 03";
 const STATE: &str = "state";
 /// A state before it is whole.
 const STATE_NEW: &str = "state.new";

@@ -30,8 +30,8 @@ const CONFIG: MeterConfig = MeterConfig {
 /// What a meter takes that holds nothing, and what the least segment of each of its table's 256 takes.
 const BYTES_AT_ONCE: usize = 1 << 20;
 /// The dearest byte of a state: entries whose fingerprints are chosen to crowd at a segment's end stand in the 32nd
-/// part of it that is nobody's home, 48 bytes a slot for 49 of state, and twice while it grows.
-const BYTES_PER_BYTE: usize = 2 * 32 * 9 / 8;
+/// part of it that is nobody's home, 48 bytes a slot for 21 of state at least, and twice while it grows.
+const BYTES_PER_BYTE: usize = 2 * 32 * 9 / 8 * 48 / 21;
 
 /// An address that states of seeds know, and one that is somebody's only later.
 const KNOWN: &str = "10.0.0.1";

@@ -5,7 +5,7 @@
 //! baselines · owners · node addresses · unclaimed flows · open flows · late flows
 //! ```
 //!
-//! Little-endian, every list after its length. Whoever keeps the bytes checks them: what is damaged and still reads
+//! Little-endian, every list after its length; counters as varints (LEB128), since most are far below 2^64. Whoever keeps the bytes checks them: what is damaged and still reads
 //! as a state is taken for one. Tombstones are not kept: an entry that a dump still shows beside its end is gone
 //! before another process dumps.
 //!
@@ -21,6 +21,9 @@ use egressd_flow::{Counter, Owner, Span, Traffic, UnixNanos};
 /// Owners, addresses and labels of one state: far more than a node has, and no more than fits memory.
 const OWNERS_MAX: u64 = 100_000;
 const TEXT_BYTES_MAX: u64 = 4_096;
+
+/// Seven bits to a byte.
+const VARINT_BYTES_MAX: usize = 10;
 
 /// Writes the parts of a state.
 pub(crate) struct Out<'w, W>(pub(crate) &'w mut W);
@@ -56,9 +59,12 @@ impl<W: Write> Out<'_, W> {
         self.time(span.to)
     }
 
+    /// Both parts in one write: there are two of these an entry.
     pub(crate) fn counter(&mut self, counter: Counter) -> io::Result<()> {
-        self.u64(counter.bytes)?;
-        self.u64(counter.packets)
+        let mut varints = [0; 2 * VARINT_BYTES_MAX];
+        let bytes_end = put_varint(&mut varints, 0, counter.bytes);
+        let end = put_varint(&mut varints, bytes_end, counter.packets);
+        self.bytes(&varints[..end])
     }
 
     pub(crate) fn traffic(&mut self, traffic: Traffic) -> io::Result<()> {
@@ -95,6 +101,19 @@ impl<W: Write> Out<'_, W> {
         self.optional_time(owner.until)?;
         self.u8(owner.measure.into())
     }
+}
+
+/// Puts a value behind the first `at` bytes; where it ends. Seven bits a byte, the lowest first; the eighth says that
+/// more follow.
+#[expect(clippy::cast_possible_truncation, reason = "the low byte is what is wanted")]
+fn put_varint(out: &mut [u8; 2 * VARINT_BYTES_MAX], mut at: usize, mut value: u64) -> usize {
+    while value >= 0x80 {
+        out[at] = value as u8 | 0x80;
+        value >>= 7;
+        at += 1;
+    }
+    out[at] = value as u8;
+    at + 1
 }
 
 /// Reads the parts of a state.
@@ -157,7 +176,23 @@ impl<R: Read> In<'_, R> {
     }
 
     pub(crate) fn counter(&mut self) -> io::Result<Counter> {
-        Ok(Counter { bytes: self.u64()?, packets: self.u64()? })
+        Ok(Counter { bytes: self.varint()?, packets: self.varint()? })
+    }
+
+    fn varint(&mut self) -> io::Result<u64> {
+        let mut value = 0;
+        for shift in (0..VARINT_BYTES_MAX).map(|place| 7 * place) {
+            let byte = self.u8()?;
+            let part = u64::from(byte & 0x7f);
+            if part << shift >> shift != part {
+                break;
+            }
+            value |= part << shift;
+            if byte < 0x80 {
+                return Ok(value);
+            }
+        }
+        Err(malformed("a counter is more than 64 bits"))
     }
 
     pub(crate) fn traffic(&mut self) -> io::Result<Traffic> {

@@ -47,6 +47,40 @@ fn written(meter: &mut Meter) -> Vec<u8> {
     bytes
 }
 
+fn varint(mut value: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while value >= 128 {
+        bytes.push(u8::try_from(value % 128).unwrap() + 128);
+        value /= 128;
+    }
+    bytes.push(u8::try_from(value).unwrap());
+    bytes
+}
+
+/// Goal: a counter of any size is read back as it was.
+#[test]
+fn every_counter_is_read_back() {
+    for value in [0, 1, 127, 128, 16_383, 16_384, u64::MAX / 2, u64::MAX] {
+        let mut script = Script::new(CONFIG);
+        run(
+            &mut script,
+            &format!(
+                "own 10.0.0.1 web
+                 scope 1
+                 begin 10
+                 tcp 10.0.0.1:1>203.0.113.1:80 start=5 tx={value}/{value} rx=3/{value}
+                 complete"
+            ),
+        );
+        let bytes = written(&mut script.meter);
+        let mut again = Meter::restore(CONFIG, &mut bytes.as_slice()).unwrap();
+        assert_eq!(written(&mut again), bytes, "{value}");
+        let packets = varint(value);
+        let expected = [packets.as_slice(), &packets, &[3], &packets].concat();
+        assert!(bytes.windows(expected.len()).any(|part| part == expected), "{value}");
+    }
+}
+
 /// Goal: what is cut after a restart is what would have been cut without one, in the same epoch and sequence.
 #[test]
 fn a_meter_that_is_read_back_goes_on() {
@@ -149,18 +183,22 @@ fn a_state_that_contradicts_itself_is_refused() {
     let bytes = written(&mut script.meter);
     assert!(Meter::restore(CONFIG, &mut bytes.as_slice()).is_ok());
     // Behind the one open flow stand the late ones' number, 0, and their span; in it a place, an IPv4 remote, a protocol
-    // and six counters.
-    let counters = bytes.len() - 8 - 17 - 48;
+    // and six counters, each a byte here.
+    let counters = bytes.len() - 8 - 17 - 6;
     let place = counters - 1 - 6 - 8;
-    for (at, wrong, why) in [
-        (8, 0, "no batch has sequence 0"),
-        (8, u64::MAX, "there is none after the last"),
-        (place, 1, "nobody stands there since db was reclaimed"),
-        (counters, Counter::GROWTH_MAX.bytes + 1, "no node grows by that"),
-        (counters + 8, u64::MAX, "packets neither"),
+    let too_much = varint(Counter::GROWTH_MAX.bytes + 1);
+    let mut endless = varint(u64::MAX);
+    endless[9] = 3;
+    for (at, replaced, wrong, why) in [
+        (8, 8, u64::to_le_bytes(0).as_slice(), "no batch has sequence 0"),
+        (8, 8, &u64::MAX.to_le_bytes(), "there is none after the last"),
+        (place, 8, &u64::to_le_bytes(1), "nobody stands there since db was reclaimed"),
+        (counters, 1, &too_much, "no node grows by that"),
+        (counters + 1, 1, &varint(u64::MAX), "packets neither"),
+        (counters, 1, &endless, "no counter has 65 bits"),
     ] {
         let mut bytes = bytes.clone();
-        bytes[at..at + 8].copy_from_slice(&u64::to_le_bytes(wrong));
+        bytes.splice(at..at + replaced, wrong.iter().copied());
         assert!(Meter::restore(CONFIG, &mut bytes.as_slice()).is_err(), "{why}");
     }
 }
