@@ -129,7 +129,6 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let mut traffic = Traffic::begin(filler, options.entries, interval);
     warm_up(&daemons, &mut traffic, interval)?;
     let measured = measure(options, interval, &mut traffic, &mut daemons, &stage)?;
-    check_interval(interval, measured.read_interval_seconds)?;
     check(options, measured.grown, measured.done)?;
     daemons.end()?;
     let report = Report::of(&measured);
@@ -169,6 +168,7 @@ fn measure(
         floor.read().context("the floor cannot be read")?;
         floors_ns.push(gauge::thread_ns()? - began_ns);
         traffic.flow_until(next.min(end))?;
+        check_interval(interval, daemons.read_interval_seconds()?)?;
     }
     Ok(Measured {
         before,

@@ -126,6 +126,11 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         ensure!(run.sent == run.delivered + run.lost, "ends are unaccounted for: {run:?}");
     }
     ensure!(report.shipped.reads > 0, "the collector read nothing while entries ended");
+    let unprotected = report.shipped.unprotected;
+    ensure!(
+        unprotected == 0,
+        "the collector had no room to keep {unprotected} ends, which a kill would lose"
+    );
     Ok(())
 }
 

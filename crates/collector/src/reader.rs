@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use egressd_conntrack::netfilter::{CtZones, Ends, EndsConfig, Keeper, Table, Waker};
+use egressd_conntrack::netfilter::{CtZones, Ends, EndsConfig, Keeper, Losses, Table, Waker};
 use egressd_flow::{Batch, Completeness, Ended, Scope, Snapshot, UnixNanos};
 use egressd_meter::Meter;
 use egressd_protocol::{Settings, Status};
@@ -318,26 +318,27 @@ impl Reader {
     }
 
     /// As long as this process hands over its last batches, ends are heard for the next one: it goes on from a last
-    /// state, with what grew since.
+    /// state, with what grew since. That is written whatever becomes of the listener.
     fn listen_on(&mut self, kernel: &mut Kernel) -> anyhow::Result<()> {
         if self.kept.is_none() {
             return Ok(());
         }
+        let losses = self.listen_to_the_end(kernel);
+        self.keep(&[]);
+        let Some(kept) = &mut self.kept else { return Ok(()) };
+        kept.settle();
+        let (lost_ends, unprotected_ends) = (losses?.events, kept.unprotected());
+        info!(lost_ends, unprotected_ends, "heard of ends up to here");
+        Ok(())
+    }
+
+    /// Until nobody hands over batches any more; what was lost up to then.
+    fn listen_to_the_end(&mut self, kernel: &mut Kernel) -> anyhow::Result<Losses> {
         while !self.lines.status.is_closed() {
             self.listen(kernel)?;
         }
         self.hear_all_ends(kernel)?;
-        self.keep(&[]);
-        let losses = kernel.ends.losses()?;
-        if let Some(kept) = &mut self.kept {
-            info!(
-                lost_ends = losses.events,
-                unprotected_ends = kept.unprotected(),
-                "heard of ends up to here"
-            );
-            kept.settle();
-        }
-        Ok(())
+        Ok(kernel.ends.losses()?)
     }
 
     fn listen(&mut self, kernel: &mut Kernel) -> anyhow::Result<()> {

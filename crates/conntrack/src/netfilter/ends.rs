@@ -40,6 +40,9 @@ const QUEUED_EVENT_BYTES: u32 = 1280;
 /// No end is waited for longer than this before it is received.
 const NAP_MS_MAX: u32 = 4;
 
+/// Batches after which a receiver that never sleeps says what it spent: some tens of milliseconds.
+const SPENT_EVERY: u64 = 256;
+
 /// How much may wait, and where.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EndsConfig {
@@ -236,7 +239,8 @@ impl Ends {
         self.link.queue.wait(timeout)
     }
 
-    /// Processor time that the receiving thread took so far, as of its last sleep.
+    /// Processor time that the receiving thread took so far, as of its last sleep, or of the last few hundred
+    /// batches where it finds none.
     #[must_use]
     pub fn spent(&self) -> Duration {
         Duration::from_nanos(self.link.spent_ns.load(Ordering::Relaxed))
@@ -287,9 +291,7 @@ impl Link {
     /// Lets ends gather for a nap, so that one wake-up serves many, then sleeps until the socket or the alarm has
     /// something. The alarm ends both.
     fn sleep(&self) -> io::Result<()> {
-        // Linux has this clock.
-        let spent = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Into::into);
-        self.spent_ns.store(u64::try_from(spent.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        self.tell_spent();
         poll(&mut [PollFd::new(self.alarm.as_fd(), PollFlags::POLLIN)], self.nap)?;
         let mut sources = [
             PollFd::new(self.socket.as_fd(), PollFlags::POLLIN),
@@ -300,6 +302,13 @@ impl Link {
             Ok(_) | Err(Errno::EAGAIN) => Ok(()),
             Err(errno) => Err(errno.into()),
         }
+    }
+
+    /// On the receiving thread.
+    fn tell_spent(&self) {
+        // Linux has this clock.
+        let spent = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Into::into);
+        self.spent_ns.store(u64::try_from(spent.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 }
 
@@ -320,7 +329,13 @@ impl<'l> Receiver<'l> {
     /// Receives until the taker has gone or the socket fails.
     fn run(mut self) {
         let Link { queue, .. } = self.link;
-        while !queue.is_closed() {
+        for batches in 1u64.. {
+            if queue.is_closed() {
+                return;
+            }
+            if batches % SPENT_EVERY == 0 {
+                self.link.tell_spent();
+            }
             let question = queue.asked();
             let outcome = match self.receive_once() {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {

@@ -200,6 +200,7 @@ pub(crate) struct Collector {
     pub(crate) settings: watch::Receiver<Settings>,
     pub(crate) registry: Registry,
     pub(crate) dialling: JoinHandle<()>,
+    pub(crate) abandon: CancellationToken,
     _status: watch::Sender<Status>,
 }
 
@@ -221,14 +222,15 @@ impl Collector {
             flags: CollectorFlags::default(),
             redial_longest: Duration::from_millis(500),
         };
+        let abandon = CancellationToken::new();
         let dialling = tokio::spawn(dial(
             config,
             window,
             Lines { cuts: cuts_out, scopes: scopes_in, settings, status: status_out, progress },
             WindowMetrics::register(&mut registry),
-            CancellationToken::new(),
+            abandon.clone(),
         ));
-        Self { cuts, scopes, settings: settings_out, registry, dialling, _status: status }
+        Self { cuts, scopes, settings: settings_out, registry, dialling, abandon, _status: status }
     }
 
     pub(crate) async fn cut(&self, sequences: std::ops::RangeInclusive<u64>) {

@@ -15,7 +15,10 @@ use tokio::time::timeout;
 use tonic::{Code, Streaming};
 
 use crate::halves::{Collector, EPOCH, Exporter, PATIENCE, Peer, batch, hello};
-use crate::raw;
+use crate::raw::{self, Call};
+
+/// How long a collector that has handed everything over waits for the exporter to hang up.
+const FAREWELL_MAX: Duration = Duration::from_secs(5);
 
 /// A node that behaves, while others do not.
 struct Witness {
@@ -45,6 +48,21 @@ async fn end_of(down: &mut Streaming<Bytes>) -> (Code, String) {
             Ok(Some(_)) => {}
             Ok(None) => return (Code::Ok, String::new()),
             Err(status) => return (status.code(), status.message().to_owned()),
+        }
+    }
+}
+
+/// What an exporter says, as it travels.
+fn bytes(down: &Down) -> Bytes {
+    Bytes::from(down.to_wire().remove(0).encode_to_vec())
+}
+
+/// The next batch of a collector.
+async fn next_batch(call: &mut Call) -> Batch {
+    loop {
+        let message = timeout(PATIENCE, call.up.message()).await.expect("batches come").unwrap().unwrap();
+        if let Some(Up::Batch(batch)) = Up::from_wire(v1::Up::decode(message).unwrap()).unwrap() {
+            return batch;
         }
     }
 }
@@ -342,7 +360,6 @@ async fn an_exporter_that_breaks_the_contract_costs_no_batch() {
     let (address, mut calls) = raw::exporter().await;
     let collector = Collector::start(address);
     collector.cut(1..=2).await;
-    let bytes = |down: &Down| Bytes::from(down.to_wire().remove(0).encode_to_vec());
     let welcome = Welcome { spool: SpoolId(9), durable: false, version: String::new(), clock: UnixNanos(1) };
     let welcome = bytes(&Down::Welcome(welcome));
     let ack = |taken, delivered| {
@@ -368,14 +385,31 @@ async fn an_exporter_that_breaks_the_contract_costs_no_batch() {
     let mut call = timeout(PATIENCE, calls.recv()).await.expect("it dials again").unwrap();
     call.down.send(Ok(welcome)).await.unwrap();
     call.down.send(Ok(ack(0, 0))).await.unwrap();
-    let mut taken = 0;
-    while taken < 2 {
-        let message = timeout(PATIENCE, call.up.message()).await.expect("batches come").unwrap().unwrap();
-        if let Some(Up::Batch(batch)) = Up::from_wire(v1::Up::decode(message).unwrap()).unwrap() {
-            taken += 1;
-            assert_eq!(batch, crate::batch(taken));
-        }
+    for sequence in 1..=2 {
+        assert_eq!(next_batch(&mut call).await, batch(sequence));
     }
     call.down.send(Ok(ack(2, 2))).await.unwrap();
     collector.until("egressd_collector_window_held_batches", 0).await;
+}
+
+/// Goal: an exporter that has everything and does not hang up holds a stop no longer than whoever stops has time.
+#[tokio::test]
+async fn a_farewell_ends_when_there_is_no_more_time() {
+    let (address, mut calls) = raw::exporter().await;
+    let collector = Collector::start(address);
+    collector.cut(1..=1).await;
+    let mut call = timeout(PATIENCE, calls.recv()).await.expect("it dials").unwrap();
+    let welcome = Welcome { spool: SpoolId(9), durable: false, version: String::new(), clock: UnixNanos(1) };
+    let ack = |taken| Down::Ack(Ack { epoch: EPOCH, taken: Sequence(taken), delivered: Sequence(0) });
+    for said in [Down::Welcome(welcome), ack(0)] {
+        call.down.send(Ok(bytes(&said))).await.unwrap();
+    }
+    assert_eq!(next_batch(&mut call).await, batch(1));
+    let abandon = collector.abandon.clone();
+    let stopping = tokio::spawn(collector.finish());
+    call.down.send(Ok(bytes(&ack(1)))).await.unwrap();
+    while timeout(PATIENCE, call.up.message()).await.expect("its half is closed").unwrap().is_some() {}
+    assert!(!stopping.is_finished());
+    abandon.cancel();
+    timeout(FAREWELL_MAX / 2, stopping).await.expect("it waits no longer").unwrap();
 }

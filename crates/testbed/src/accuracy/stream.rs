@@ -10,7 +10,7 @@ use egressd_testbed::Error;
 use crate::accuracy::disturbance::COLLECTOR;
 use crate::accuracy::stand::Stand;
 
-const TAKEN: &str = "egressd_exporter_ledger_taken_batches_total";
+const EMITTED: &str = "egressd_collector_window_emitted_bytes_total";
 const SKIPPED: &str = "egressd_exporter_ledger_skipped_batches_total";
 const REFUSED: &str = "egressd_exporter_ledger_refused_streams_total";
 
@@ -19,8 +19,9 @@ const REFUSED: &str = "egressd_exporter_ledger_refused_streams_total";
 pub(crate) struct Stream {
     /// Of each collector that the node has had, in their order.
     epochs: Vec<String>,
+    /// Bytes that its last collector got rid of, by its own account, which begins with it.
+    emitted_bytes: u64,
     /// Of both nodes, as the following.
-    taken_batches: u64,
     skipped_batches: u64,
     refused_streams: u64,
 }
@@ -31,22 +32,22 @@ impl Stream {
     /// # Errors
     /// [`Error::Malformed`] when the exporter does not publish a part of its account.
     pub(crate) fn of(stand: &mut Stand<'_>) -> Result<Self, Error> {
-        let log = stand.daemons.collectors[COLLECTOR].process().log_text()?;
-        let metric = |name: &str| {
-            let absent = || Error::Malformed { what: "the exporter's account", found: format!("no {name}") };
-            stand.daemons.exporter.metric(name, &[])?.ok_or_else(absent)
+        let (collector, exporter) = (&mut stand.daemons.collectors[COLLECTOR], &mut stand.daemons.exporter);
+        let log = collector.process().log_text()?;
+        let known = |name: &str, found: Option<u64>| {
+            found.ok_or_else(|| Error::Malformed { what: "a daemon's account", found: format!("no {name}") })
         };
         Ok(Self {
             epochs: epochs_in(&log),
-            taken_batches: metric(TAKEN)?,
-            skipped_batches: metric(SKIPPED)?,
-            refused_streams: metric(REFUSED)?,
+            emitted_bytes: known(EMITTED, collector.metric(EMITTED, &[])?)?,
+            skipped_batches: known(SKIPPED, exporter.metric(SKIPPED, &[])?)?,
+            refused_streams: known(REFUSED, exporter.metric(REFUSED, &[])?)?,
         })
     }
 
     /// What came of a restart since `before`, in figures, and what of that may not be.
     pub(crate) fn since(&self, before: &Self) -> (String, Vec<String>) {
-        let taken = self.taken_batches - before.taken_batches;
+        let emitted = self.emitted_bytes;
         let (skipped, refused) =
             (self.skipped_batches - before.skipped_batches, self.refused_streams - before.refused_streams);
         let [first, last] = [before, self].map(|stream| stream.epochs.last().map_or("", String::as_str));
@@ -57,10 +58,10 @@ impl Stream {
             (is_restarted && !is_same).then(|| format!("epoch {last} after {first}")),
             (skipped > 0).then(|| format!("{skipped} sequences skipped")),
             (refused > 0).then(|| format!("{refused} streams refused")),
-            (taken == 0).then(|| "no batch taken".to_owned()),
+            (emitted == 0).then(|| "the last collector delivered nothing".to_owned()),
         ];
         let epoch = if is_same { "same epoch" } else { "another epoch" };
-        let note = format!("{epoch}, {taken} batches of both nodes taken");
+        let note = format!("{epoch}, {emitted} B delivered by the last collector");
         (note, faults.into_iter().flatten().collect())
     }
 }
@@ -90,27 +91,32 @@ mod tests {
     /// Goal: a restart passes when its epoch goes on and every sequence was taken; anything else is named.
     #[test]
     fn a_broken_stream_is_a_fault() {
-        let stream = |epochs: &[&str], [taken_batches, skipped_batches, refused_streams]: [u64; 3]| Stream {
+        let stream = |epochs: &[&str], [emitted_bytes, skipped_batches, refused_streams]: [u64; 3]| Stream {
             epochs: epochs.iter().map(|&epoch| epoch.to_owned()).collect(),
-            taken_batches,
+            emitted_bytes,
             skipped_batches,
             refused_streams,
         };
-        let before = stream(&["a"], [5, 1, 2]);
-        let same = "same epoch, 7 batches of both nodes taken";
+        let before = stream(&["a"], [5000, 1, 2]);
+        let same = "same epoch, 700 B delivered by the last collector";
         for (after, note, faults) in [
-            (stream(&["a", "a"], [12, 1, 2]), same, &[][..]),
-            (stream(&["a", "a"], [12, 3, 2]), same, &["2 sequences skipped"]),
-            (stream(&["a", "a"], [12, 1, 3]), same, &["1 streams refused"]),
+            (stream(&["a", "a"], [700, 1, 2]), same, &[][..]),
+            (stream(&["a", "a"], [700, 3, 2]), same, &["2 sequences skipped"]),
+            (stream(&["a", "a"], [700, 1, 3]), same, &["1 streams refused"]),
             (
-                stream(&["a", "b"], [12, 1, 2]),
-                "another epoch, 7 batches of both nodes taken",
+                stream(&["a", "b"], [700, 1, 2]),
+                "another epoch, 700 B delivered by the last collector",
                 &["epoch b after a"],
             ),
             (
-                stream(&["a"], [5, 1, 2]),
-                "another epoch, 0 batches of both nodes taken",
-                &["no other collector said its epoch", "no batch taken"],
+                stream(&["a"], [5000, 1, 2]),
+                "another epoch, 5000 B delivered by the last collector",
+                &["no other collector said its epoch"],
+            ),
+            (
+                stream(&["a", "a"], [0, 1, 2]),
+                "same epoch, 0 B delivered by the last collector",
+                &["the last collector delivered nothing"],
             ),
         ] {
             assert_eq!(
