@@ -51,6 +51,7 @@ struct Round {
     floor_ns: u64,
     cycle_ns: u64,
     allocations: u64,
+    read_allocations: u64,
     checkpoint_ns: u64,
     checkpoint_bytes: u64,
     table_bytes: u64,
@@ -80,6 +81,8 @@ struct Report {
     table_bytes_per_entry: f64,
     /// Requests to the allocator in a cycle.
     allocations_per_cycle: f64,
+    /// Those of them that came before anything was cut: the others are batches, which leave.
+    allocations_per_read: f64,
 }
 
 /// Runs the bench and prints its report.
@@ -145,6 +148,7 @@ fn measure(order: &Order, subject: &mut Subject, floor: &mut Floor) -> anyhow::R
         floor_ns,
         cycle_ns,
         allocations,
+        read_allocations: tick.read_allocations,
         checkpoint_ns,
         checkpoint_bytes,
         table_bytes: books.table_bytes,
@@ -171,6 +175,7 @@ impl Report {
             rss_mib: rounds.iter().map(|round| mebibytes(round.rss_peak_bytes)).fold(0.0, f64::max),
             table_bytes_per_entry: middle(|round| float(round.table_bytes) / float(round.entries)),
             allocations_per_cycle: middle(|round| float(round.allocations)),
+            allocations_per_read: middle(|round| float(round.read_allocations)),
         }
     }
 }
@@ -197,6 +202,10 @@ impl fmt::Display for Report {
         )?;
         writeln!(f, "  memory at most             {:8.1} MiB", self.rss_mib)?;
         writeln!(f, "  delta table                {:8.1} bytes an entry", self.table_bytes_per_entry)?;
-        write!(f, "  allocations                {:8.0} a cycle", self.allocations_per_cycle)
+        write!(
+            f,
+            "  allocations                {:8.0} a cycle, {:.0} of them before its batches are cut",
+            self.allocations_per_cycle, self.allocations_per_read
+        )
     }
 }

@@ -15,7 +15,7 @@ use egressd_flow::{Completeness, Epoch, Owner, Scope, UnixNanos};
 use egressd_meter::{Books, Meter, MeterConfig};
 use egressd_testbed::filler;
 
-use crate::gauge;
+use crate::{allocations, gauge};
 
 /// Where `--state-dir` is meant to be.
 const TMPFS: &str = "/dev/shm";
@@ -59,6 +59,8 @@ pub(crate) struct Tick {
     pub(crate) entries: u64,
     pub(crate) ends: u64,
     pub(crate) records: u64,
+    /// Requests to the allocator before anything was cut.
+    pub(crate) read_allocations: u64,
 }
 
 impl Subject {
@@ -77,11 +79,13 @@ impl Subject {
     /// What a collector does at a tick: dump, ends, scope, cut.
     pub(crate) fn tick(&mut self) -> anyhow::Result<Tick> {
         self.now = self.now.saturating_add(READ_INTERVAL);
+        let requests = allocations::requests();
         let (entries, ends) = self.read()?;
+        let read_allocations = allocations::requests() - requests;
         self.meter.scope(&Scope { as_of: self.now, whole: false, owners: vec![], node_addresses: vec![] });
         let batches = self.meter.cut(self.now);
         let records = batches.iter().map(|batch| batch.records.len()).sum::<usize>();
-        Ok(Tick { entries, ends, records: u64::try_from(records)? })
+        Ok(Tick { entries, ends, records: u64::try_from(records)?, read_allocations })
     }
 
     /// What a checkpoint writes of the meter, into a new file of a tmpfs, as the collector does but for the sum at its

@@ -28,11 +28,16 @@ pub(crate) struct Reducer {
     flows_max: usize,
     flows: HashMap<FlowKey, Traffic, foldhash::fast::RandomState>,
     sum: Counter,
+    /// Empty, and as large as the largest cut needed it.
+    places: Places,
 }
+
+/// Where owners stand in the list of a cut.
+type Places = HashMap<OwnerId, u32, foldhash::fast::RandomState>;
 
 impl Reducer {
     pub(crate) fn new(flows_max: usize) -> Self {
-        Self { flows_max, flows: HashMap::default(), sum: Counter::default() }
+        Self { flows_max, flows: HashMap::default(), sum: Counter::default(), places: HashMap::default() }
     }
 
     pub(crate) fn sum(&self) -> Counter {
@@ -89,43 +94,37 @@ impl Reducer {
         Ok(reducer)
     }
 
-    /// Empties the flows into cuts of at most `records_max` records that name at most `owners_max` owners.
+    /// Empties the flows into cuts of at most `records_max` records that name at most `owners_max` owners. Memory is asked
+    /// for what leaves with them, and for little else.
     pub(crate) fn drain(&mut self, owners: &Owners, records_max: usize, owners_max: usize) -> Vec<Cut> {
-        let mut cuts = Vec::new();
-        let mut open = OpenCut::default();
-        for (key, traffic) in self.flows.drain() {
-            if open.records.len() == records_max || open.owners.len() == owners_max {
-                cuts.push(std::mem::take(&mut open).close());
+        let Self { flows, places, .. } = self;
+        let (mut cuts, mut left) = (Vec::new(), flows.len());
+        let open = |left: usize| -> Cut { (Vec::new(), Vec::with_capacity(left.min(records_max))) };
+        let mut cut = open(left);
+        for (key, traffic) in flows.drain() {
+            if cut.1.len() == records_max || cut.0.len() == owners_max {
+                places.clear();
+                let (owners, mut records) = std::mem::replace(&mut cut, open(left));
+                records.shrink_to_fit();
+                cuts.push((owners, records));
             }
-            open.push(key, traffic, owners);
+            push(&mut cut, places, owners, key, traffic);
+            left -= 1;
         }
-        if !open.records.is_empty() {
-            cuts.push(open.close());
+        places.clear();
+        if !cut.1.is_empty() {
+            cuts.push(cut);
         }
         self.sum = Counter::default();
         cuts
     }
 }
 
-#[derive(Default)]
-struct OpenCut {
-    owners: Vec<Arc<Owner>>,
-    records: Vec<Record>,
-    index: HashMap<OwnerId, u32, foldhash::fast::RandomState>,
-}
-
-impl OpenCut {
-    fn push(&mut self, key: FlowKey, traffic: Traffic, known: &Owners) {
-        let owners = &mut self.owners;
-        let owner = *self.index.entry(key.owner).or_insert_with(|| {
-            let owner = known.get(key.owner).expect("owners outlive the flows that name them");
-            owners.push(Arc::clone(owner));
-            u32::try_from(owners.len() - 1).expect("a cut's owners are bounded")
-        });
-        self.records.push(Record { owner, remote: key.remote, protocol: key.protocol, traffic });
-    }
-
-    fn close(self) -> Cut {
-        (self.owners, self.records)
-    }
+fn push((owners, records): &mut Cut, places: &mut Places, known: &Owners, key: FlowKey, traffic: Traffic) {
+    let owner = *places.entry(key.owner).or_insert_with(|| {
+        let owner = known.get(key.owner).expect("owners outlive the flows that name them");
+        owners.push(Arc::clone(owner));
+        u32::try_from(owners.len() - 1).expect("a cut's owners are bounded")
+    });
+    records.push(Record { owner, remote: key.remote, protocol: key.protocol, traffic });
 }
