@@ -5,11 +5,13 @@
 //! sink are an error, and variables are expanded for both kinds.
 //! Invariant: a [`SinkConfig`] can be pushed with; nothing in it prints a secret.
 
+mod problem;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use egressd_service::duration::{DurationError, parse_go_duration};
+use egressd_service::duration::parse_go_duration;
 use reqwest::header::{CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, HOST, TRANSFER_ENCODING};
 use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, Url};
@@ -19,6 +21,7 @@ use crate::labels::Label;
 use crate::remote_write::{self, NAME_LABEL};
 use crate::scrape;
 use crate::secret::Secret;
+pub use problem::{Problem, SinkError, Warning};
 
 /// Prometheus' usual scrape interval, which dashboards' `rate(…[1m])` expects.
 const REMOTE_WRITE_INTERVAL: Duration = Duration::from_secs(15);
@@ -153,111 +156,6 @@ pub struct RemoteWriteSettings {
     pub labels: BTreeMap<String, String>,
     /// Whether received bytes are written too.
     pub send_received_bytes_metric: bool,
-}
-
-/// A sink that cannot be used as configured: everything that the operator must correct.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("sink {name:?}: {}", list(.problems))]
-pub struct SinkError {
-    /// Its name in the configuration.
-    pub name: String,
-    /// In the order of the keys, at least one.
-    pub problems: Vec<Problem>,
-}
-
-fn list(problems: &[Problem]) -> String {
-    problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
-}
-
-/// One thing that the operator must correct. Values that may be secret are not repeated.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Problem {
-    /// A name that the exporter's own page has in the metrics.
-    #[error("is the name of the page /metrics/flows, choose another")]
-    NameReserved,
-    /// A sink without a destination.
-    #[error("has no kind, write http or prom_remote_write")]
-    NoKind,
-    /// A sink with two.
-    #[error("has two kinds, http and prom_remote_write: make two sinks of it")]
-    TwoKinds,
-    /// `url` is absent, or empty after expansion.
-    #[error("url is missing or empty")]
-    UrlMissing,
-    /// `url` is not one.
-    #[error("url is not valid: {reason}")]
-    UrlInvalid {
-        /// The parser's words, which do not repeat the value.
-        reason: String,
-    },
-    /// `url` is none of HTTP.
-    #[error("url has the scheme {scheme:?}, only http and https can be pushed to")]
-    UrlScheme {
-        /// As given.
-        scheme: String,
-    },
-    /// `method` is not one.
-    #[error("method {method:?} is not an HTTP method")]
-    Method {
-        /// As given.
-        method: String,
-    },
-    /// `encoding` is not the one there is.
-    #[error("encoding {encoding:?} is not known, the only one is protobuf")]
-    Encoding {
-        /// As given.
-        encoding: String,
-    },
-    /// `timeout` is not a duration.
-    #[error("timeout: {0}")]
-    Timeout(DurationError),
-    /// `timeout` leaves no time.
-    #[error("timeout is zero")]
-    TimeoutZero,
-    /// `exportInterval` leaves no time.
-    #[error("the export interval is zero")]
-    IntervalZero,
-    /// A header's name is none.
-    #[error("header {name:?} is not a valid name")]
-    HeaderName {
-        /// As given.
-        name: String,
-    },
-    /// A header's value cannot be sent.
-    #[error("the value of header {name:?} cannot be sent, it holds control characters")]
-    HeaderValue {
-        /// As given.
-        name: String,
-    },
-    /// A header that the protocol sets.
-    #[error("header {name:?} is set by the protocol and cannot be configured")]
-    HeaderReserved {
-        /// As given.
-        name: String,
-    },
-    /// A label's name is none.
-    #[error("label {name:?} is not a valid name, it must match [a-zA-Z_][a-zA-Z0-9_]*")]
-    LabelName {
-        /// As given.
-        name: String,
-    },
-    /// A label that every series has, or that begins with two underscores.
-    #[error("label {name:?} is one of the built-in names")]
-    LabelReserved {
-        /// As given.
-        name: String,
-    },
-}
-
-/// A setting that is understood otherwise than it reads. A sink with one can run.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Warning {
-    /// `compression` is not one that there is, and then means none, as it does to the tool that this one replaces.
-    #[error("compression {compression:?} is not known and means none; write gzip, or none")]
-    Compression {
-        /// As given.
-        compression: String,
-    },
 }
 
 impl SinkConfig {
