@@ -15,7 +15,6 @@
 //! collector that has stopped since or had no room to keep it (`unprotected`). May come twice: what was sent to an
 //! exporter that ended before it said whether it delivered; counted as `maybe_twice`.
 
-mod connections;
 pub mod dial;
 pub mod ledger;
 mod metrics;

@@ -15,6 +15,7 @@ use egressd_protocol::limits::MESSAGE_BYTES_MAX;
 use egressd_protocol::v1::collection_server::{Collection, CollectionServer};
 use egressd_protocol::{Ack, Down, Hello, Settings, SpoolId, Up, Welcome, WireError, v1};
 use egressd_service::clock::unix_nanos;
+use egressd_service::connections::{Line, Talk, connections};
 use egressd_service::lifecycle::chain;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -24,8 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, Streaming};
 use tracing::{info, warn};
 
-use crate::connections::{Line, Talk, connections};
-use crate::ledger::{Ledger, StreamId, TooManyNodes};
+use crate::ledger::{Ledger, NODES_MAX, StreamId, TooManyNodes};
 use crate::metrics::LedgerMetrics;
 use crate::roster::Roster;
 
@@ -53,6 +53,8 @@ impl Patience {
     };
 }
 
+/// One for each node that may have an account, and for those that are coming or going.
+const CONNECTIONS_MAX: usize = NODES_MAX + 1_000;
 /// How long a redirected collector may take to hang up.
 const FAREWELL_MAX: Duration = Duration::from_secs(5);
 /// How often a stream looks whether its predecessor's last batch is taken by now.
@@ -146,7 +148,7 @@ pub async fn serve(
         // A collector's one stream.
         .max_concurrent_streams(1)
         .add_service(service)
-        .serve_with_incoming_shutdown(connections(listener, idle_max), settled);
+        .serve_with_incoming_shutdown(connections(listener, CONNECTIONS_MAX, idle_max), settled);
     tokio::select! {
         served = serving => served,
         () = abandon.cancelled() => Ok(()),

@@ -1,4 +1,5 @@
-//! What both daemons share and no stage knows: command-line spelling, time, logs, start and stop, admin HTTP.
+//! What both daemons share and no stage knows: command-line spelling, time, logs, start and stop, admin HTTP, the door of a
+//! gRPC server.
 //!
 //! Nothing here knows what a flow is.
 
@@ -6,6 +7,7 @@ pub mod admin;
 pub mod args;
 pub mod backoff;
 pub mod clock;
+pub mod connections;
 pub mod duration;
 pub mod figures;
 pub mod lifecycle;

@@ -1,9 +1,9 @@
-//! The exporter's door: connections in, bounded in number, none for long without a conversation.
+//! A gRPC server's door: connections in, bounded in number, none for long without a conversation.
 //!
 //! A peer that connects and stays dumb, below HTTP/2 or above it, or that goes on holding a connection after its
-//! stream has ended, is cut off: it holds a place and buffers that a collector may need, and nothing else would
+//! conversation has ended, is cut off: it holds a place and buffers that another may need, and nothing else would
 //! end it. An accept that fails, for want of descriptors say, is tried again and never ends the daemon.
-//! Bound: [`CONNECTIONS_MAX`] connections; more wait in the listener's backlog.
+//! Bound: as many connections as the server says; more wait in the listener's backlog.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -22,32 +22,29 @@ use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOw
 use tonic::transport::server::Connected;
 use tracing::{debug, warn};
 
-use crate::ledger::NODES_MAX;
-
-/// One for each node that may have an account, and for those that are coming or going.
-pub(crate) const CONNECTIONS_MAX: usize = NODES_MAX + 1_000;
-
 /// How long to wait when the kernel gives no connection: descriptors come back as others end.
 const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
 
-/// The listener's connections, for ever. One that has no conversation for `idle_max` is cut off.
-pub(crate) fn connections(
+/// The listener's connections, for ever, `connections_max` at a time. One that has no conversation for `idle_max` is
+/// cut off.
+pub fn connections(
     listener: TcpListener,
+    connections_max: usize,
     idle_max: Duration,
 ) -> impl Stream<Item = Result<Connection, Infallible>> {
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let places = Arc::new(Semaphore::new(connections_max));
     stream::unfold((listener, places), move |(listener, places)| async move {
-        let place = place(&places).await;
+        let place = place(&places, connections_max).await;
         let (stream, peer) = accept(&listener).await;
         Some((Ok(Connection::new(stream, peer, place, idle_max)), (listener, places)))
     })
 }
 
-async fn place(places: &Arc<Semaphore>) -> OwnedSemaphorePermit {
+async fn place(places: &Arc<Semaphore>, connections_max: usize) -> OwnedSemaphorePermit {
     if let Ok(place) = Arc::clone(places).try_acquire_owned() {
         return place;
     }
-    warn!(connections = CONNECTIONS_MAX, "no room for another connection: more wait until one ends");
+    warn!(connections_max, "no room for another connection: more wait until one ends");
     Arc::clone(places).acquire_owned().await.expect("nobody closes the places")
 }
 
@@ -86,17 +83,18 @@ fn is_peers(error: &io::Error) -> bool {
     )
 }
 
-/// What a stream knows of the connection that carries it.
+/// What a call knows of the connection that carries it.
 #[derive(Clone, Debug)]
-pub(crate) struct Line {
+pub struct Line {
     /// Who is at the other end.
-    pub(crate) peer: SocketAddr,
+    pub peer: SocketAddr,
     conversations: watch::Sender<usize>,
 }
 
 impl Line {
     /// A conversation begins; it lasts as long as what is returned.
-    pub(crate) fn converse(&self) -> Talk {
+    #[must_use]
+    pub fn converse(&self) -> Talk {
         self.conversations.send_modify(|count| *count += 1);
         Talk(self.conversations.clone())
     }
@@ -104,7 +102,7 @@ impl Line {
 
 /// While it lives the connection is not idle.
 #[derive(Debug)]
-pub(crate) struct Talk(watch::Sender<usize>);
+pub struct Talk(watch::Sender<usize>);
 
 impl Drop for Talk {
     fn drop(&mut self) {
@@ -114,7 +112,7 @@ impl Drop for Talk {
 
 /// A connection that can be cut off.
 #[derive(Debug)]
-pub(crate) struct Connection {
+pub struct Connection {
     stream: TcpStream,
     line: Line,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
