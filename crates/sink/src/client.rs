@@ -11,6 +11,7 @@ use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::{Client, Method, Response, StatusCode, Url, redirect};
 
 use crate::driver::Verdict;
+use crate::lead::Overdue;
 use crate::metrics::Outcome;
 use crate::retry::retry_after;
 use crate::secret::Secret;
@@ -135,6 +136,8 @@ pub(crate) enum Answer {
     },
     /// No answer; the error does not hold the URL.
     Failed(reqwest::Error),
+    /// The process leads no more.
+    Overdue(Overdue),
 }
 
 impl Answer {
@@ -148,7 +151,8 @@ impl Answer {
             Self::Refused { .. } => Outcome::unexpected_status,
             Self::Failed(error) if error.is_connect() => Outcome::not_connected,
             Self::Failed(error) if error.is_timeout() => Outcome::timed_out,
-            Self::Failed(_) => Outcome::broken_off,
+            Self::Overdue(Overdue { begun: false }) => Outcome::not_connected,
+            Self::Failed(_) | Self::Overdue(_) => Outcome::broken_off,
         }
     }
 
@@ -176,7 +180,7 @@ impl Answer {
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Refused { retry_after, .. } => *retry_after,
-            Self::Accepted | Self::Failed(_) => None,
+            Self::Accepted | Self::Failed(_) | Self::Overdue(_) => None,
         }
     }
 

@@ -1,6 +1,7 @@
 //! The loop of a sink that pushes: takes batches at all times, pushes on an interval, tries again, drains at the end.
 //!
-//! Invariant: there is one request under way at most, and the position that is told is that of the machine.
+//! Invariant: there is one request under way at most, and the position that is told is that of the machine. While the
+//! process does not [lead](Lead) none is begun.
 //! Bound: nothing is queued here; a batch is folded in as soon as it is received, also during a push.
 
 use std::fmt;
@@ -22,6 +23,7 @@ use crate::cause::Cause;
 use crate::client::{Answer, ClientError, Endpoint};
 use crate::config::{Kind, SinkConfig};
 use crate::http::{self, CostApi};
+use crate::lead::Lead;
 use crate::metrics::{OneSink, SinkMetrics};
 use crate::remote_write::{self, RemoteWrite};
 use crate::retry::{Complaints, Retry};
@@ -121,6 +123,7 @@ pub struct Sink {
     settings: watch::Receiver<Prepared>,
     metrics: OneSink,
     clock: Clock,
+    lead: Lead,
 }
 
 /// What changes the settings of a running sink.
@@ -148,7 +151,13 @@ impl Sink {
     ) -> Result<(Self, Controls), ClientError> {
         let metrics = metrics.of(&config.name);
         let (controls, settings) = watch::channel(Prepared::new(config)?);
-        Ok((Self { settings, metrics, clock }, Controls(controls)))
+        Ok((Self { settings, metrics, clock, lead: Lead::always() }, Controls(controls)))
+    }
+
+    /// Has it push only while this process leads.
+    #[must_use]
+    pub fn led_by(self, lead: Lead) -> Self {
+        Self { lead, ..self }
     }
 }
 
@@ -178,13 +187,16 @@ pub async fn run(
     accepted: watch::Sender<Position>,
     abandon: CancellationToken,
 ) -> Report {
-    let Sink { settings, metrics, clock } = sink;
+    let Sink { settings, metrics, clock, lead } = sink;
     let kind = settings.borrow().config.kind.clone();
     let send = {
-        let clock = Arc::clone(&clock);
-        move |endpoint: &Endpoint, body| endpoint.send(body, clock())
+        let (clock, lead) = (Arc::clone(&clock), lead.clone());
+        move |endpoint: &Endpoint, body| {
+            let attempt = lead.clone().over(endpoint.send(body, clock()));
+            async { attempt.await.unwrap_or_else(Answer::Overdue) }
+        }
     };
-    let pusher = Pusher::new(settings, metrics, clock, accepted);
+    let pusher = Pusher::new(settings, metrics, clock, lead, accepted);
     match kind {
         Kind::Http(settings) => pusher.drive(CostApi::new(&settings), send, batches, abandon).await,
         Kind::RemoteWrite(settings) => pusher.drive(RemoteWrite::new(settings), send, batches, abandon).await,
@@ -201,6 +213,7 @@ pub(crate) struct Pusher {
     endpoint: Endpoint,
     metrics: OneSink,
     clock: Clock,
+    lead: Lead,
     accepted: watch::Sender<Position>,
     retry: Retry,
     failures: Complaints,
@@ -218,6 +231,7 @@ impl Pusher {
         mut settings: watch::Receiver<Prepared>,
         metrics: OneSink,
         clock: Clock,
+        lead: Lead,
         accepted: watch::Sender<Position>,
     ) -> Self {
         let Prepared { config, endpoint } = settings.borrow_and_update().clone();
@@ -231,6 +245,7 @@ impl Pusher {
             endpoint,
             metrics,
             clock,
+            lead,
             accepted,
             retry: Retry::new(),
             failures: Complaints::default(),
@@ -273,7 +288,7 @@ impl Pusher {
                     self.take_up(&mut destination);
                     due = Instant::now();
                 }
-                () = sleep_until(due), if attempt.is_none() => {
+                () = due_and_led(due, &mut self.lead), if attempt.is_none() => {
                     match self.request(&mut destination) {
                         Some(body) => attempt = Some((Instant::now(), Box::pin(send(&self.endpoint, body)))),
                         None => due = if open { self.next_push } else { Instant::now() },
@@ -365,6 +380,9 @@ impl Pusher {
         let (sink, origin, outcome) = (&self.name, &self.origin, answer.outcome());
         match answer {
             Answer::Accepted => {}
+            Answer::Overdue(overdue) => {
+                warn!(sink, origin, begun = overdue.begun, withheld, "push given up, another exporter may lead");
+            }
             Answer::Failed(error) => {
                 let cause = Cause::of(error);
                 let advice = cause.advice();
@@ -415,6 +433,12 @@ async fn answered<F: Future<Output = Answer>>(attempt: &mut Option<Attempt<F>>) 
         Some((begun, attempt)) => (*begun, attempt.as_mut().await),
         None => pending().await,
     }
+}
+
+/// When the next request may begin.
+async fn due_and_led(due: Instant, lead: &mut Lead) {
+    sleep_until(due).await;
+    lead.held().await;
 }
 
 /// Uniformly random; the middle where the system has no randomness, which costs only the jitter.

@@ -27,6 +27,7 @@ mod client;
 mod config;
 mod driver;
 mod keys;
+mod lead;
 mod metrics;
 mod retry;
 mod scrape;
@@ -43,6 +44,7 @@ pub use config::{
 };
 pub use driver::{Clock, Controls, Report, Sink, run, system_clock};
 pub use keys::{HTTP_KEYS, Key, REMOTE_WRITE_KEYS, SINK_KEYS};
+pub use lead::{Grant, Lead};
 pub use metrics::SinkMetrics;
 pub use scrape::{SCRAPE, Scrape};
 pub use secret::Secret;

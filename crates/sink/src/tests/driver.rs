@@ -4,6 +4,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use bytes::Bytes;
+use egressd_service::clock::Boot;
 use prometheus_client::encoding::text;
 use prometheus_client::registry::Registry;
 use reqwest::StatusCode;
@@ -15,8 +16,9 @@ use super::failures::Log;
 use super::*;
 use crate::client::{Answer, Endpoint};
 use crate::config::{Kind, SinkConfig};
-use crate::driver::{Clock, Prepared, Pusher, Report};
+use crate::driver::{Clock, Prepared, Pusher, Report, Verdict};
 use crate::http::CostApi;
+use crate::lead::{Lead, Overdue};
 use crate::metrics::SinkMetrics;
 
 const RECORD: &str = "web/app@n1/a 10.0.0.1 > pg/db@n2/b 10.0.1.2 tcp tx=10/1 rx=20/2 undirected=5/1";
@@ -59,13 +61,17 @@ struct Bench {
 }
 
 fn bench(interval: Duration) -> Bench {
+    bench_led_by(Lead::always(), interval)
+}
+
+fn bench_led_by(lead: Lead, interval: Duration) -> Bench {
     let mut registry = Registry::default();
     let metrics = SinkMetrics::register(&mut registry);
     let (accepted, position) = watch::channel(Position::default());
     let (batches, received) = mpsc::channel(1);
     super::push::install_provider();
     let (settings, receiver) = watch::channel(Prepared::new(config(COST_API, interval)).unwrap());
-    let pusher = Pusher::new(receiver, metrics.of("test"), clock(), accepted);
+    let pusher = Pusher::new(receiver, metrics.of("test"), clock(), lead, accepted);
     let (abandon, begun) = (CancellationToken::new(), Instant::now());
     Bench { registry, pusher, settings, position, batches, received, abandon, begun }
 }
@@ -265,4 +271,34 @@ async fn new_settings_take_over_what_is_held() {
     let places: Vec<_> = accepted.into_inner().unwrap().into_iter().map(|(place, _)| place).collect();
     assert_eq!(places, ["http://new.example/"]);
     assert_eq!(books(&registry, "bytes"), [35, 30, 5, 0]);
+}
+
+/// Goal: who does not lead takes batches and pushes nothing, however long; what is held goes once it leads.
+#[tokio::test(start_paused = true)]
+async fn nothing_is_pushed_by_who_does_not_lead() {
+    let (grant, lead) = Lead::elected();
+    let Bench { pusher, batches, received, abandon, begun, .. } = bench_led_by(lead, Duration::from_secs(1));
+    let attempts = Mutex::new(Vec::new());
+    let send = |_: &Endpoint, _| {
+        attempts.lock().unwrap().push(begun.elapsed());
+        async { Answer::Accepted }
+    };
+    let feed = async {
+        batches.send(Arc::new(batch(1, &[RECORD]))).await.unwrap();
+        drop(batches);
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        grant.until(Boot::NEVER);
+    };
+    let (report, ()) = tokio::join!(pusher.drive(cost_api(), send, received, abandon), feed);
+    assert_eq!(report, Report { applied: Position(1), accepted: Position(1), ..Report::default() });
+    let attempts: Vec<_> = attempts.into_inner().unwrap().iter().map(Duration::as_secs).collect();
+    assert_eq!(attempts, [3600]);
+}
+
+/// Goal: an attempt that the lead's end cut off may have been taken; one that it kept from beginning was not.
+#[test]
+fn an_attempt_cut_off_is_ambiguous_and_one_not_begun_is_not() {
+    for (begun, verdict) in [(true, Verdict::Ambiguous), (false, Verdict::Refused)] {
+        assert_eq!(Answer::Overdue(Overdue { begun }).verdict(), verdict, "{begun}");
+    }
 }
