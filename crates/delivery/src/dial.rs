@@ -133,7 +133,7 @@ enum Hangup {
     Ack(#[from] AckError),
     #[error("it speaks before Welcome")]
     NotWelcome,
-    #[error("the exporter is stopping")]
+    #[error("the exporter takes no more")]
     Redirected,
 }
 
@@ -340,8 +340,12 @@ impl Dialler {
             return Ok(());
         };
         let Some(clock_ahead) = session.clock_ahead else {
-            let Down::Welcome(welcome) = message else { return Err(Hangup::NotWelcome) };
-            self.welcomed(&welcome);
+            match message {
+                Down::Welcome(welcome) => self.welcomed(&welcome),
+                // A standby's: of what others took it knows nothing.
+                Down::Redirect(address) => return Err(self.go_to(address)),
+                _ => return Err(Hangup::NotWelcome),
+            }
             return Ok(());
         };
         match message {
@@ -357,13 +361,18 @@ impl Dialler {
             }
             Down::Redirect(address) => {
                 self.window.redirected();
-                // An address that is none is as good as no address: the configured one leads to an exporter again.
-                let elsewhere = address.and_then(|address| address.parse().ok());
-                self.exporter = elsewhere.unwrap_or_else(|| self.config.exporter.clone());
-                return Err(Hangup::Redirected);
+                return Err(self.go_to(address));
             }
         }
         Ok(())
+    }
+
+    /// Where to dial next. An address that is none is as good as no address: the configured one leads to an exporter
+    /// again.
+    fn go_to(&mut self, address: Option<String>) -> Hangup {
+        let elsewhere = address.and_then(|address| address.parse().ok());
+        self.exporter = elsewhere.unwrap_or_else(|| self.config.exporter.clone());
+        Hangup::Redirected
     }
 
     fn welcomed(&mut self, welcome: &Welcome) {

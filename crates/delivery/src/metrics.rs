@@ -80,6 +80,7 @@ pub struct LedgerMetrics {
     skipped: Counter,
     pub(crate) streams: Gauge,
     pub(crate) refused: Counter,
+    pub(crate) redirected: Counter,
     pub(crate) unknown_messages: Counter,
 }
 
@@ -92,6 +93,7 @@ impl LedgerMetrics {
             skipped: Counter::default(),
             streams: Gauge::default(),
             refused: Counter::default(),
+            redirected: Counter::default(),
             unknown_messages: Counter::default(),
         };
         registry.register("egressd_exporter_ledger_streams", "Streams open", metrics.streams.clone());
@@ -99,6 +101,7 @@ impl LedgerMetrics {
             ("taken_batches", "Batches taken, each sequence of an epoch once", &metrics.taken),
             ("skipped_batches", "Sequences that collectors lost before sending them", &metrics.skipped),
             ("refused_streams", "Streams closed because what they said cannot be", &metrics.refused),
+            ("redirected_streams", "Streams sent on, since another exporter leads", &metrics.redirected),
             (
                 "unknown_messages",
                 "Messages of a kind that this version does not know",

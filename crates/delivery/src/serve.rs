@@ -4,7 +4,7 @@
 //! that says at which position it stands, it is committed and acknowledged. While it waits for room there its stream
 //! reads nothing more, so one batch a stream is held here, and goes on telling acknowledgements and scopes. A stop
 //! follows the data: nothing more is taken, the next stage sees its channel close and lets everything out, then each
-//! collector gets its last Ack and a Redirect.
+//! collector gets its last Ack and a Redirect. A standby answers Hello with a Redirect to the leader, and takes nothing.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -23,15 +23,18 @@ use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::{Code, Request, Response, Status, Streaming};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::ledger::{Ledger, NODES_MAX, StreamId, TooManyNodes};
 use crate::metrics::LedgerMetrics;
 use crate::roster::Roster;
 
 mod offer;
+mod role;
 
 use offer::{News, Offer, Offering, next_of};
+pub use role::Role;
+use role::send_on;
 
 /// How long a peer may keep us waiting.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -104,6 +107,8 @@ pub struct Desk {
     pub metrics: LedgerMetrics,
     /// Where collectors are told of.
     pub roster: Roster,
+    /// Whether streams are taken or sent on. One that is open goes on until `stop`.
+    pub role: watch::Receiver<Role>,
 }
 
 /// Serves collectors until `stop` fires and every one of them has its last word, or `abandon` fires.
@@ -130,6 +135,7 @@ pub async fn serve(
         patience: desk.patience,
         metrics: desk.metrics,
         roster: desk.roster,
+        role: desk.role,
         stop: stop.clone(),
     });
     let closing = Arc::clone(&shared);
@@ -169,6 +175,7 @@ struct Shared {
     patience: Patience,
     metrics: LedgerMetrics,
     roster: Roster,
+    role: watch::Receiver<Role>,
     stop: CancellationToken,
 }
 
@@ -249,6 +256,8 @@ enum Hangup {
     UnknownEpoch,
     #[error("the exporter is stopping")]
     Stopping,
+    #[error("another exporter leads")]
+    Standby,
 }
 
 impl Hangup {
@@ -264,7 +273,7 @@ impl Hangup {
             Self::NoHello(_) | Self::Silent(_) => Some(Status::deadline_exceeded(text)),
             Self::Replaced => Some(Status::aborted(text)),
             Self::TooManyNodes(_) => Some(Status::resource_exhausted(text)),
-            Self::Stopping => Some(Status::unavailable(text)),
+            Self::Stopping | Self::Standby => Some(Status::unavailable(text)),
         }
     }
 
@@ -292,6 +301,10 @@ async fn converse(
             let hangup = conversation.run().await;
             info!(node = %conversation.hello.node, reason = %chain(&hangup), "stream closed");
             hangup
+        }
+        Err(Hangup::Standby) => {
+            debug!(%peer, "stream redirected");
+            Hangup::Standby
         }
         Err(hangup) => {
             warn!(%peer, reason = %chain(&hangup), "stream refused");
@@ -391,6 +404,12 @@ impl Conversation {
             .map_err(Hangup::Broken)?
             .ok_or(Hangup::Closed)?;
         let Some(Up::Hello(hello)) = Up::from_wire(first)? else { return Err(Hangup::NotHello) };
+        let leads = *shared.role.borrow() == Role::Leader;
+        if !leads {
+            send_on(&shared, &mut up, &down).await?;
+            shared.metrics.redirected.inc();
+            return Err(Hangup::Standby);
+        }
         let seat = Seat::take(&shared, &hello, line)?;
         info!(node = %hello.node, version = %hello.version, source = ?hello.source, "stream opened");
         let hello = Arc::new(hello);
@@ -535,20 +554,25 @@ impl Conversation {
         let _settled = self.offer_ends().await;
         self.shared.settle();
         self.acknowledge(News::Taken).await?;
-        self.say(&Down::Redirect(None)).await?;
-        let hung_up = async { while let Ok(Some(_)) = self.up.message().await {} };
-        let _either = tokio::time::timeout(FAREWELL_MAX, hung_up).await;
+        send_on(&self.shared, &mut self.up, &self.down).await?;
         Err(Hangup::Stopping)
     }
 
     async fn say(&self, message: &Down) -> Result<(), Hangup> {
-        let within = self.shared.patience.unread;
-        for message in message.to_wire() {
-            tokio::time::timeout(within, self.down.send(Ok(message)))
-                .await
-                .map_err(|_| Hangup::Unread(within))?
-                .map_err(|_| Hangup::Closed)?;
-        }
-        Ok(())
+        say(&self.down, message, self.shared.patience.unread).await
     }
+}
+
+async fn say(
+    down: &mpsc::Sender<Result<v1::Down, Status>>,
+    message: &Down,
+    within: Duration,
+) -> Result<(), Hangup> {
+    for message in message.to_wire() {
+        tokio::time::timeout(within, down.send(Ok(message)))
+            .await
+            .map_err(|_| Hangup::Unread(within))?
+            .map_err(|_| Hangup::Closed)?;
+    }
+    Ok(())
 }

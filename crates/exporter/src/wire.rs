@@ -11,7 +11,7 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 use egressd_delivery::ledger::NODES_MAX;
 use egressd_delivery::roster::Roster;
-use egressd_delivery::serve::{Desk, Patience, serve};
+use egressd_delivery::serve::{Desk, Patience, Role, serve};
 use egressd_delivery::{LedgerMetrics, random_id};
 use egressd_enrich::kubernetes::{ConnectError, Knowledge, WatchCounts};
 use egressd_flow::{Position, UnixNanos};
@@ -105,6 +105,7 @@ pub(crate) async fn wire(options: Box<Options>, loaded: Loaded, mut tasks: Tasks
         patience: Patience::USUAL,
         metrics: LedgerMetrics::register(&mut registry),
         roster: roster.clone(),
+        role: watch::channel(Role::Leader).1,
     };
     tasks.spawn("streams", serve(grpc, desk, tasks.stop.clone(), tasks.abandon.clone()));
     let router = admin.router(registry, flows(scrape).merge(nodes::page(roster)), tasks.stop.clone());

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use egressd_delivery::dial::{DialConfig, Lines, dial};
 use egressd_delivery::roster::Roster;
-use egressd_delivery::serve::{Desk, Patience, ScopeRequest, Taking, serve};
+use egressd_delivery::serve::{Desk, Patience, Role, ScopeRequest, Taking, serve};
 use egressd_delivery::window::Window;
 use egressd_delivery::{LedgerMetrics, WindowMetrics};
 use egressd_flow::{
@@ -93,6 +93,7 @@ pub(crate) struct Exporter {
     pub(crate) served: JoinHandle<Result<(), tonic::transport::Error>>,
     registry: Registry,
     pub(crate) roster: Roster,
+    pub(crate) role: watch::Sender<Role>,
     position: u64,
 }
 
@@ -114,6 +115,7 @@ impl Exporter {
         let (intake, takings) = mpsc::channel(4);
         let (delivered, delivered_out) = watch::channel(Position(0));
         let (stop, roster) = (CancellationToken::new(), Roster::default());
+        let (role, role_out) = watch::channel(Role::Leader);
         let desk = Desk {
             spool: SpoolId(spool),
             version: "1",
@@ -124,10 +126,16 @@ impl Exporter {
             patience,
             metrics: LedgerMetrics::register(&mut registry),
             roster: roster.clone(),
+            role: role_out,
         };
         let address = listener.local_addr().unwrap();
         let served = tokio::spawn(serve(listener, desk, stop.clone(), CancellationToken::new()));
-        Self { address, takings, delivered, stop, served, registry, roster, position: 0 }
+        Self { address, takings, delivered, stop, served, registry, roster, role, position: 0 }
+    }
+
+    /// From now on new streams are sent on to `leader`.
+    pub(crate) fn stand_by(&self, leader: Option<SocketAddr>) {
+        self.role.send_replace(Role::Standby(leader.map(|leader| leader.to_string())));
     }
 
     /// The next batch that the ledger lets in, given a position.
@@ -146,6 +154,10 @@ impl Exporter {
 
     pub(crate) async fn until(&self, name: &str, value: u64) {
         until(&self.registry, name, value).await;
+    }
+
+    pub(crate) async fn until_at_least(&self, name: &str, value: u64) {
+        reached(&self.registry, name, |found| found >= value).await;
     }
 
     pub(crate) fn deliver(&self) {
@@ -183,13 +195,17 @@ fn metric(registry: &Registry, name: &str) -> u64 {
 }
 
 async fn until(registry: &Registry, name: &str, value: u64) {
+    reached(registry, name, |found| found == value).await;
+}
+
+async fn reached(registry: &Registry, name: &str, is_enough: impl Fn(u64) -> bool) {
     let reached = async {
-        while metric(registry, name) != value {
+        while !is_enough(metric(registry, name)) {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
     if timeout(PATIENCE, reached).await.is_err() {
-        panic!("{name} is {}, not {value}", metric(registry, name));
+        panic!("{name} is still {}", metric(registry, name));
     }
 }
 
@@ -254,7 +270,7 @@ impl Collector {
 
 /// A peer that says what the test wants.
 pub(crate) struct Peer {
-    up: mpsc::Sender<v1::Up>,
+    pub(crate) up: mpsc::Sender<v1::Up>,
     pub(crate) down: Streaming<v1::Down>,
 }
 

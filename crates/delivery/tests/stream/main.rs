@@ -7,6 +7,7 @@ mod halves;
 mod hostile;
 mod raw;
 mod skew;
+mod standby;
 
 use std::time::Duration;
 
