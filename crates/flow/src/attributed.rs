@@ -15,7 +15,7 @@ use crate::tuple::IpProtocol;
 pub struct TopologyZone(pub Arc<str>);
 
 /// A pod by name.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PodName {
     /// Namespace.
     pub namespace: Arc<str>,
@@ -24,7 +24,7 @@ pub struct PodName {
 }
 
 /// What keeps a pod running: a Deployment, a StatefulSet, a Job …
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Workload {
     /// The kind as Kubernetes spells it.
     pub kind: Arc<str>,
@@ -48,7 +48,7 @@ pub struct Identity {
 }
 
 /// Why a remote address carries no identity. Its bytes are exported all the same.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Unattributed {
     /// The cluster knows no such address: the internet, or something private beside the cluster.
     Unknown,

@@ -1,7 +1,7 @@
 //! Why a peer's message is not believed.
 
-/// A message that does not hold together. The stream that sent it is closed; a peer that keeps sending it is broken
-/// and needs an operator.
+/// A message that does not hold together. The stream or call that said it is ended; a peer that keeps saying it is
+/// broken and needs an operator.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WireError {
     /// A field that must be there is not.
@@ -55,6 +55,20 @@ pub enum WireError {
         bytes: u64,
         /// Likewise.
         packets: u64,
+    },
+    /// A text that says nothing of the kind that belongs there.
+    #[error("{field} is not {expected}")]
+    Malformed {
+        /// Path in the message.
+        field: &'static str,
+        /// What belongs there.
+        expected: &'static str,
+    },
+    /// Something is said twice that can be said once.
+    #[error("{field} says something twice")]
+    Repeated {
+        /// Path in the message.
+        field: &'static str,
     },
     /// A number outside its range.
     #[error("{field} is {found}, out of its range")]

@@ -42,6 +42,24 @@ pub const LOSSES_MAX: usize = 100;
 /// Ranges in one Settings.
 pub const FOLD_RANGES_MAX: usize = 10_000;
 
+/// Encoded bytes of a request to the flow subscription.
+pub const FLOW_REQUEST_BYTES_MAX: usize = 256 << 10;
+
+/// Values in one field of a filter.
+pub const FILTER_VALUES_MAX: usize = 64;
+
+/// Bytes of one text of a filter: a namespace, a slash and the name of a pod (RFC 1123 label and subdomain).
+pub const FILTER_TEXT_BYTES_MAX: usize = 63 + 1 + NODE_NAME_BYTES_MAX;
+
+/// Flows in one message to a subscriber.
+pub const MESSAGE_FLOWS_MAX: usize = 500;
+
+/// Minutes that a summary reaches back.
+pub const SUMMARY_MINUTES_MAX: u32 = 60;
+
+/// Rows of one summary.
+pub const SUMMARY_ROWS_MAX: usize = 1_000;
+
 /// A record's worst case: two indexes, a protocol and six counters as varints, and an address said once.
 const RECORD_BYTES_MAX: usize = 5 + 5 + 2 + 6 * 10 + 18;
 
@@ -50,3 +68,11 @@ const OWNER_BYTES_MAX: usize = OWNER_TEXT_BYTES_MAX + 64 + OWNER_LABELS_MAX * 10
 
 const _: () =
     assert!(BATCH_RECORDS_MAX * RECORD_BYTES_MAX + OWNERS_MAX * OWNER_BYTES_MAX + 1_024 < MESSAGE_BYTES_MAX);
+
+/// Six fields of texts.
+const _: () = assert!(6 * FILTER_VALUES_MAX * (FILTER_TEXT_BYTES_MAX + 3) + 1_024 < FLOW_REQUEST_BYTES_MAX);
+
+/// An end's worst case: what an owner may say, its node, and its failure domain and region, which are label values.
+const FLOW_END_BYTES_MAX: usize = OWNER_TEXT_BYTES_MAX + NODE_NAME_BYTES_MAX + 2 * 63 + 64;
+
+const _: () = assert!(MESSAGE_FLOWS_MAX * (2 * FLOW_END_BYTES_MAX + 6 * 11 + 16) + 1_024 < MESSAGE_BYTES_MAX);

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use egressd_flow::{Epoch, NodeName, Owner, Scope, Sequence, UnixNanos};
+use egressd_flow::{Epoch, IpProtocol, NodeName, Owner, Scope, Sequence, UnixNanos};
 use proptest::prelude::*;
 use prost::Message as _;
 
 use crate::limits::OWNERS_MAX;
 use crate::{
-    Ack, CollectorFlags, Down, HeldEpoch, Hello, Loss, Name, Settings, Source, SpoolId, Status, Up, Welcome,
-    v1,
+    Ack, CollectorFlags, Dimension, Down, FlowFilter, HeldEpoch, Hello, Loss, Name, NamePattern, Settings,
+    Source, SpoolId, Status, SummaryOrder, SummaryQuery, Up, Welcome, v1,
 };
 
 fn hello() -> Hello {
@@ -138,6 +138,43 @@ fn a_hello_that_cannot_be_is_refused() {
     );
 }
 
+/// Goal: what a subscriber asks is what is looked for, and a summary that says little gets the defaults.
+#[test]
+fn questions_are_understood() {
+    let text = |text: &str| vec![text.to_owned()];
+    let filter = v1::FlowFilter {
+        namespaces: text("shop"),
+        pods: vec!["web-0".to_owned(), "shop/web-1".to_owned()],
+        nodes: text("node-a"),
+        topology_zones: text("zone-1"),
+        remote_ranges: vec!["10.1.2.3".to_owned(), "fd00::/8".to_owned()],
+        remote_names: text("db"),
+        protocols: vec![6, 255],
+        least_bytes: 9,
+    };
+    let pattern = |namespace: Option<&str>, name: &str| NamePattern {
+        namespace: namespace.map(str::to_owned),
+        name: name.to_owned(),
+    };
+    let expected = FlowFilter {
+        namespaces: text("shop"),
+        pods: vec![pattern(None, "web-0"), pattern(Some("shop"), "web-1")],
+        nodes: text("node-a"),
+        topology_zones: text("zone-1"),
+        remote_ranges: vec!["10.1.2.3/32".parse().unwrap(), "fd00::/8".parse().unwrap()],
+        remote_names: vec![pattern(None, "db")],
+        protocols: vec![IpProtocol::TCP, IpProtocol(255)],
+        least_bytes: 9,
+    };
+    assert_eq!(FlowFilter::from_wire(v1::SubscribeRequest { filter: Some(filter) }), Ok(expected));
+    assert_eq!(FlowFilter::from_wire(v1::SubscribeRequest::default()), Ok(FlowFilter::default()));
+
+    let request = v1::SummaryRequest { dimensions: vec![6, 1], ..Default::default() };
+    let dimensions = vec![Dimension::Remote, Dimension::Pod];
+    let query = SummaryQuery { window_minutes: 5, dimensions, order: SummaryOrder::Sent, rows_max: 10 };
+    assert_eq!(SummaryQuery::from_wire(&request), Ok(query));
+}
+
 proptest! {
     /// Goal: no bytes whatsoever make a decoder panic.
     #[test]
@@ -147,6 +184,12 @@ proptest! {
         }
         if let Ok(message) = v1::Down::decode(bytes.as_slice()) {
             let _either = Down::from_wire(message);
+        }
+        if let Ok(message) = v1::SubscribeRequest::decode(bytes.as_slice()) {
+            let _either = FlowFilter::from_wire(message);
+        }
+        if let Ok(message) = v1::SummaryRequest::decode(bytes.as_slice()) {
+            let _either = SummaryQuery::from_wire(&message);
         }
     }
 }
