@@ -10,7 +10,7 @@ use crate::workspace::{Dependency, Kind, Package, short};
 
 /// The crates of ours that each of our crates may link, by short name, in the order data goes.
 /// Tests may use any crate. A binary and `xtask` stand on no right-hand side: nothing links them.
-const ARROWS: [(&str, &[&str]); 15] = [
+const ARROWS: [(&str, &[&str]); 16] = [
     ("flow", &[]),
     ("protocol", &["flow"]),
     ("conntrack", &["flow"]),
@@ -19,6 +19,7 @@ const ARROWS: [(&str, &[&str]); 15] = [
     ("enrich", &["flow", "service"]),
     ("spool", &["flow"]),
     ("sink", &["flow", "service"]),
+    ("serve", &["flow", "protocol", "service"]),
     ("service", &[]),
     // The binaries name the stream's nouns (Settings, Status, its limits) and never its messages.
     ("collector", &["conntrack", "delivery", "flow", "meter", "protocol", "service"]),

@@ -21,8 +21,8 @@ const LONG: &[(&str, &str)] = &[];
 const LINES_MAX: usize = 600;
 
 /// Crates in which a bare zone could be conntrack's or the cloud's.
-const TWO_ZONES: [&str; 8] =
-    ["flow", "conntrack", "meter", "delivery", "enrich", "spool", "sink", "protocol"];
+const TWO_ZONES: [&str; 9] =
+    ["flow", "conntrack", "meter", "delivery", "enrich", "spool", "sink", "serve", "protocol"];
 
 /// Names that say nothing of what a module holds.
 const EMPTY_NAMES: [&str; 5] = ["utils", "common", "helpers", "manager", "types"];
