@@ -1,4 +1,4 @@
-//! A Kubernetes API server over real HTTP, for whoever watches pods and nodes: it lists in pages, streams lists,
+//! A Kubernetes API server over real HTTP, for whoever watches pods and nodes and holds a lease: it lists in pages, streams lists,
 //! watches with bookmarks, forgets its past, and has the bad days that real ones have.
 //!
 //! ```text
@@ -11,7 +11,9 @@
 //! have the shapes of a real server; a parameter that is not known here is refused, never overlooked, where it would
 //! change the answer.
 //!
-//! Not here: selectors, single objects, writes over HTTP, protobuf and compression.
+//! Leases can be read, created and replaced one by one, each replacement against the version that its writer knows.
+//!
+//! Not here: selectors, other single objects and writes over HTTP, protobuf and compression.
 
 mod ask;
 mod connections;
@@ -22,6 +24,7 @@ mod resource;
 mod routes;
 mod settings;
 mod shared;
+mod single;
 mod status;
 mod store;
 mod time;
@@ -183,7 +186,7 @@ impl KubernetesApi {
     /// name and another UID it is another object: the old one is deleted before.
     ///
     /// # Errors
-    /// [`Error::Malformed`] for what is neither a pod nor a node, or lacks a name. Nothing else is checked.
+    /// [`Error::Malformed`] for what is no pod, node or lease, or lacks a name. Nothing else is checked.
     pub fn apply(&self, object: impl Into<Value>) -> Result<u64, Error> {
         let object = object.into();
         self.shared.change_store(|store| store.apply(object))

@@ -9,11 +9,13 @@ pub enum Resource {
     Nodes,
     /// `v1` pods of all namespaces.
     Pods,
+    /// `coordination.k8s.io/v1` leases, which are read and written one by one too.
+    Leases,
 }
 
 impl Resource {
     /// All of them.
-    pub const ALL: [Self; 2] = [Self::Nodes, Self::Pods];
+    pub const ALL: [Self; 3] = [Self::Nodes, Self::Pods, Self::Leases];
 
     /// The name in paths, as `pods`.
     #[must_use]
@@ -21,6 +23,7 @@ impl Resource {
         match self {
             Self::Nodes => "nodes",
             Self::Pods => "pods",
+            Self::Leases => "leases",
         }
     }
 
@@ -30,6 +33,7 @@ impl Resource {
         match self {
             Self::Nodes => "Node",
             Self::Pods => "Pod",
+            Self::Leases => "Lease",
         }
     }
 
@@ -39,15 +43,24 @@ impl Resource {
         match self {
             Self::Nodes => "/api/v1/nodes",
             Self::Pods => "/api/v1/pods",
+            Self::Leases => "/apis/coordination.k8s.io/v1/leases",
         }
     }
 
     pub(super) fn api_version(self) -> &'static str {
-        "v1"
+        match self {
+            Self::Nodes | Self::Pods => "v1",
+            Self::Leases => "coordination.k8s.io/v1",
+        }
+    }
+
+    /// The API group, empty for the core one.
+    pub(super) fn group(self) -> &'static str {
+        self.api_version().rsplit_once('/').map_or("", |(group, _)| group)
     }
 
     pub(super) fn is_namespaced(self) -> bool {
-        self == Self::Pods
+        self != Self::Nodes
     }
 
     pub(super) fn of(api_version: &str, kind: &str) -> Option<Self> {
@@ -60,6 +73,7 @@ impl Resource {
     pub(super) fn empty(self) -> Value {
         match self {
             Self::Pods => json!({ "spec": { "containers": null }, "status": {} }),
+            Self::Leases => json!({ "spec": {} }),
             Self::Nodes => json!({
                 "spec": {},
                 "status": {

@@ -15,6 +15,7 @@ use super::ask::{Ask, Continue, List, ListOf, Query, is_watch};
 use super::resource::Resource;
 use super::settings::{Fault, Settings};
 use super::shared::Shared;
+use super::single;
 use super::status::Refusal;
 use super::store::{Compacted, Key, Store, Stored};
 use super::watching;
@@ -30,6 +31,7 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
         router = router.route(resource.path(), get(answer));
     }
     router
+        .merge(single::routes())
         .fallback(|| async { Refusal::not_found() })
         .layer(middleware::from_fn_with_state(Arc::clone(&shared), gate))
         .with_state(shared)
@@ -47,6 +49,7 @@ async fn gate(
     let fault = match Resource::ALL.iter().any(|resource| resource.path() == path) {
         true if is_watch(&query) => settings.watches,
         true => settings.lists,
+        false if single::is_path(&path) => settings.objects,
         false => settings.others,
     };
     let answer = match fault {
@@ -100,7 +103,7 @@ async fn collection(
     }
 }
 
-fn json_answer(body: impl Into<Body>) -> Response {
+pub(super) fn json_answer(body: impl Into<Body>) -> Response {
     (StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], body.into()).into_response()
 }
 

@@ -53,6 +53,8 @@ pub struct Settings {
     pub lists: Fault,
     /// What becomes of watches: of new ones, but for [`Fault::Stall`], which silences open ones too.
     pub watches: Fault,
+    /// What becomes of reading and writing one object.
+    pub objects: Fault,
     /// What becomes of all other requests, `/version` and health among them.
     pub others: Fault,
     /// Every answer, and every delivery of events in an open watch, comes so much later.
@@ -63,7 +65,7 @@ pub struct Settings {
     pub bookmark_interval: Duration,
     /// The bearer token that every request must carry; `None` lets everyone in.
     pub token: Option<String>,
-    /// Resources that may neither be listed nor watched: 403.
+    /// Resources that may not be asked for: 403.
     pub forbidden: BTreeSet<Resource>,
 }
 
@@ -73,6 +75,7 @@ impl Settings {
         Self {
             lists: Fault::None,
             watches: Fault::None,
+            objects: Fault::None,
             others: Fault::None,
             delay: Duration::ZERO,
             streaming_lists: StreamingLists::Served,
@@ -84,6 +87,6 @@ impl Settings {
 
     /// The same fault for every kind of request; [`Fault::None`] heals.
     pub fn all(&mut self, fault: Fault) {
-        (self.lists, self.watches, self.others) = (fault, fault, fault);
+        (self.lists, self.watches, self.objects, self.others) = (fault, fault, fault, fault);
     }
 }

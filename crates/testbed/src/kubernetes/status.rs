@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use super::resource::Resource;
+use super::store::Key;
 
 /// A refused request.
 #[derive(Clone, Debug, PartialEq)]
@@ -41,10 +42,10 @@ impl Refusal {
     }
 
     pub(super) fn forbidden(resource: Resource, verb: &str) -> Self {
-        let plural = resource.plural();
+        let (plural, group) = (resource.plural(), resource.group());
         let user = "system:serviceaccount:egressd:egressd-exporter";
         let message = format!(
-            "{plural} is forbidden: User \"{user}\" cannot {verb} resource \"{plural}\" in API group \"\" at the cluster scope"
+            "{plural} is forbidden: User \"{user}\" cannot {verb} resource \"{plural}\" in API group \"{group}\" at the cluster scope"
         );
         Self::new(403, "Forbidden", &message).with("details", json!({ "kind": plural }))
     }
@@ -52,6 +53,39 @@ impl Refusal {
     pub(super) fn not_found() -> Self {
         let message = "the server could not find the requested resource";
         Self::new(404, "NotFound", message).with("details", json!({}))
+    }
+
+    /// One object that is not there.
+    pub(super) fn no_object(key: &Key) -> Self {
+        let message = format!("{} \"{}\" not found", qualified(key), key.name);
+        Self::new(404, "NotFound", &message).with("details", details(key))
+    }
+
+    /// It is there already.
+    pub(super) fn already_exists(key: &Key) -> Self {
+        let message = format!("{} \"{}\" already exists", qualified(key), key.name);
+        Self::new(409, "AlreadyExists", &message).with("details", details(key))
+    }
+
+    /// It changed since the version that the writer knows.
+    pub(super) fn conflict(key: &Key) -> Self {
+        let message = format!(
+            "Operation cannot be fulfilled on {} \"{}\": the object has been modified; please apply your changes to the \
+             latest version and try again",
+            qualified(key),
+            key.name
+        );
+        Self::new(409, "Conflict", &message).with("details", details(key))
+    }
+
+    /// An object with a field that it cannot have so.
+    pub(super) fn invalid_field(key: &Key, field: &str, message: &str) -> Self {
+        let mut details = details(key);
+        details["kind"] = key.resource.kind().into();
+        details["causes"] = json!([{ "reason": "FieldValueInvalid", "message": message, "field": field }]);
+        let (kind, group) = (key.resource.kind(), key.resource.group());
+        let message = format!("{kind}.{group} \"{}\" is invalid: {field}: {message}", key.name);
+        Self::new(422, "Invalid", &message).with("details", details)
     }
 
     pub(super) fn bad_request(message: &str) -> Self {
@@ -125,6 +159,15 @@ impl Refusal {
     pub(super) fn object(&self) -> &Value {
         &self.object
     }
+}
+
+/// As `leases.coordination.k8s.io`.
+fn qualified(key: &Key) -> String {
+    format!("{}.{}", key.resource.plural(), key.resource.group())
+}
+
+fn details(key: &Key) -> Value {
+    json!({ "name": key.name, "group": key.resource.group(), "kind": key.resource.plural() })
 }
 
 impl IntoResponse for Refusal {

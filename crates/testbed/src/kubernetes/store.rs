@@ -204,7 +204,8 @@ impl Store {
         })
     }
 
-    fn put(&mut self, key: Key, mut object: Value) -> u64 {
+    /// Creates or replaces an object without its kind; gives its version.
+    pub(super) fn put(&mut self, key: Key, mut object: Value) -> u64 {
         let before = self.objects.get(&key).cloned();
         if let Some(before) = &before {
             object["metadata"]["resourceVersion"] = before.version.to_string().into();

@@ -9,6 +9,7 @@ mod by_kube;
 mod client;
 mod either;
 mod in_cluster;
+mod leases;
 
 use std::net::IpAddr;
 use std::time::Duration;
