@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use egressd_service::duration::{DurationError, parse_go_duration};
+use egressd_service::lifecycle::chain;
 use egressd_service::yaml::{self, YamlError};
-use egressd_sink::{RawSink, SinkConfig, SinkError, Warning};
+use egressd_sink::{ClientError, RawSink, SinkConfig, SinkError, Warning};
 use serde::Deserialize;
 use tracing::warn;
 
@@ -68,6 +69,8 @@ pub(crate) enum Problem {
     ExportIntervalZero,
     #[error(transparent)]
     Sink(SinkError),
+    #[error("sink {sink:?}: {}", chain(.error))]
+    Access { sink: String, error: ClientError },
     #[error(transparent)]
     Doubt(Doubt),
 }
@@ -166,6 +169,20 @@ pub(crate) fn understand(
     } else {
         Err(FileError::Wrong { path: path.clone(), problems })
     }
+}
+
+/// Tries the files that the sinks name. A reload has them tried where sinks are made, which it repeats: there they may
+/// come later.
+pub(crate) fn try_access(source: &Source, settings: &Settings) -> Result<(), FileError> {
+    let problem = |config: &SinkConfig| {
+        let error = egressd_sink::check(config).err()?;
+        Some(Problem::Access { sink: config.name.clone(), error })
+    };
+    let problems: Vec<_> = settings.sinks.iter().filter_map(problem).collect();
+    if problems.is_empty() {
+        return Ok(());
+    }
+    Err(FileError::Wrong { path: source.path.clone(), problems })
 }
 
 fn validate(

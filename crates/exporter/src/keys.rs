@@ -6,7 +6,7 @@
 use std::fmt;
 
 use egressd_service::yaml::{self, YamlError};
-use egressd_sink::{HTTP_KEYS, Key, REMOTE_WRITE_KEYS, SINK_KEYS};
+use egressd_sink::{BASIC_AUTH_KEYS, HTTP_KEYS, Key, REMOTE_WRITE_KEYS, SINK_KEYS, TLS_KEYS};
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::Spanned;
@@ -78,9 +78,18 @@ enum Shape {
 const FILE: Shape = Shape::Keys(FILE_KEYS, |key| if key == "sinks" { SINKS } else { Shape::Any });
 const SINKS: Shape = Shape::Names(&SINK);
 const SINK: Shape = Shape::Keys(SINK_KEYS, |key| match key {
-    "http" => Shape::Keys(HTTP_KEYS, |_| Shape::Any),
-    _ => Shape::Keys(REMOTE_WRITE_KEYS, |_| Shape::Any),
+    "http" => Shape::Keys(HTTP_KEYS, access),
+    _ => Shape::Keys(REMOTE_WRITE_KEYS, access),
 });
+
+/// What stands under a key of either kind.
+fn access(key: &str) -> Shape {
+    match key {
+        "basicAuth" => Shape::Keys(BASIC_AUTH_KEYS, |_| Shape::Any),
+        "tls" => Shape::Keys(TLS_KEYS, |_| Shape::Any),
+        _ => Shape::Any,
+    }
+}
 
 /// The unknown keys of a configuration, in its order.
 ///
@@ -193,7 +202,9 @@ sinks:
       url: http://x
       lables: { anything: goes }
       labels: { anything: goes, temporality: too, number: 12e4567 }
-      temporality: delta
+      temporalty: delta
+      basicAuth: { user: a }
+      tls: { ca_file: b }
   other:
     htpp: { url: http://x }
 colour: green
@@ -205,10 +216,14 @@ podIP: 1
             [
                 "line 1: exportIntervall is not known, did you mean exportInterval",
                 "line 6: sinks.my-own-name.prom_remote_write.lables is not known, did you mean labels",
-                "line 8: sinks.my-own-name.prom_remote_write.temporality is not known, \
-                 known are url, headers, labels, sendReceivedBytesMetric",
-                "line 10: sinks.other.htpp is not known, did you mean http",
-                "line 11: colour is not known, known are exportInterval, sinks, podNamespace, podIP, \
+                "line 8: sinks.my-own-name.prom_remote_write.temporalty is not known, \
+                 known are url, timeout, headers, basicAuth, bearerToken, bearerTokenFile, tls, labels, \
+                 sendReceivedBytesMetric",
+                "line 9: sinks.my-own-name.prom_remote_write.basicAuth.user is not known, \
+                 known are username, password, passwordFile",
+                "line 10: sinks.my-own-name.prom_remote_write.tls.ca_file is not known, did you mean caFile",
+                "line 12: sinks.other.htpp is not known, did you mean http",
+                "line 13: colour is not known, known are exportInterval, sinks, podNamespace, podIP, \
                  collectorsConcurrentFetchCount, collectorFetchTimeout",
             ]
         );
@@ -224,6 +239,8 @@ podIP: 1
             ),
             (REMOTE_WRITE_KEYS, |yaml| serde_saphyr::from_str::<egressd_sink::RawRemoteWrite>(yaml).is_ok()),
             (SINK_KEYS, |yaml| serde_saphyr::from_str::<egressd_sink::RawSink>(yaml).is_ok()),
+            (BASIC_AUTH_KEYS, |yaml| serde_saphyr::from_str::<egressd_sink::RawBasicAuth>(yaml).is_ok()),
+            (TLS_KEYS, |yaml| serde_saphyr::from_str::<egressd_sink::RawTls>(yaml).is_ok()),
         ] {
             for key in keys {
                 // A list is the wrong type for each of them, and no complaint about a key that is passed over.

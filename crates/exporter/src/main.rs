@@ -68,7 +68,8 @@ fn load(options: &config::Options, doubts: Doubts) -> anyhow::Result<Loaded> {
         .map_err(|_| anyhow::anyhow!("another TLS provider is installed already"))?;
     let environment = |name: &str| env::var(name).ok();
     let source = file::read(options.config_path.as_deref())?;
-    let file = file::understand(&source, doubts, &environment);
+    let file = file::understand(&source, doubts, &environment)
+        .and_then(|settings| file::try_access(&source, &settings).map(|()| settings));
     let inventory = options.inventory.as_deref().map(read_inventory).transpose();
     let (file, inventory) = match (file, inventory) {
         (Ok(file), Ok(inventory)) => (file, inventory),

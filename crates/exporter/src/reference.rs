@@ -2,7 +2,7 @@
 
 use clap::Command;
 use egressd_service::reference::{command_line, table};
-use egressd_sink::{HTTP_KEYS, Key, REMOTE_WRITE_KEYS, SINK_KEYS};
+use egressd_sink::{BASIC_AUTH_KEYS, HTTP_KEYS, Key, REMOTE_WRITE_KEYS, SINK_KEYS, TLS_KEYS};
 
 use crate::keys::FILE_KEYS;
 
@@ -15,8 +15,8 @@ Flags are taken with one dash or two, as `--name=value` or `--name value`; durat
 const CONFIGURATION: &str = "
 ## The configuration file
 
-YAML, at `--config-path`. `${NAME}` and `$NAME` in URLs and in values of headers become the variable of that name of the
-environment, and nothing when it is not set. That, a key that is not listed here and a value that means nothing are
+YAML, at `--config-path`. `${NAME}` and `$NAME` in URLs, in values of headers and where the tables below say so become
+the variable of that name of the environment, and nothing when it is not set. That, a key that is not listed here and a value that means nothing are
 warned about; `check` refuses them. What is wrong is named all at once, but for text that is not of the expected shape,
 which hides the rest.
 
@@ -25,10 +25,14 @@ as it is for a second:
 
 - a sink that is added takes what comes from then on; one that is taken out pushes what it holds, for a minute at most,
   and what is left then is counted as discarded (`removed`);
-- a sink whose settings change keeps what it holds and pushes it by the new ones. Where `url`, `labels` or
-  `headers` other than `Authorization` of `prom_remote_write` change, its series begin anew from zero with what the old
-  place had not accepted;
+- a sink whose settings change keeps what it holds and pushes it by the new ones. Where `url`, `labels`,
+  `basicAuth.username` or `headers` other than `Authorization` of `prom_remote_write` change, its series begin anew from
+  zero with what the old place had not accepted;
 - a file that cannot be used changes nothing; the error is logged and `egressd_exporter_config_reload_failed` is 1.
+
+The files of credentials and certificates that a sink names are read when it starts, which fails where one cannot be
+used, and again before each of its attempts; one that cannot be used then leaves what was read before, is complained of
+once a minute at most and counted in `egressd_exporter_sink_unread_files_total`.
 
 Flags, variables of the environment and the inventory are read at the start only. A sink cannot change its kind: give it
 another name.
@@ -42,6 +46,8 @@ pub(crate) fn markdown(command: &Command) -> String {
         ("`sinks.<name>`, one of", SINK_KEYS),
         ("`sinks.<name>.http`", HTTP_KEYS),
         ("`sinks.<name>.prom_remote_write`", REMOTE_WRITE_KEYS),
+        ("`basicAuth` of either", BASIC_AUTH_KEYS),
+        ("`tls` of either", TLS_KEYS),
     ] {
         text.push_str(&format!("\n### {title}\n\n"));
         table(&mut text, ["key", "default", "meaning"], keys.iter().map(row));

@@ -90,6 +90,19 @@ fn check_says_what_is_wrong() {
             INVENTORY,
             "or \"2m30s\"; line 1: exportIntervall is not known, did you mean exportInterval",
         ),
+        (
+            "sinks: { a: { prom_remote_write: { url: 'https://x', bearerTokenFile: /nowhere, tls: { caFile: /no } } }, \
+             b: { http: { url: 'https://x', tls: { caFile: /no } } } }",
+            INVENTORY,
+            "sink \"a\": cannot read /no, of tls.caFile: No such file or directory (os error 2); sink \"b\": cannot \
+             read /no, of tls.caFile: No such file or directory (os error 2)",
+        ),
+        (
+            "sinks: { a: { http: { url: 'http://x', basicAuth: { username: a, password: hunter2 }, headers: \
+             { Authorization: hunter2 } } } }",
+            INVENTORY,
+            "sink \"a\": basicAuth and the header Authorization exclude each other: keep one",
+        ),
         ("", "nodes: [{}]", "the inventory is not understood: line 1, column 9: name is missing"),
     ] {
         let bad = exporter(&directory, "check", config, inventory).output().unwrap();
@@ -198,6 +211,8 @@ fn a_wrong_configuration_prints_no_secret() {
     for config in [
         "sinks: { a: { http: { url: 'ftp://user:hunter2@x', headers: { X-API-Key: \"hunter2\\n\" } } } }",
         "sinks:\n  a:\n    http:\n      headers: { X-API-Key: hunter2 }\n      url: [http://x]\n",
+        "sinks: { a: { http: { url: 'http://x', bearerToken: \"hunter2\\n\", basicAuth: { password: hunter2 } } } }",
+        "sinks: { a: { http: { url: 'http://x', basicAuth: { username: a, password: [hunter2] } } } }",
     ] {
         let bad = exporter(&directory, "check", config, INVENTORY).output().unwrap();
         assert_eq!(bad.status.code(), Some(64));

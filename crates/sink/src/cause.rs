@@ -3,16 +3,17 @@
 //! The HTTP client wraps what happened in layers of its own words. Here the layers are searched for the fact beneath
 //! them; what is not known keeps all of them, so nothing is hidden.
 //!
-//! Source: the certificates that are trusted are those of the system's store, or in their place those that
-//! `SSL_CERT_FILE` and `SSL_CERT_DIR` name (`rustls-platform-verifier` on Linux, by `rustls-native-certs`).
+//! Source: the certificates that are trusted are those of the sink's `tls.caFile`, or without one those of the
+//! system's store, or in its place those that `SSL_CERT_FILE` and `SSL_CERT_DIR` name (`rustls-platform-verifier` on
+//! Linux, by `rustls-native-certs`).
 
 use std::error::Error;
 use std::io;
 
 use egressd_service::lifecycle::chain;
 use jiff::Timestamp;
-use rustls::CertificateError;
 use rustls::pki_types::UnixTime;
+use rustls::{AlertDescription, CertificateError};
 
 /// What stood in the way. Each is tried again, and each but silence and a break needs an operator.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -60,6 +61,12 @@ pub(crate) enum Cause {
     CertificateEarly {
         /// RFC 3339, as the certificate has it.
         at: String,
+    },
+    /// The server does not take the certificate that this side showed, or that it showed none.
+    #[error("the server does not accept this sink's client certificate, or wants one: {alert}")]
+    ClientCertificate {
+        /// The alert's name, as TLS has it.
+        alert: String,
     },
     /// Refused for another reason, by either end.
     #[error("no TLS connection: {reason}")]
@@ -111,6 +118,9 @@ impl Cause {
         let rustls::Error::InvalidCertificate(certificate) = error else {
             return match error {
                 rustls::Error::InvalidMessage(_) => Self::NotTls,
+                rustls::Error::AlertReceived(alert) if is_of_certificate(*alert) => {
+                    Self::ClientCertificate { alert: format!("{alert:?}") }
+                }
                 other => Self::Tls { reason: other.to_string() },
             };
         };
@@ -141,8 +151,8 @@ impl Cause {
             }
             Self::AnswerTimedOut => "check the load of the sink's server, or raise the sink's timeout",
             Self::CertificateUntrusted => {
-                "if the authority is your own, add its certificate to the system's store, or to a PEM file that \
-                 SSL_CERT_FILE names in the store's place; if there is none, the answer may not be the sink's"
+                "if the authority is your own, name its certificate in the sink's tls.caFile; if there is none, the \
+                 answer may not be the sink's"
             }
             Self::CertificateName { .. } => {
                 "write one of the certificate's names as the host of the sink's url, or have the server's \
@@ -152,10 +162,37 @@ impl Cause {
                 "renew the server's certificate; if it is new, check the clocks"
             }
             Self::CertificateEarly { .. } => "check the clocks of this node and of the server",
+            Self::ClientCertificate { .. } => {
+                "check the sink's tls.certFile and tls.keyFile: the server wants a certificate that it trusts"
+            }
             Self::NotTls => "write http:// in the sink's url, or the port that has TLS",
             Self::Tls { .. } | Self::Other { .. } => "check the sink's url and its server's log",
         }
     }
+}
+
+/// Whether the server broke off because of this side's certificate: before it took any of the request, though it may
+/// be said after that was sent (TLS 1.3, where the client is done first).
+pub(crate) fn turned_away(error: &reqwest::Error) -> bool {
+    let tls = std::iter::successors(error.source(), |layer| (*layer).source()).find_map(tls_error);
+    matches!(tls, Some(rustls::Error::AlertReceived(alert)) if is_of_certificate(*alert))
+}
+
+/// `DecryptError` is what a signature by another key of the same name comes to (RFC 8446, section 6.2).
+fn is_of_certificate(alert: AlertDescription) -> bool {
+    matches!(
+        alert,
+        AlertDescription::NoCertificate
+            | AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::CertificateRequired
+            | AlertDescription::UnknownCA
+            | AlertDescription::AccessDenied
+            | AlertDescription::DecryptError
+    )
 }
 
 /// I/O errors carry another error without naming it as their source, and that may be an I/O error too.

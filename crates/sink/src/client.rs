@@ -10,6 +10,9 @@ use egressd_flow::UnixNanos;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use reqwest::{Client, Method, Response, StatusCode, Url, redirect};
 
+use crate::cause::turned_away;
+use crate::config::{Access, Tls};
+use crate::credentials::{ClientError, Pem, Proof};
 use crate::driver::Verdict;
 use crate::lead::Overdue;
 use crate::metrics::Outcome;
@@ -31,24 +34,18 @@ pub(crate) const BODY_BYTES_MAX: usize = 4 << 20;
 /// Of a refusal's body, for the log.
 const EXCERPT_MAX: usize = 512;
 
-/// The client could not be made: the machine's certificate store is missing or broken. An operator must act.
-#[derive(Debug, thiserror::Error)]
-#[error("cannot build the HTTP client")]
-pub struct ClientError(#[source] reqwest::Error);
-
 /// A client for pushes.
 ///
 /// It follows no redirect: a POST that is redirected turns into a GET without a body on 301 and 302, whose 200 would
 /// be taken for an acceptance, and the configured headers would go to a host that nobody configured.
 /// A proxy of the environment (`HTTPS_PROXY`, `NO_PROXY`) is used.
-fn client() -> Result<Client, ClientError> {
-    Client::builder()
+fn client(pem: &Pem, tls: &Tls) -> Result<Client, ClientError> {
+    let builder = Client::builder()
         .redirect(redirect::Policy::none())
         .connect_timeout(CONNECT_TIMEOUT)
         .pool_idle_timeout(IDLE_TIMEOUT)
-        .pool_max_idle_per_host(1)
-        .build()
-        .map_err(ClientError)
+        .pool_max_idle_per_host(1);
+    pem.equip(tls, builder)?.build().map_err(ClientError::Build)
 }
 
 /// Where requests go, and all of them that does not change.
@@ -59,16 +56,39 @@ pub(crate) struct Endpoint {
     url: Secret<Url>,
     headers: HeaderMap,
     timeout: Duration,
+    access: Access,
+    /// What the client was made with.
+    pem: Pem,
+    proof: Option<Proof>,
 }
 
 impl Endpoint {
+    /// Reads the files of `access`.
     pub(crate) fn new(
         method: Method,
         url: Secret<Url>,
         headers: HeaderMap,
         timeout: Duration,
+        access: Access,
     ) -> Result<Self, ClientError> {
-        Ok(Self { client: client()?, method, url, headers, timeout })
+        let (pem, proof) = (Pem::read(&access.tls)?, Proof::read(&access)?);
+        let client = client(&pem, &access.tls)?;
+        Ok(Self { client, method, url, headers, timeout, access, pem, proof })
+    }
+
+    /// Reads the files of its access again, for the next request. What cannot be taken up stays as it was.
+    pub(crate) fn refresh(&mut self) -> Result<(), ClientError> {
+        let proof = Proof::read(&self.access).map(|proof| self.proof = proof);
+        proof.and(self.refresh_tls())
+    }
+
+    fn refresh_tls(&mut self) -> Result<(), ClientError> {
+        let pem = Pem::read(&self.access.tls)?;
+        if pem != self.pem {
+            self.client = client(&pem, &self.access.tls)?;
+            self.pem = pem;
+        }
+        Ok(())
     }
 
     /// Where requests go, for tests that stand in for the network.
@@ -85,6 +105,10 @@ impl Endpoint {
             .headers(self.headers.clone())
             .timeout(self.timeout)
             .body(body);
+        let request = match &self.proof {
+            Some(proof) => proof.sign(request),
+            None => request,
+        };
         async move {
             match request.send().await {
                 Ok(response) => answer(response, now).await,
@@ -100,11 +124,16 @@ async fn answer(mut response: Response, now: UnixNanos) -> Answer {
         return Answer::Accepted;
     }
     let asked = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
-    let asked = asked.filter(|_| is_busy(status)).and_then(|value| retry_after(value, now));
+    let asked = asked.filter(|_| may_say_when(status)).and_then(|value| retry_after(value, now));
     Answer::Refused { status, retry_after: asked, excerpt: excerpt(&mut response).await }
 }
 
-/// The two answers that may say when to come again.
+/// Whether `Retry-After` counts: remote write has it with every 5xx and with 429.
+fn may_say_when(status: StatusCode) -> bool {
+    status == StatusCode::TOO_MANY_REQUESTS || status.is_server_error()
+}
+
+/// The two answers that say that nothing was taken, for now.
 fn is_busy(status: StatusCode) -> bool {
     matches!(status, StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE)
 }
@@ -149,7 +178,7 @@ impl Answer {
             Self::Refused { status, .. } if status.is_client_error() => Outcome::client_error,
             Self::Refused { status, .. } if status.is_server_error() => Outcome::server_error,
             Self::Refused { .. } => Outcome::unexpected_status,
-            Self::Failed(error) if error.is_connect() => Outcome::not_connected,
+            Self::Failed(error) if error.is_connect() || turned_away(error) => Outcome::not_connected,
             Self::Failed(error) if error.is_timeout() => Outcome::timed_out,
             Self::Overdue(Overdue { begun: false }) => Outcome::not_connected,
             Self::Failed(_) | Self::Overdue(_) => Outcome::broken_off,

@@ -5,10 +5,12 @@
 //! sink are an error, and variables are expanded for both kinds.
 //! Invariant: a [`SinkConfig`] can be pushed with; nothing in it prints a secret.
 
+mod access;
 mod problem;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use egressd_service::duration::parse_go_duration;
@@ -21,6 +23,8 @@ use crate::labels::Label;
 use crate::remote_write::{self, NAME_LABEL};
 use crate::scrape;
 use crate::secret::Secret;
+use access::RawAccess;
+pub use access::{Access, AccessProblem, Authentication, ClientFiles, Credential, RawBasicAuth, RawTls, Tls};
 pub use problem::{Problem, SinkError, Warning};
 
 /// Prometheus' usual scrape interval, which dashboards' `rate(…[1m])` expects.
@@ -59,6 +63,14 @@ pub struct RawHttp {
     /// Variables are expanded in the values.
     #[serde(deserialize_with = "null_is_empty")]
     pub headers: BTreeMap<String, String>,
+    /// In place of a bearer token.
+    pub basic_auth: Option<RawBasicAuth>,
+    /// Variables are expanded.
+    pub bearer_token: Option<Secret<String>>,
+    /// A file whose text, without white space around it, is the token.
+    pub bearer_token_file: Option<PathBuf>,
+    /// Of an `https` URL.
+    pub tls: Option<RawTls>,
 }
 
 /// `prom_remote_write` as the configuration file has it.
@@ -67,9 +79,19 @@ pub struct RawHttp {
 pub struct RawRemoteWrite {
     /// Required. Variables are expanded.
     pub url: String,
+    /// A Go duration; 30s when absent.
+    pub timeout: Option<String>,
     /// Variables are expanded in the values.
     #[serde(deserialize_with = "null_is_empty")]
     pub headers: BTreeMap<String, String>,
+    /// In place of a bearer token.
+    pub basic_auth: Option<RawBasicAuth>,
+    /// Variables are expanded.
+    pub bearer_token: Option<Secret<String>>,
+    /// A file whose text, without white space around it, is the token.
+    pub bearer_token_file: Option<PathBuf>,
+    /// Of an `https` URL.
+    pub tls: Option<RawTls>,
     /// Added to every series, as they stand.
     #[serde(deserialize_with = "null_is_empty")]
     pub labels: BTreeMap<String, String>,
@@ -91,6 +113,9 @@ impl fmt::Debug for RawHttp {
             .field("encoding", &self.encoding)
             .field("timeout", &self.timeout)
             .field("headers", &self.headers.keys())
+            .field("basic_auth", &self.basic_auth)
+            .field("bearer_token_file", &self.bearer_token_file)
+            .field("tls", &self.tls)
             .finish_non_exhaustive()
     }
 }
@@ -99,7 +124,11 @@ impl fmt::Debug for RawHttp {
 impl fmt::Debug for RawRemoteWrite {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("RawRemoteWrite")
+            .field("timeout", &self.timeout)
             .field("headers", &self.headers.keys())
+            .field("basic_auth", &self.basic_auth)
+            .field("bearer_token_file", &self.bearer_token_file)
+            .field("tls", &self.tls)
             .field("labels", &self.labels)
             .field("send_received_bytes_metric", &self.send_received_bytes_metric)
             .finish_non_exhaustive()
@@ -141,6 +170,8 @@ pub struct HttpSettings {
     pub timeout: Duration,
     /// In place of, or beside, the defaults; values are marked sensitive.
     pub headers: HeaderMap,
+    /// How it authenticates, and whom it trusts.
+    pub access: Access,
 }
 
 /// A remote write receiver's settings.
@@ -148,10 +179,12 @@ pub struct HttpSettings {
 pub struct RemoteWriteSettings {
     /// `http` or `https`, with a host; may hold credentials.
     pub url: Secret<Url>,
-    /// Of one attempt, from connect to answer.
+    /// Of one attempt, from connect to answer; not zero.
     pub timeout: Duration,
     /// Beside those of the protocol; values are marked sensitive.
     pub headers: HeaderMap,
+    /// How it authenticates, and whom it trusts.
+    pub access: Access,
     /// Added to every series; no name is one of ours.
     pub labels: BTreeMap<String, String>,
     /// Whether received bytes are written too.
@@ -224,18 +257,41 @@ impl Check<'_> {
         self.encoding(raw.encoding);
         let timeout = self.timeout(raw.timeout);
         let headers = self.headers(&raw.headers, &[CONTENT_ENCODING]);
+        let access = RawAccess {
+            basic_auth: raw.basic_auth,
+            bearer_token: raw.bearer_token,
+            bearer_token_file: raw.bearer_token_file,
+            tls: raw.tls,
+        };
+        let access = self.access(access, &headers, url.as_ref().map(Secret::expose));
         let gzip = self.gzip(raw.compression);
-        Some(Kind::Http(HttpSettings { url: url?, method: method?, gzip, timeout: timeout?, headers }))
+        Some(Kind::Http(HttpSettings {
+            url: url?,
+            method: method?,
+            gzip,
+            timeout: timeout?,
+            headers,
+            access,
+        }))
     }
 
     fn remote_write(&mut self, raw: RawRemoteWrite) -> Option<Kind> {
         let url = self.url(&raw.url);
+        let timeout = self.timeout(raw.timeout);
         let headers = self.headers(&raw.headers, &remote_write::OWN_HEADERS);
+        let access = RawAccess {
+            basic_auth: raw.basic_auth,
+            bearer_token: raw.bearer_token,
+            bearer_token_file: raw.bearer_token_file,
+            tls: raw.tls,
+        };
+        let access = self.access(access, &headers, url.as_ref().map(Secret::expose));
         self.labels(&raw.labels);
         Some(Kind::RemoteWrite(RemoteWriteSettings {
             url: url?,
-            timeout: TIMEOUT,
+            timeout: timeout?,
             headers,
+            access,
             labels: raw.labels,
             send_received_bytes_metric: raw.send_received_bytes_metric,
         }))

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use egressd_flow::{AttributedBatch, Counter, Position, UnixNanos};
+use egressd_service::lifecycle::chain;
 use reqwest::Method;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep_until};
@@ -20,8 +21,9 @@ use tracing::{debug, error, info, warn};
 
 use crate::books::{Applied, Held, Reason, Standing};
 use crate::cause::Cause;
-use crate::client::{Answer, ClientError, Endpoint};
+use crate::client::{Answer, Endpoint};
 use crate::config::{Kind, SinkConfig};
+use crate::credentials::ClientError;
 use crate::http::{self, CostApi};
 use crate::lead::Lead;
 use crate::metrics::{OneSink, SinkMetrics};
@@ -106,16 +108,34 @@ impl Prepared {
                 settings.url.clone(),
                 http::headers(&settings.headers, settings.gzip),
                 settings.timeout,
+                settings.access.clone(),
             ),
             Kind::RemoteWrite(settings) => Endpoint::new(
                 Method::POST,
                 settings.url.clone(),
                 remote_write::headers(&settings.headers),
                 settings.timeout,
+                settings.access.clone(),
             ),
         }?;
         Ok(Self { config, endpoint })
     }
+
+    #[cfg(test)]
+    pub(crate) fn into_endpoint(self) -> Endpoint {
+        self.endpoint
+    }
+}
+
+/// Tries whether a sink could be made as configured now: its files are read, nothing is connected.
+///
+/// # Errors
+/// When one of them cannot be used, or there is no usable certificate store.
+///
+/// # Panics
+/// When the process has installed no default TLS provider (`rustls::crypto`).
+pub fn check(config: &SinkConfig) -> Result<(), ClientError> {
+    Prepared::new(config.clone()).map(drop)
 }
 
 /// A destination that is pushed to, ready to run.
@@ -140,10 +160,10 @@ impl Sink {
     /// Prepares a sink; nothing is connected yet.
     ///
     /// # Errors
-    /// When there is no usable certificate store.
+    /// As [`check`].
     ///
     /// # Panics
-    /// When the process has installed no default TLS provider (`rustls::crypto`).
+    /// As there.
     pub fn new(
         config: SinkConfig,
         metrics: &SinkMetrics,
@@ -167,10 +187,10 @@ impl Controls {
     /// what was not accepted under the old ones.
     ///
     /// # Errors
-    /// When there is no usable certificate store; nothing changes then.
+    /// As [`check`]; nothing changes then.
     ///
     /// # Panics
-    /// When the process has installed no default TLS provider (`rustls::crypto`).
+    /// As there.
     pub fn change(&self, config: SinkConfig) -> Result<(), ClientError> {
         self.0.send_replace(Prepared::new(config)?);
         Ok(())
@@ -218,6 +238,7 @@ pub(crate) struct Pusher {
     retry: Retry,
     failures: Complaints,
     losses: Complaints,
+    unread: Complaints,
     undirected_told: bool,
     /// When the next push begins, unless one is going on.
     next_push: Instant,
@@ -250,6 +271,7 @@ impl Pusher {
             retry: Retry::new(),
             failures: Complaints::default(),
             losses: Complaints::default(),
+            unread: Complaints::default(),
             undirected_told: false,
         }
     }
@@ -336,7 +358,9 @@ impl Pusher {
         let now = Instant::now();
         destination.begin();
         let body = destination.request((self.clock)());
-        if body.is_none() {
+        if body.is_some() {
+            self.refresh();
+        } else {
             // A push that took longer than the interval is followed by the next at once, not by those it delayed.
             self.next_push = (self.next_push + self.interval).max(now);
             let reached = destination.standing().accepted;
@@ -348,6 +372,19 @@ impl Pusher {
             self.levels(destination);
         }
         body
+    }
+
+    /// Takes up what its files hold now; what cannot be read leaves what was read before.
+    fn refresh(&mut self) {
+        let Err(error) = self.endpoint.refresh() else { return };
+        self.metrics.unread();
+        if let Some(withheld) = self.unread.speak(Instant::now()) {
+            let error = chain(&error);
+            warn!(
+                sink = self.name,
+                error, withheld, "cannot renew what this sink authenticates with, it keeps the old"
+            );
+        }
     }
 
     /// Takes note of an answer; how long to wait before the next request.
@@ -381,7 +418,13 @@ impl Pusher {
         match answer {
             Answer::Accepted => {}
             Answer::Overdue(overdue) => {
-                warn!(sink, origin, begun = overdue.begun, withheld, "push given up, another exporter may lead");
+                warn!(
+                    sink,
+                    origin,
+                    begun = overdue.begun,
+                    withheld,
+                    "push given up, another exporter may lead"
+                );
             }
             Answer::Failed(error) => {
                 let cause = Cause::of(error);

@@ -25,28 +25,84 @@ pub const SINK_KEYS: &[Key] = &[
     },
 ];
 
+const HEADERS: Key = Key {
+    name: "headers",
+    default: "none",
+    meaning: "Names and values. Variables are expanded in the values.",
+};
+const TIMEOUT: Key =
+    Key { name: "timeout", default: "30s", meaning: "Of one attempt, from connect to answer." };
+const BASIC_AUTH: Key = Key {
+    name: "basicAuth",
+    default: "none",
+    meaning: "A user name and a password. One of this, `bearerToken`, `bearerTokenFile` and a header `Authorization`.",
+};
+const BEARER_TOKEN: Key =
+    Key { name: "bearerToken", default: "none", meaning: "Sent as `Bearer`. Variables are expanded." };
+const BEARER_TOKEN_FILE: Key = Key {
+    name: "bearerTokenFile",
+    default: "none",
+    meaning: "A file that holds the token, read before each attempt.",
+};
+const TLS: Key = Key {
+    name: "tls",
+    default: "the system's store, no client certificate",
+    meaning: "Whom to trust and what to show, with an `https` URL.",
+};
+
+/// The keys of `basicAuth`, in each kind of sink.
+pub const BASIC_AUTH_KEYS: &[Key] = &[
+    Key { name: "username", default: "", meaning: "Without a colon. Variables are expanded." },
+    Key { name: "password", default: "none", meaning: "Variables are expanded. Required, this or the file." },
+    Key {
+        name: "passwordFile",
+        default: "none",
+        meaning: "A file that holds the password, read before each attempt.",
+    },
+];
+
+/// The keys of `tls`, in each kind of sink.
+pub const TLS_KEYS: &[Key] = &[
+    Key {
+        name: "caFile",
+        default: "the system's store",
+        meaning: "Certificates, in PEM, of the authorities to trust, and no others. Read before each attempt.",
+    },
+    Key {
+        name: "certFile",
+        default: "none",
+        meaning: "A client certificate with those between it and its authority, in PEM. Read before each attempt.",
+    },
+    Key {
+        name: "keyFile",
+        default: "none",
+        meaning: "The client certificate's key, in PEM, not encrypted. Read before each attempt.",
+    },
+];
+
 /// The keys of `http`.
 pub const HTTP_KEYS: &[Key] = &[
     Key { name: "url", default: "", meaning: "Where to push. Variables are expanded." },
     Key { name: "method", default: "POST", meaning: "The HTTP method." },
     Key { name: "compression", default: "none", meaning: "`gzip`, or none." },
     Key { name: "encoding", default: "protobuf", meaning: "The only one is `protobuf`." },
-    Key { name: "timeout", default: "30s", meaning: "Of one attempt, from connect to answer." },
-    Key {
-        name: "headers",
-        default: "none",
-        meaning: "Names and values. Variables are expanded in the values.",
-    },
+    TIMEOUT,
+    HEADERS,
+    BASIC_AUTH,
+    BEARER_TOKEN,
+    BEARER_TOKEN_FILE,
+    TLS,
 ];
 
 /// The keys of `prom_remote_write`.
 pub const REMOTE_WRITE_KEYS: &[Key] = &[
     Key { name: "url", default: "", meaning: "Where to push. Variables are expanded." },
-    Key {
-        name: "headers",
-        default: "none",
-        meaning: "Names and values. Variables are expanded in the values.",
-    },
+    TIMEOUT,
+    HEADERS,
+    BASIC_AUTH,
+    BEARER_TOKEN,
+    BEARER_TOKEN_FILE,
+    TLS,
     Key {
         name: "labels",
         default: "none",

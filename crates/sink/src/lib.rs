@@ -25,6 +25,7 @@ mod books;
 mod cause;
 mod client;
 mod config;
+mod credentials;
 mod driver;
 mod keys;
 mod lead;
@@ -37,13 +38,14 @@ mod secret;
 mod tests;
 
 pub use books::Reason;
-pub use client::ClientError;
 pub use config::{
-    HttpSettings, Kind, Problem, RawHttp, RawRemoteWrite, RawSink, RemoteWriteSettings, SinkConfig,
-    SinkError, Warning, expand,
+    Access, AccessProblem, Authentication, ClientFiles, Credential, HttpSettings, Kind, Problem,
+    RawBasicAuth, RawHttp, RawRemoteWrite, RawSink, RawTls, RemoteWriteSettings, SinkConfig, SinkError, Tls,
+    Warning, expand,
 };
-pub use driver::{Clock, Controls, Report, Sink, run, system_clock};
-pub use keys::{HTTP_KEYS, Key, REMOTE_WRITE_KEYS, SINK_KEYS};
+pub use credentials::ClientError;
+pub use driver::{Clock, Controls, Report, Sink, check, run, system_clock};
+pub use keys::{BASIC_AUTH_KEYS, HTTP_KEYS, Key, REMOTE_WRITE_KEYS, SINK_KEYS, TLS_KEYS};
 pub use lead::{Grant, Lead};
 pub use metrics::SinkMetrics;
 pub use scrape::{SCRAPE, Scrape};

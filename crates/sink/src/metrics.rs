@@ -71,6 +71,7 @@ pub struct SinkMetrics {
     folded_bytes: Family<BySink, Counter>,
     ambiguous_bytes: Family<BySink, Counter>,
     pushes: Family<ByOutcome, Counter>,
+    unread: Family<BySink, Counter>,
     push_seconds: Family<BySink, Histogram, fn() -> Histogram>,
 }
 
@@ -96,6 +97,7 @@ impl SinkMetrics {
             folded_bytes: Family::default(),
             ambiguous_bytes: Family::default(),
             pushes: Family::default(),
+            unread: Family::default(),
             push_seconds: Family::new_with_constructor(push_seconds),
         };
         metrics.register_books(registry);
@@ -143,6 +145,8 @@ impl SinkMetrics {
 
     fn register_pushes(&self, registry: &mut Registry) {
         registry.register(full("pushes"), "Attempts to push, by outcome", self.pushes.clone());
+        let help = "Attempts made with older credentials or certificates, as their files could not be used";
+        registry.register(full("unread_files"), help, self.unread.clone());
         let help = "Duration of an attempt to push, from connect to answer, whatever the outcome";
         registry.register(full("push_seconds"), help, self.push_seconds.clone());
     }
@@ -176,6 +180,7 @@ impl SinkMetrics {
             folded_bytes: self.folded_bytes.get_or_create_owned(&by_sink),
             ambiguous_bytes: self.ambiguous_bytes.get_or_create_owned(&by_sink),
             pushes: self.pushes.clone(),
+            unread: self.unread.get_or_create_owned(&by_sink),
             push_seconds: self.push_seconds.get_or_create_owned(&by_sink),
             sink: by_sink.sink,
         }
@@ -202,6 +207,7 @@ pub(crate) struct OneSink {
     folded_bytes: Counter,
     ambiguous_bytes: Counter,
     pushes: Family<ByOutcome, Counter>,
+    unread: Counter,
     push_seconds: Histogram,
 }
 
@@ -234,6 +240,11 @@ impl OneSink {
     pub(crate) fn pushed(&self, outcome: Outcome, took: Duration) {
         self.pushes.get_or_create_owned(&ByOutcome { sink: self.sink.clone(), outcome }).inc();
         self.push_seconds.observe(took.as_secs_f64());
+    }
+
+    /// An attempt goes with what was read before.
+    pub(crate) fn unread(&self) {
+        self.unread.inc();
     }
 
     /// What is in the sink now.

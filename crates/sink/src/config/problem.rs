@@ -4,6 +4,8 @@
 
 use egressd_service::duration::DurationError;
 
+use super::access::AccessProblem;
+
 /// A sink that cannot be used as configured: everything that the operator must correct.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("sink {name:?}: {}", list(.problems))]
@@ -84,6 +86,9 @@ pub enum Problem {
         /// As given.
         name: String,
     },
+    /// Its authentication or its TLS.
+    #[error(transparent)]
+    Access(#[from] AccessProblem),
     /// A label's name is none.
     #[error("label {name:?} is not a valid name, it must match [a-zA-Z_][a-zA-Z0-9_]*")]
     LabelName {
@@ -107,4 +112,7 @@ pub enum Warning {
         /// As given.
         compression: String,
     },
+    /// `tls` beside a URL that has none.
+    #[error("tls means nothing with an http url; write https")]
+    TlsUnused,
 }

@@ -145,6 +145,76 @@ fn problems_are_reported_together() {
     assert_eq!(zero, SinkError { name: "test".to_owned(), problems: vec![Problem::IntervalZero] });
 }
 
+/// Goal: one way to authenticate is taken, what it lacks or stands beside it is named by its keys, and secrets are not
+/// printed.
+#[test]
+fn one_way_to_authenticate_is_taken() {
+    let sink_with = |keys: &str| sink(&format!("http: {{ url: 'https://x/', {keys} }}"), None);
+    let key = || Credential::Value(Secret::new("k3y".to_owned()));
+    let file = |key| Credential::File { key, path: "/f".into() };
+    let basic = |password| Authentication::Basic { username: "user".to_owned(), password };
+    for (keys, expected) in [
+        ("basicAuth: { username: user, password: '${API_KEY}' }", Some(basic(key()))),
+        (
+            "basicAuth: { username: user, passwordFile: /f, password: }",
+            Some(basic(file("basicAuth.passwordFile"))),
+        ),
+        ("bearerToken: $API_KEY", Some(Authentication::Bearer(key()))),
+        ("bearerTokenFile: /f, bearerToken: ''", Some(Authentication::Bearer(file("bearerTokenFile")))),
+        ("bearerTokenFile: '', basicAuth: , tls: ", None),
+        ("headers: { Authorization: x }", None),
+    ] {
+        let config = sink_with(keys).unwrap();
+        assert!(!format!("{config:?}").contains("k3y"), "{config:?}");
+        let Kind::Http(settings) = config.kind else { panic!("a kind of http") };
+        assert_eq!(settings.access, Access { authentication: expected, tls: Tls::default() }, "{keys}");
+    }
+    for (keys, expected) in [
+        (
+            "basicAuth: { username: user, password: k3y }, bearerToken: k3y, headers: { authorization: k3y }",
+            "basicAuth and bearerToken exclude each other: keep one; basicAuth and the header Authorization exclude \
+             each other: keep one",
+        ),
+        (
+            "bearerToken: k3y, bearerTokenFile: /f",
+            "bearerToken and bearerTokenFile exclude each other: keep one",
+        ),
+        (
+            "basicAuth: { username: user, password: k3y, passwordFile: /f }",
+            "basicAuth.password and basicAuth.passwordFile exclude each other: keep one",
+        ),
+        ("basicAuth: { }", "basicAuth.username is missing or empty; basicAuth.password is missing or empty"),
+        (
+            "basicAuth: { username: 'a:b', password: '${UNSET}' }",
+            "basicAuth.username holds a colon, which would end it; basicAuth.password is missing or empty",
+        ),
+        ("bearerToken: '${UNSET}'", "bearerToken is missing or empty"),
+        ("bearerToken: '${HEADER}'", "bearerToken cannot be sent, it holds control characters"),
+        ("tls: { certFile: /c }", "tls.keyFile is missing or empty"),
+        ("tls: { keyFile: /k }", "tls.certFile is missing or empty"),
+    ] {
+        assert_eq!(sink_with(keys).unwrap_err().to_string(), format!("sink \"test\": {expected}"));
+    }
+    let twice = sink("prom_remote_write: { url: 'http://u:k3y@x/', bearerToken: k3y }", None).unwrap_err();
+    assert_eq!(
+        twice.to_string(),
+        "sink \"test\": bearerToken and the user in url exclude each other: keep one"
+    );
+}
+
+/// Goal: TLS without a URL that has it is doubted, and understood where the URL has.
+#[test]
+fn tls_belongs_to_an_https_url() {
+    let tls = "tls: { caFile: /ca, certFile: /c, keyFile: /k }";
+    for (scheme, warnings) in [("http", vec![Warning::TlsUnused]), ("https", vec![])] {
+        let config = sink(&format!("prom_remote_write: {{ url: '{scheme}://x/', {tls} }}"), None).unwrap();
+        let Kind::RemoteWrite(settings) = config.kind else { panic!("a kind of remote write") };
+        let client = ClientFiles { cert_file: "/c".into(), key_file: "/k".into() };
+        assert_eq!(settings.access.tls, Tls { ca_file: Some("/ca".into()), client: Some(client) });
+        assert_eq!(config.warnings, warnings);
+    }
+}
+
 /// Goal: variables expand as Go's `os.Expand` does it.
 #[test]
 fn variables_expand_as_in_go() {

@@ -15,6 +15,7 @@ fn settings(gzip: bool) -> HttpSettings {
         gzip,
         timeout: std::time::Duration::from_secs(1),
         headers: HeaderMap::new(),
+        access: crate::config::Access::default(),
     }
 }
 

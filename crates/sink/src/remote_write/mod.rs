@@ -74,8 +74,8 @@ impl RemoteWrite {
 }
 
 impl Destination for RemoteWrite {
-    /// Another URL or tenant may be another store, and other labels are other series: none has what the old one has. A
-    /// credential says nothing of the store.
+    /// Another URL, tenant or user may be another store, and other labels are other series: none has what the old one
+    /// has. A secret says nothing of the store.
     fn reconfigure(&mut self, kind: &Kind) {
         let Kind::RemoteWrite(settings) = kind else { return };
         if place(settings) != place(&self.settings) {
@@ -122,10 +122,12 @@ impl Destination for RemoteWrite {
 }
 
 /// What says which series of which store are written.
-fn place(settings: &RemoteWriteSettings) -> (&Secret<Url>, &BTreeMap<String, String>, HeaderMap) {
+fn place(
+    settings: &RemoteWriteSettings,
+) -> (&Secret<Url>, Option<&str>, &BTreeMap<String, String>, HeaderMap) {
     let mut headers = settings.headers.clone();
     headers.remove(AUTHORIZATION);
-    (&settings.url, &settings.labels, headers)
+    (&settings.url, settings.access.user(), &settings.labels, headers)
 }
 
 #[cfg(test)]

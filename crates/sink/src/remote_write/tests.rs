@@ -5,6 +5,7 @@ use prost::Message;
 use super::encode::STALE_NAN;
 use super::proto::WriteRequest;
 use super::*;
+use crate::config::{Access, Authentication, Credential};
 use crate::tests::{batch, cluster_of, seconds};
 
 fn settings(labels: &[(&str, &str)]) -> RemoteWriteSettings {
@@ -12,6 +13,7 @@ fn settings(labels: &[(&str, &str)]) -> RemoteWriteSettings {
         url: crate::Secret::new("http://127.0.0.1/".parse().unwrap()),
         timeout: std::time::Duration::from_secs(1),
         headers: HeaderMap::new(),
+        access: Access::default(),
         labels: labels.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect(),
         send_received_bytes_metric: true,
     }
@@ -90,11 +92,17 @@ fn series_are_sorted_and_complete() {
 #[test]
 fn another_place_gets_what_the_old_one_did_not_accept() {
     let (anew, goes_on) = (vec!["0@30000", "5@30001"], vec!["25@30000"]);
+    let secret = || Credential::Value(crate::Secret::new("k3y".to_owned()));
+    let of = |authentication| Access { authentication: Some(authentication), ..Access::default() };
+    let user = of(Authentication::Basic { username: "tenant".to_owned(), password: secret() });
+    let bearer = of(Authentication::Bearer(secret()));
     let other_url = crate::Secret::new("http://other.example/".parse().unwrap());
     for (changed, expected) in [
         (RemoteWriteSettings { url: other_url, ..settings(&[]) }, &anew),
         (settings(&[("team", "b")]), &anew),
         (RemoteWriteSettings { headers: header("x-scope-orgid"), ..settings(&[]) }, &anew),
+        (RemoteWriteSettings { access: user, ..settings(&[]) }, &anew),
+        (RemoteWriteSettings { access: bearer, ..settings(&[]) }, &goes_on),
         (RemoteWriteSettings { headers: header("authorization"), ..settings(&[]) }, &goes_on),
         (RemoteWriteSettings { timeout: std::time::Duration::from_secs(9), ..settings(&[]) }, &goes_on),
         (RemoteWriteSettings { send_received_bytes_metric: false, ..settings(&[]) }, &goes_on),

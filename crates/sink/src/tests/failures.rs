@@ -23,7 +23,7 @@ use super::receiver::Reply::{Close, Hang};
 use super::*;
 use crate::cause::Cause;
 use crate::client::{Answer, Endpoint};
-use crate::config::SinkConfig;
+use crate::config::{Access, SinkConfig};
 use crate::driver::{Report, Sink, run, system_clock};
 use crate::metrics::SinkMetrics;
 
@@ -85,7 +85,9 @@ async fn answers(text: &'static str) -> SocketAddr {
 async fn cause(url: &str) -> Cause {
     install_provider();
     let url = crate::Secret::new(Url::parse(url).unwrap());
-    let endpoint = Endpoint::new(Method::POST, url, HeaderMap::new(), Duration::from_secs(30)).unwrap();
+    let endpoint =
+        Endpoint::new(Method::POST, url, HeaderMap::new(), Duration::from_secs(30), Access::default())
+            .unwrap();
     match endpoint.send(Bytes::from_static(b"body"), seconds(1)).await {
         Answer::Failed(error) => Cause::of(&error),
         other => panic!("{other:?}"),

@@ -5,6 +5,7 @@
 //! `unknown`, `ambiguous` or `folded`; the address of a fold's rest is `-`. An unnamed end is public unless its
 //! address begins with `10.` or `fd`.
 
+mod access;
 mod driver;
 mod failures;
 mod prometheus;

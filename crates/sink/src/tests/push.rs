@@ -14,7 +14,7 @@ use super::receiver::Reply::{Close, Hang, Status};
 use super::receiver::{Receiver, Reply};
 use super::*;
 use crate::client::Endpoint;
-use crate::config::SinkConfig;
+use crate::config::{Access, SinkConfig};
 use crate::driver::{Report, Sink, run, system_clock};
 use crate::metrics::SinkMetrics;
 
@@ -103,15 +103,25 @@ pub(crate) fn pushes_of(registry: &Registry, label: &str) -> u64 {
         .sum()
 }
 
-/// Goal: the wait that a busy destination asks for is read off its answer.
+/// Goal: the wait that a destination asks for is read off its answer where it is busy or broken, and not where it
+/// refuses.
 #[tokio::test]
 async fn retry_after_is_read_over_a_real_connection() {
     install_provider();
-    let receiver = Receiver::start("127.0.0.1:0", &[Status("429 Too Many Requests\r\nretry-after: 7")]).await;
-    let url = crate::Secret::new(format!("http://{}/", receiver.address).parse().unwrap());
-    let endpoint = Endpoint::new(Method::POST, url, HeaderMap::new(), Duration::from_secs(30)).unwrap();
-    let answer = endpoint.send(Bytes::from_static(b"body"), seconds(1)).await;
-    assert_eq!(answer.retry_after(), Some(Duration::from_secs(7)), "{answer:?}");
+    for (reply, expected) in [
+        (Status("429 Too Many Requests\r\nretry-after: 7"), Some(7)),
+        (Status("503 Service Unavailable\r\nretry-after: 7"), Some(7)),
+        (Status("500 Internal Server Error\r\nretry-after: 7"), Some(7)),
+        (Status("400 Bad Request\r\nretry-after: 7"), None),
+    ] {
+        let receiver = Receiver::start("127.0.0.1:0", &[reply]).await;
+        let url = crate::Secret::new(format!("http://{}/", receiver.address).parse().unwrap());
+        let timeout = Duration::from_secs(30);
+        let endpoint =
+            Endpoint::new(Method::POST, url, HeaderMap::new(), timeout, Access::default()).unwrap();
+        let answer = endpoint.send(Bytes::from_static(b"body"), seconds(1)).await;
+        assert_eq!(answer.retry_after(), expected.map(Duration::from_secs), "{answer:?}");
+    }
 }
 
 /// Goal: remote write says the zero until it is accepted, then the total, each time at a later timestamp, under the

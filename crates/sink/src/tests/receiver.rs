@@ -1,12 +1,14 @@
-//! A small honest HTTP/1.1 server: reads whole requests, keeps them, answers by a script.
+//! A small honest HTTP/1.1 server, with TLS or without: reads whole requests, keeps them, answers by a script.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use rustls::ServerConfig;
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
 
 /// What a request is answered with, after it was read to its end.
 #[derive(Clone, Copy, Debug)]
@@ -34,6 +36,8 @@ pub(crate) struct Receiver {
     pub(crate) address: SocketAddr,
     script: Arc<Mutex<VecDeque<Reply>>>,
     requests: Arc<Mutex<Vec<Request>>>,
+    /// What new connections are met with; `None` without TLS.
+    tls: Arc<Mutex<Option<Arc<ServerConfig>>>>,
 }
 
 impl Receiver {
@@ -44,12 +48,13 @@ impl Receiver {
             address: listener.local_addr().unwrap(),
             script: Arc::new(Mutex::new(script.iter().copied().collect())),
             requests: Arc::default(),
+            tls: Arc::default(),
         };
         let server = receiver.clone();
         tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                tokio::spawn(server.clone().serve(stream));
+                tokio::spawn(server.clone().meet(stream));
             }
         });
         receiver
@@ -59,8 +64,25 @@ impl Receiver {
         self.requests.lock().unwrap().clone()
     }
 
+    /// Meets new connections with TLS from now on.
+    pub(crate) fn present(&self, config: ServerConfig) {
+        *self.tls.lock().unwrap() = Some(Arc::new(config));
+    }
+
+    async fn meet(self, stream: TcpStream) {
+        let tls = self.tls.lock().unwrap().clone();
+        match tls {
+            None => self.serve(stream).await,
+            Some(config) => match TlsAcceptor::from(config).accept(stream).into_fallible().await {
+                Ok(stream) => self.serve(stream).await,
+                // Closed by the client, so that what it is told is not lost to a reset.
+                Err((_, mut stream)) => drop(tokio::io::copy(&mut stream, &mut tokio::io::sink()).await),
+            },
+        }
+    }
+
     /// Serves a connection until its end.
-    async fn serve(self, stream: TcpStream) {
+    async fn serve(self, stream: impl AsyncRead + AsyncWrite + Unpin) {
         let mut stream = BufReader::new(stream);
         while let Some(request) = read(&mut stream).await {
             self.requests.lock().unwrap().push(request);
@@ -74,12 +96,13 @@ impl Receiver {
             let length = format!("content-length: {}", body.len());
             let answer = format!("HTTP/1.1 {head}\r\n{length}\r\n\r\n{body}");
             stream.write_all(answer.as_bytes()).await.unwrap();
+            stream.flush().await.unwrap();
         }
     }
 }
 
 /// One whole request; `None` at the connection's end.
-async fn read(stream: &mut BufReader<TcpStream>) -> Option<Request> {
+async fn read(stream: &mut (impl AsyncBufReadExt + Unpin)) -> Option<Request> {
     let mut lines = Vec::new();
     loop {
         let mut line = String::new();

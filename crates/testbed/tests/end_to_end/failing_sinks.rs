@@ -46,8 +46,8 @@ fn expected() -> BTreeMap<&'static str, String> {
         ),
         (
             "the server's certificate is not trusted: no authority that this process knows has signed it",
-            "if the authority is your own, add its certificate to the system's store, or to a PEM file that \
-             SSL_CERT_FILE names in the store's place; if there is none, the answer may not be the sink's",
+            "if the authority is your own, name its certificate in the sink's tls.caFile; if there is none, the \
+             answer may not be the sink's",
         ),
     ];
     let line = |((name, port), (cause, advice)): ((&&'static str, u16), (&str, &str))| {
