@@ -150,7 +150,7 @@ impl Sinks {
         let name = config.name.clone();
         let (lane, end) = lane(&name, &self.parties).await;
         let abandon = self.abandon.child_token();
-        let task = egressd_sink::run(sink, end.batches, end.accepted, abandon.clone());
+        let task = egressd_sink::run(sink, end.batches, end.accepted, None, abandon.clone());
         self.running.insert(name.clone(), Running { config, controls, abandon });
         self.tasks.spawn(async move { (name, task.await) });
         lane

@@ -1,7 +1,7 @@
 //! The loop of a sink that pushes: takes batches at all times, pushes on an interval, tries again, drains at the end.
 //!
-//! Invariant: there is one request under way at most, and the position that is told is that of the machine. While the
-//! process does not [lead](Lead) none is begun.
+//! Invariant: there is one request or one state under way at most, and the position that is told is that of the machine.
+//! While the process does not [lead](Lead) no request is begun.
 //! Bound: nothing is queued here; a batch is folded in as soon as it is received, also during a push.
 
 use std::fmt;
@@ -14,7 +14,8 @@ use bytes::Bytes;
 use egressd_flow::{AttributedBatch, Counter, Position, UnixNanos};
 use egressd_service::lifecycle::chain;
 use reqwest::Method;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::oneshot::error::RecvError;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
@@ -25,10 +26,14 @@ use crate::client::{Answer, Endpoint};
 use crate::config::{Kind, SinkConfig};
 use crate::credentials::ClientError;
 use crate::http::{self, CostApi};
+use crate::keep::{Keep, Resume, Save, StateLost};
 use crate::lead::Lead;
 use crate::metrics::{OneSink, SinkMetrics};
 use crate::remote_write::{self, RemoteWrite};
 use crate::retry::{Complaints, Retry};
+
+/// How often a sink that goes on looks whether it has again what the life before had.
+const CATCH_UP_LOOK: Duration = Duration::from_millis(200);
 
 /// Reads the wall clock.
 pub type Clock = Arc<dyn Fn() -> UnixNanos + Send + Sync>;
@@ -63,12 +68,27 @@ pub(crate) struct Settled {
 pub(crate) trait Destination {
     /// Goes on by new settings of its own kind, between two requests.
     fn reconfigure(&mut self, kind: &Kind);
+    /// Keeps states from now on, and goes on by what was kept. Gives what is held from the life before.
+    ///
+    /// # Errors
+    /// What was kept is not understood, and nothing of it is held.
+    fn resume(&mut self, resume: &Resume, now: UnixNanos) -> Result<Counter, StateLost>;
+    /// Whether batches are taken in now.
+    fn has_room(&self) -> bool;
+    /// Whether a state has to be kept before anything else is said.
+    fn is_due(&self) -> bool;
+    /// The state, and the position up to which no batch has to come again once it is kept.
+    fn state(&mut self) -> (Position, Vec<u8>);
+    /// That state is kept.
+    fn kept(&mut self);
     /// Folds a batch in.
     fn apply(&mut self, batch: &AttributedBatch, now: UnixNanos) -> Applied;
-    /// Begins to push what was applied by now, unless that is going on.
+    /// Begins to push what was applied by now, unless that is going on or the life before was further.
     fn begin(&mut self);
+    /// Whether a push is going on.
+    fn is_pushing(&self) -> bool;
     /// The body of the next request, or of the same one again until it was accepted; `None` when all that the
-    /// push was begun for is accepted.
+    /// push was begun for is accepted, and while a state is due.
     fn request(&mut self, now: UnixNanos) -> Option<Bytes>;
     /// Takes note of the answer to that request.
     fn settle(&mut self, verdict: Verdict) -> Settled;
@@ -200,11 +220,13 @@ impl Controls {
 /// Runs a sink until `batches` is closed and everything is accepted, or `abandon` fires.
 ///
 /// `accepted` is told each position that is reached beyond its own. When `batches` closes, what is held is pushed at once, whatever
-/// the wait was, and then on with the usual retries.
+/// the wait was, and then on with the usual retries. A sink that is given a `keep` goes on where it says; at the end it
+/// tries once, and leaves what is not accepted to its next life.
 pub async fn run(
     sink: Sink,
     batches: mpsc::Receiver<Arc<AttributedBatch>>,
     accepted: watch::Sender<Position>,
+    keep: Option<Keep>,
     abandon: CancellationToken,
 ) -> Report {
     let Sink { settings, metrics, clock, lead } = sink;
@@ -216,7 +238,7 @@ pub async fn run(
             async { attempt.await.unwrap_or_else(Answer::Overdue) }
         }
     };
-    let pusher = Pusher::new(settings, metrics, clock, lead, accepted);
+    let pusher = Pusher::new(settings, metrics, clock, lead, accepted).keeping(keep);
     match kind {
         Kind::Http(settings) => pusher.drive(CostApi::new(&settings), send, batches, abandon).await,
         Kind::RemoteWrite(settings) => pusher.drive(RemoteWrite::new(settings), send, batches, abandon).await,
@@ -242,6 +264,30 @@ pub(crate) struct Pusher {
     undirected_told: bool,
     /// When the next push begins, unless one is going on.
     next_push: Instant,
+    keep: Option<Keep>,
+}
+
+/// How far a sink's end is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// Batches come.
+    NotYet,
+    /// The last one is in, or nothing new will follow.
+    Near,
+    /// What is held stays for the next life.
+    GaveUp,
+}
+
+/// What to do next.
+enum Next {
+    /// Send this.
+    Send(Bytes),
+    /// Keep a state.
+    Keep,
+    /// Wait for the next push.
+    Wait,
+    /// Wait for what the life before had.
+    CatchUp,
 }
 
 /// The request under way.
@@ -273,7 +319,12 @@ impl Pusher {
             losses: Complaints::default(),
             unread: Complaints::default(),
             undirected_told: false,
+            keep: None,
         }
+    }
+
+    pub(crate) fn keeping(self, keep: Option<Keep>) -> Self {
+        Self { keep, ..self }
     }
 
     /// The loop. `send` makes one attempt.
@@ -289,36 +340,87 @@ impl Pusher {
         S: Fn(&Endpoint, Bytes) -> F,
         F: Future<Output = Answer>,
     {
-        let mut open = true;
+        self.resume(&mut destination);
+        let (mut open, mut end) = (true, End::NotYet);
         let mut due = self.next_push;
         let mut attempt: Option<Attempt<F>> = None;
-        while open || !destination.standing().is_all_accepted() {
+        let mut saving: Option<oneshot::Receiver<()>> = None;
+        let ending = self.keep.as_ref().map_or_else(CancellationToken::new, |keep| keep.ending.clone());
+        loop {
+            if destination.is_due() && attempt.is_none() && saving.is_none() {
+                saving = self.save(&mut destination);
+            }
+            let is_over = end == End::GaveUp || !open && destination.standing().is_all_accepted();
+            if is_over && saving.is_none() {
+                break;
+            }
+            let is_idle = attempt.is_none() && saving.is_none();
             tokio::select! {
                 () = abandon.cancelled() => break,
-                batch = batches.recv(), if open => match batch {
+                batch = batches.recv(), if open && end != End::GaveUp && destination.has_room() => match batch {
                     Some(batch) => self.apply(&mut destination, &batch),
                     None => {
-                        open = false;
+                        (open, end) = (false, End::Near);
                         due = Instant::now();
                     }
                 },
+                () = ending.cancelled(), if end == End::NotYet => {
+                    end = End::Near;
+                    due = Instant::now();
+                }
+                kept = kept(&mut saving), if saving.is_some() => {
+                    saving = None;
+                    match kept {
+                        Ok(()) => destination.kept(),
+                        // Whoever keeps states has ended; its own error says why.
+                        Err(_) => break,
+                    }
+                }
                 (begun, answer) = answered(&mut attempt), if attempt.is_some() => {
                     attempt = None;
                     due = Instant::now() + self.settle(&mut destination, &answer, begun.elapsed());
+                    if ending.is_cancelled() && answer.verdict() != Verdict::Accepted {
+                        end = End::GaveUp;
+                    }
                 }
-                Ok(()) = self.settings.changed(), if attempt.is_none() => {
+                Ok(()) = self.settings.changed(), if is_idle => {
                     self.take_up(&mut destination);
                     due = Instant::now();
                 }
-                () = due_and_led(due, &mut self.lead), if attempt.is_none() => {
-                    match self.request(&mut destination) {
-                        Some(body) => attempt = Some((Instant::now(), Box::pin(send(&self.endpoint, body)))),
-                        None => due = if open { self.next_push } else { Instant::now() },
-                    }
+                () = due_and_led(due, &mut self.lead), if is_idle => match self.next(&mut destination) {
+                    Next::Send(body) => attempt = Some((Instant::now(), Box::pin(send(&self.endpoint, body)))),
+                    Next::Keep => {}
+                    Next::Wait => due = if open { self.next_push } else { Instant::now() },
+                    Next::CatchUp if open => due = Instant::now() + CATCH_UP_LOOK,
+                    // It will not come now.
+                    Next::CatchUp => end = End::GaveUp,
                 }
             }
         }
         self.report(&destination)
+    }
+
+    /// Goes on by what the life before kept.
+    fn resume<D: Destination>(&self, destination: &mut D) {
+        let Some(Keep { resume, .. }) = &self.keep else { return };
+        match destination.resume(resume, (self.clock)()) {
+            Ok(held) => self.metrics.resumed(held),
+            Err(error) => {
+                self.metrics.state_lost();
+                error!(sink = self.name, %error, "what the life before kept for this sink is lost: see its documentation");
+            }
+        }
+        self.levels(destination);
+    }
+
+    /// Sends the state on its way; `None` when nobody takes it any more.
+    fn save<D: Destination>(&self, destination: &mut D) -> Option<oneshot::Receiver<()>> {
+        let Keep { saves, .. } = self.keep.as_ref()?;
+        let (position, state) = destination.state();
+        let (kept, is_kept) = oneshot::channel();
+        // There is a place for each sink's one; where nobody listens, the receiver hears that.
+        let _told = saves.try_send(Save { sink: self.name.clone(), position, state, kept });
+        Some(is_kept)
     }
 
     /// Goes on by new settings, at once and without a wait that the old ones caused.
@@ -353,25 +455,30 @@ impl Pusher {
         }
     }
 
-    /// The next body; tells the position when a push is complete.
-    fn request<D: Destination>(&mut self, destination: &mut D) -> Option<Bytes> {
+    /// What comes next; tells the position when a push is complete.
+    fn next<D: Destination>(&mut self, destination: &mut D) -> Next {
         let now = Instant::now();
         destination.begin();
-        let body = destination.request((self.clock)());
-        if body.is_some() {
-            self.refresh();
-        } else {
-            // A push that took longer than the interval is followed by the next at once, not by those it delayed.
-            self.next_push = (self.next_push + self.interval).max(now);
-            let reached = destination.standing().accepted;
-            self.accepted.send_if_modified(|known| {
-                let is_news = reached > *known;
-                *known = reached.max(*known);
-                is_news
-            });
-            self.levels(destination);
+        if !destination.is_pushing() {
+            return Next::CatchUp;
         }
-        body
+        if let Some(body) = destination.request((self.clock)()) {
+            self.refresh();
+            return Next::Send(body);
+        }
+        if destination.is_pushing() {
+            return Next::Keep;
+        }
+        // A push that took longer than the interval is followed by the next at once, not by those it delayed.
+        self.next_push = (self.next_push + self.interval).max(now);
+        let reached = destination.standing().accepted;
+        self.accepted.send_if_modified(|known| {
+            let is_news = reached > *known;
+            *known = reached.max(*known);
+            is_news
+        });
+        self.levels(destination);
+        Next::Wait
     }
 
     /// Takes up what its files hold now; what cannot be read leaves what was read before.
@@ -463,10 +570,24 @@ impl Pusher {
         let report = Report { applied, accepted, held, held_flows: destination.held_flows() };
         if report.held.is_zero() {
             info!(sink = self.name, "everything is accepted");
+        } else if self.keep.is_some() {
+            info!(
+                sink = self.name,
+                bytes = report.held.bytes,
+                "what is not accepted is kept for the next start"
+            );
         } else {
             error!(sink = self.name, bytes = report.held.bytes, flows = report.held_flows, "left unaccepted");
         }
         report
+    }
+}
+
+/// Whether the state under way is kept; never when there is none.
+async fn kept(saving: &mut Option<oneshot::Receiver<()>>) -> Result<(), RecvError> {
+    match saving {
+        Some(saving) => saving.await,
+        None => pending().await,
     }
 }
 

@@ -22,7 +22,7 @@ use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use egressd_flow::{AddressClass, Attributed, Identity, IpProtocol};
+use egressd_flow::{AddressClass, Attributed, Identity, IpProtocol, NodeName, PodName, TopologyZone};
 
 /// A label of our own, in the order of its name: the order on the wire.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -101,7 +101,7 @@ impl fmt::Display for Value<'_> {
 }
 
 /// The names at one end as labels show them; empty where there is none.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub(crate) struct Names<'a> {
     pub(crate) namespace: &'a str,
     pub(crate) pod: &'a str,
@@ -121,6 +121,21 @@ impl<'a> Names<'a> {
             pod,
             node: identity.node.as_ref().map_or("", |node| &node.0),
             topology_zone: identity.topology_zone.as_ref().map_or("", |domain| &domain.0),
+        }
+    }
+}
+
+impl From<Names<'_>> for Identity {
+    /// An identity that shows the same labels, and knows no more than that.
+    fn from(names: Names<'_>) -> Self {
+        let text = |name: &str| (!name.is_empty()).then(|| Arc::from(name));
+        let has_pod = !(names.namespace.is_empty() && names.pod.is_empty());
+        let pod = || PodName { namespace: names.namespace.into(), name: names.pod.into() };
+        Self {
+            pod: has_pod.then(pod),
+            node: text(names.node).map(NodeName),
+            topology_zone: text(names.topology_zone).map(TopologyZone),
+            ..Self::default()
         }
     }
 }
@@ -151,6 +166,16 @@ impl<'a> FlowView<'a> {
         }
     }
 
+    /// A flow from its parts: each end's address and what is known of it, the remote end's class, the protocol.
+    pub(crate) fn between(
+        (local_address, local): (IpAddr, &'a Arc<Identity>),
+        (remote_address, remote): (Option<IpAddr>, Option<&'a Arc<Identity>>),
+        class: Option<AddressClass>,
+        protocol: IpProtocol,
+    ) -> Self {
+        Self { local_address, local, remote_address, class, remote, protocol }
+    }
+
     /// The same local end and protocol, its remote end folded into the rest.
     pub(crate) fn rest(self) -> Self {
         Self { remote_address: None, class: None, remote: None, ..self }
@@ -179,6 +204,16 @@ impl<'a> FlowView<'a> {
     /// The remote address; `None` for the rest of a fold.
     pub(crate) fn destination_address(&self) -> Option<IpAddr> {
         self.remote_address
+    }
+
+    /// On which side of the border the remote address lies; `None` for the rest of a fold.
+    pub(crate) fn class(&self) -> Option<AddressClass> {
+        self.class
+    }
+
+    /// Whether the remote end carries an identity.
+    pub(crate) fn has_destination(&self) -> bool {
+        self.remote.is_some()
     }
 
     /// IP protocol.

@@ -8,6 +8,10 @@
 //! memory by the number of flows ([`FLOWS_MAX`]) and not by the length of the outage. A sink never waits for
 //! another, and takes batches also while it pushes.
 //!
+//! **Keeps**, where it is given a [`Keep`]: running totals through a position, or the range of deltas that is under
+//! way, so that the next life neither loses nor repeats anything ([`Resume`]). A sink of deltas then takes in nothing
+//! behind the range under way; it waits where the batches come from.
+//!
 //! **May be lost**, each counted with its [`Reason`]: a flow beyond the bound, what a destination does not take by
 //! its contract, and, when a stop runs out of time, what [`Report`] states as held.
 //!
@@ -27,6 +31,7 @@ mod client;
 mod config;
 mod credentials;
 mod driver;
+mod keep;
 mod keys;
 mod lead;
 mod metrics;
@@ -45,6 +50,7 @@ pub use config::{
 };
 pub use credentials::ClientError;
 pub use driver::{Clock, Controls, Report, Sink, check, run, system_clock};
+pub use keep::{Keep, Resume, Save};
 pub use keys::{BASIC_AUTH_KEYS, HTTP_KEYS, Key, REMOTE_WRITE_KEYS, SINK_KEYS, TLS_KEYS};
 pub use lead::{Grant, Lead};
 pub use metrics::SinkMetrics;

@@ -70,6 +70,7 @@ pub struct SinkMetrics {
     flows: Family<BySink, Level>,
     folded_bytes: Family<BySink, Counter>,
     ambiguous_bytes: Family<BySink, Counter>,
+    states_lost: Family<BySink, Counter>,
     pushes: Family<ByOutcome, Counter>,
     unread: Family<BySink, Counter>,
     push_seconds: Family<BySink, Histogram, fn() -> Histogram>,
@@ -96,6 +97,7 @@ impl SinkMetrics {
             flows: Family::default(),
             folded_bytes: Family::default(),
             ambiguous_bytes: Family::default(),
+            states_lost: Family::default(),
             pushes: Family::default(),
             unread: Family::default(),
             push_seconds: Family::new_with_constructor(push_seconds),
@@ -119,8 +121,13 @@ impl SinkMetrics {
             ),
             (
                 "ambiguous_bytes",
-                "Bytes sent again after an answer that left it open whether they were accepted",
+                "Bytes sent again after an answer, or an end of the process, that left it open whether they were accepted",
                 &self.ambiguous_bytes,
+            ),
+            (
+                "states_lost",
+                "Starts at which what the life before had kept was not understood",
+                &self.states_lost,
             ),
         ];
         for (name, help, family) in counters {
@@ -179,6 +186,7 @@ impl SinkMetrics {
             flows: self.flows.get_or_create_owned(&by_sink),
             folded_bytes: self.folded_bytes.get_or_create_owned(&by_sink),
             ambiguous_bytes: self.ambiguous_bytes.get_or_create_owned(&by_sink),
+            states_lost: self.states_lost.get_or_create_owned(&by_sink),
             pushes: self.pushes.clone(),
             unread: self.unread.get_or_create_owned(&by_sink),
             push_seconds: self.push_seconds.get_or_create_owned(&by_sink),
@@ -206,6 +214,7 @@ pub(crate) struct OneSink {
     flows: Level,
     folded_bytes: Counter,
     ambiguous_bytes: Counter,
+    states_lost: Counter,
     pushes: Family<ByOutcome, Counter>,
     unread: Counter,
     push_seconds: Histogram,
@@ -223,6 +232,17 @@ impl OneSink {
             bytes.inc_by(traffic.bytes);
             packets.inc_by(traffic.packets);
         }
+    }
+
+    /// What a life before had taken in and not let out is held again.
+    pub(crate) fn resumed(&self, held: Traffic) {
+        self.received_bytes.inc_by(held.bytes);
+        self.received_packets.inc_by(held.packets);
+    }
+
+    /// What a life before had kept is not understood.
+    pub(crate) fn state_lost(&self) {
+        self.states_lost.inc();
     }
 
     /// Bytes were accepted.

@@ -24,7 +24,7 @@ const _: () = assert!(FLOWS_MAX < u32::MAX as usize, "slots are numbered by u32"
 
 /// How a flow entered the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Fold {
+pub(crate) enum Fold {
     /// Under its own key.
     Own,
     /// Into the rest of its local end and protocol, since the table is full.
@@ -60,7 +60,7 @@ impl<V: Default> Table<V> {
 
     /// The value of a flow, new when the flow is; `None` when there is no room even for the rest that it folds
     /// into. Allocates nothing for a flow that is there.
-    fn admit(&mut self, flow: FlowView<'_>) -> Option<(Fold, &mut V)> {
+    pub(crate) fn admit(&mut self, flow: FlowView<'_>) -> Option<(Fold, &mut V)> {
         let (fold, slot) = self.slot_for(flow)?;
         Some((fold, self.value_mut(slot)?))
     }

@@ -12,6 +12,11 @@
 //! - A series whose total is unchanged for [`IDLE_MAX`] and known to be accepted ends with one stale marker and is
 //!   forgotten; a return begins with a new zero.
 //!
+//! Where a life after this one goes on from a state that was kept, two things must not be said twice: a zero after a
+//! value, and a value that is lower than one before. So after zeros or ends were accepted nothing of the next kind is
+//! said before a state that knows of them is kept, and the next life says nothing before it took in again all that this
+//! one may have.
+//!
 //! Bound: the table's flows, and one request of `samples_max` samples, which whoever encodes it may cut further.
 //!
 //! Prometheus adds up `increase()` over a series' end and its new zero as over a counter reset
@@ -24,6 +29,8 @@ use egressd_flow::{Attributed, AttributedBatch, Counter, Position, UnixNanos};
 use crate::books::{Applied, Reason, Standing};
 use crate::labels::FlowView;
 use crate::table::Table;
+
+mod state;
 
 /// How long an unchanged total is repeated. Twice Prometheus' look-back of 5 minutes, so that a pause of a few
 /// pushes does not end a series.
@@ -204,6 +211,30 @@ pub(crate) struct Chunk {
     end: u32,
 }
 
+/// What is kept for the life after this one, and what of the life before is still to be taken in.
+#[derive(Debug, Default)]
+struct Keeping {
+    /// How far the state goes that is kept.
+    kept: Position,
+    /// How far the one goes that is being kept.
+    under_way: Position,
+    /// Zeros or ends were accepted that the state does not know of.
+    has_news: bool,
+    /// Nothing is said before a state is kept.
+    is_due: bool,
+    catching_up: Option<CatchingUp>,
+}
+
+/// Until the totals are at least those that the life before may have told.
+#[derive(Debug)]
+struct CatchingUp {
+    through: Position,
+    /// Whether series begin anew then.
+    anew: bool,
+    /// Whether received bytes are exported from then on; until then as in the life before.
+    received_asked: bool,
+}
+
 /// The running totals of one destination.
 #[derive(Debug)]
 pub(crate) struct Totals {
@@ -214,6 +245,8 @@ pub(crate) struct Totals {
     cycle: Option<Cycle>,
     chunk: Chunk,
     last_timestamp_ms: i64,
+    /// `None`: nothing outlives the process.
+    keeping: Option<Keeping>,
 }
 
 impl Totals {
@@ -228,6 +261,7 @@ impl Totals {
             cycle: None,
             chunk: Chunk::default(),
             last_timestamp_ms: 0,
+            keeping: None,
         }
     }
 
@@ -265,12 +299,22 @@ impl Totals {
 
     /// From now on received bytes are exported, or are not; what is held stays.
     pub(crate) fn ask_received(&mut self, asked: bool) {
-        self.received_asked = asked;
+        match self.catching_up() {
+            Some(catching_up) => catching_up.received_asked = asked,
+            None => self.received_asked = asked,
+        }
     }
 
     /// Begins every series anew, with what was not accepted: for a destination that has none of them. A cycle that is
     /// running sweeps everything again.
     pub(crate) fn begin_anew(&mut self) {
+        if let Some(catching_up) = self.catching_up() {
+            catching_up.anew = true;
+            return;
+        }
+        if let Some(keeping) = &mut self.keeping {
+            keeping.is_due = true;
+        }
         for slot in 0..self.table.end() {
             let Some(FlowTotals(totals)) = self.table.value_mut(slot) else { continue };
             totals.iter_mut().for_each(Total::begin_anew);
@@ -284,16 +328,38 @@ impl Totals {
         }
     }
 
-    /// Begins a cycle, unless one is running.
+    fn catching_up(&mut self) -> Option<&mut CatchingUp> {
+        self.keeping.as_mut()?.catching_up.as_mut()
+    }
+
+    /// Ends the catching up once it is complete; whether it is.
+    fn is_caught_up(&mut self) -> bool {
+        let applied = self.standing.applied;
+        let Some(keeping) = &mut self.keeping else { return true };
+        if let Some(done) = keeping.catching_up.take_if(|catching_up| catching_up.through <= applied) {
+            self.received_asked = done.received_asked;
+            if done.anew {
+                self.begin_anew();
+            }
+            return true;
+        }
+        keeping.catching_up.is_none()
+    }
+
+    /// Begins a cycle, unless one is running or the life before was further.
     pub(crate) fn begin(&mut self) {
+        if !self.is_caught_up() {
+            return;
+        }
         let cycle = Cycle { through: self.standing.applied, phase: Phase::Zeros, next: 0 };
         self.cycle.get_or_insert(cycle);
     }
 
     /// The next request of the cycle: new when the last one was accepted, otherwise the same part of the sweep
-    /// again. `None` when the cycle is over, with its position accepted.
+    /// again. `None` when the cycle is over, with its position accepted; and while it [is due](Self::is_due) that a
+    /// state is kept.
     pub(crate) fn advance(&mut self, now: UnixNanos) -> Option<&Chunk> {
-        while let Some(cycle) = self.cycle {
+        while let Some(cycle) = self.cycle.filter(|_| !self.is_due()) {
             self.fill(cycle, now);
             if !self.chunk.samples.is_empty() {
                 let now_ms = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
@@ -302,14 +368,40 @@ impl Totals {
                 return Some(&self.chunk);
             }
             self.cycle = match cycle.phase {
-                Phase::Zeros => Some(Cycle { phase: Phase::Totals, next: 0, ..cycle }),
+                Phase::Zeros => {
+                    self.keep_if(|keeping, _| keeping.has_news);
+                    Some(Cycle { phase: Phase::Totals, next: 0, ..cycle })
+                }
                 Phase::Totals => {
                     self.standing.accepted = cycle.through;
+                    self.keep_if(|keeping, applied| keeping.has_news || applied > keeping.kept);
                     None
                 }
             };
         }
         None
+    }
+
+    /// Has a state kept next, where one is kept at all.
+    fn keep_if(&mut self, is_due: impl FnOnce(&Keeping, Position) -> bool) {
+        if let Some(keeping) = &mut self.keeping {
+            keeping.is_due |= is_due(keeping, self.standing.applied);
+        }
+    }
+
+    /// Whether the next thing to do is to keep the [state](Self::state).
+    pub(crate) fn is_due(&self) -> bool {
+        self.keeping.as_ref().is_some_and(|keeping| keeping.is_due)
+    }
+
+    /// Whether a cycle is running.
+    pub(crate) fn is_running(&self) -> bool {
+        self.cycle.is_some()
+    }
+
+    /// The current request was not accepted, or it is not known; what was taken in meanwhile is kept before the next.
+    pub(crate) fn failed(&mut self) {
+        self.keep_if(|keeping, applied| applied > keeping.kept);
     }
 
     fn fill(&mut self, cycle: Cycle, now: UnixNanos) {
@@ -354,6 +446,9 @@ impl Totals {
             };
             if let Some(total) = totals.get_mut(sample.metric as usize) {
                 emitted += total.settle(sample.figure);
+            }
+            if let (Some(keeping), Figure::Zero | Figure::Stale(_)) = (&mut self.keeping, sample.figure) {
+                keeping.has_news = true;
             }
             if totals.iter().all(|total| total.stage == Stage::Absent) {
                 self.table.remove(sample.slot);

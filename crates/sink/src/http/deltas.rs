@@ -3,15 +3,20 @@
 //! A cycle freezes what has come in and cuts it into requests; growth meanwhile folds into the next one.
 //! Invariant: what is frozen does not change until it is accepted, so that a request that is sent again says the
 //! same, byte for byte. The position moves with the last request of the frozen range.
+//! Where a life after this one goes on, how far the range is gets noted before each request: the same batches give the
+//! same flows in the same order, so the next life builds the range again and says what was not accepted of it. Nothing
+//! behind the range is taken in before it is accepted, so what waits for an absent destination stays in the spool.
 //! Bound: the flows of one table twice (open and frozen), and [`ITEMS_MAX`] items a request, which whoever encodes
 //! it may cut further.
 
 use std::ops::Range;
 
 use egressd_flow::{Attributed, AttributedBatch, Counter, Position};
+use prost::Message;
 
 use super::ITEMS_MAX;
 use crate::books::{Applied, Reason, Standing};
+use crate::keep::StateLost;
 use crate::labels::{FlowKey, FlowView};
 use crate::table::Table;
 
@@ -60,21 +65,117 @@ struct Frozen {
     through: Position,
 }
 
+/// How far a range is, as it is kept for the life after this one.
+#[derive(Clone, Copy, PartialEq, Message)]
+struct Note {
+    /// Raised when a range would be built otherwise than before.
+    #[prost(uint32, tag = "1")]
+    format: u32,
+    /// The last position of the range.
+    #[prost(uint64, tag = "2")]
+    through: u64,
+    /// How many of its flows are accepted; what follows may be.
+    #[prost(uint64, tag = "3")]
+    accepted_flows: u64,
+}
+
+const FORMAT: u32 = 1;
+
+/// What is kept for the life after this one, and what of the life before is still to be said.
+#[derive(Debug, Default)]
+struct Keeping {
+    /// How far the state goes that is kept.
+    kept: Position,
+    /// Nothing is said before a state is kept.
+    is_due: bool,
+    /// The range that the life before was at, until it is frozen again.
+    noted: Option<Note>,
+    /// What of that range was accepted then.
+    accepted_before: Counter,
+    /// Whether the life before may have made the current request.
+    is_doubtful: bool,
+}
+
 /// The growth that one destination has not accepted yet.
 #[derive(Debug)]
 pub(crate) struct Deltas {
     open: Table<Delta>,
     frozen: Option<Frozen>,
     standing: Standing,
+    /// `None`: nothing outlives the process.
+    keeping: Option<Keeping>,
 }
 
 impl Deltas {
     pub(crate) fn new(flows_max: usize) -> Self {
-        Self { open: Table::new(flows_max), frozen: None, standing: Standing::default() }
+        Self { open: Table::new(flows_max), frozen: None, standing: Standing::default(), keeping: None }
+    }
+
+    /// Keeps notes from now on. Goes on behind `position` with the range of a `state`, which is empty where there is none;
+    /// of one that does not read, all through `through` may have been said.
+    ///
+    /// # Errors
+    /// It does not read.
+    pub(crate) fn resume(
+        &mut self,
+        (position, state): (Position, &[u8]),
+        through: Position,
+    ) -> Result<(), StateLost> {
+        (self.standing.applied, self.standing.accepted) = (position, position);
+        let read = Note::decode(state).ok().filter(|note| note.format == FORMAT);
+        let doubt = Note { format: FORMAT, through: through.0, accepted_flows: 0 };
+        let noted = (!state.is_empty()).then(|| read.unwrap_or(doubt));
+        let noted = noted.filter(|note| Position(note.through) > position);
+        self.keeping = Some(Keeping { kept: position, noted, ..Keeping::default() });
+        if state.is_empty() || read.is_some() { Ok(()) } else { Err(StateLost) }
+    }
+
+    /// How far every byte is accepted, and the note of the range behind that.
+    pub(crate) fn state(&self) -> (Position, Vec<u8>) {
+        let note = self.frozen.as_ref().map(|Frozen { request, through, .. }| Note {
+            format: FORMAT,
+            through: through.0,
+            accepted_flows: request.start as u64,
+        });
+        (self.standing.accepted, note.map_or_else(Vec::new, |note| note.encode_to_vec()))
+    }
+
+    /// The state is kept.
+    pub(crate) fn kept(&mut self) {
+        if let Some(keeping) = &mut self.keeping {
+            (keeping.kept, keeping.is_due) = (self.standing.accepted, false);
+        }
+    }
+
+    /// Whether the next thing to do is to keep the [state](Self::state).
+    pub(crate) fn is_due(&self) -> bool {
+        self.keeping.as_ref().is_some_and(|keeping| keeping.is_due)
+    }
+
+    /// Whether a range is frozen.
+    pub(crate) fn is_running(&self) -> bool {
+        self.frozen.is_some()
+    }
+
+    /// Whether batches are taken in: those behind a range that is kept stay where they are until it is accepted.
+    pub(crate) fn has_room(&self) -> bool {
+        self.keeping.is_none() || self.frozen.is_none()
+    }
+
+    /// What of the range under way a life before had accepted, once.
+    pub(crate) fn take_accepted_before(&mut self) -> Counter {
+        let taken = self.keeping.as_mut().map(|keeping| std::mem::take(&mut keeping.accepted_before));
+        taken.unwrap_or_default()
+    }
+
+    /// Whether a life before may have made the current request; once.
+    pub(crate) fn take_doubt(&mut self) -> bool {
+        self.keeping.as_mut().is_some_and(|keeping| std::mem::take(&mut keeping.is_doubtful))
     }
 
     /// Folds a batch in. One whose position was applied before changes nothing.
     pub(crate) fn apply(&mut self, batch: &AttributedBatch) -> Applied {
+        self.freeze_noted(|note| batch.position > Position(note.through));
         let mut applied = match Applied::begin(batch, &mut self.standing.applied) {
             Ok(begun) => begun,
             Err(repeated) => return repeated,
@@ -99,17 +200,39 @@ impl Deltas {
         }
     }
 
-    /// Begins a cycle, unless one is running.
+    /// Begins a cycle, unless one is running or the range of the life before is not whole again.
     pub(crate) fn begin(&mut self) {
-        if self.frozen.is_none() {
+        let applied = self.standing.applied;
+        self.freeze_noted(|note| applied >= Position(note.through));
+        let is_catching_up = self.keeping.as_ref().is_some_and(|keeping| keeping.noted.is_some());
+        if self.frozen.is_none() && !is_catching_up {
             let flows = self.open.take();
-            self.frozen = Some(Frozen { flows, request: 0..0, through: self.standing.applied });
+            if let Some(keeping) = &mut self.keeping {
+                keeping.is_due = !flows.is_empty();
+            }
+            self.frozen = Some(Frozen { flows, request: 0..0, through: applied });
         }
     }
 
+    /// Freezes the range of the life before, if there is one and `is_whole` says that all of it was taken in.
+    fn freeze_noted(&mut self, is_whole: impl FnOnce(&Note) -> bool) {
+        let Some(keeping) = &mut self.keeping else { return };
+        let Some(note) = keeping.noted.take_if(|note| is_whole(note)) else { return };
+        let flows = self.open.take();
+        let start = usize::try_from(note.accepted_flows).unwrap_or(usize::MAX).min(flows.len());
+        let accepted = sum(&flows[..start]);
+        (keeping.accepted_before, keeping.is_doubtful) = (accepted, true);
+        self.standing.held.release(accepted);
+        self.frozen = Some(Frozen { flows, request: start..start, through: Position(note.through) });
+    }
+
     /// The flows of the current request: the next ones when the last request was accepted, otherwise the same
-    /// again. `None` when the cycle is over, with its position accepted.
+    /// again. `None` when the cycle is over, with its position accepted; and while it [is due](Self::is_due) that a
+    /// state is kept.
     pub(crate) fn advance(&mut self) -> Option<&[(FlowKey, Delta)]> {
+        if self.is_due() {
+            return None;
+        }
         let frozen = self.frozen.as_mut()?;
         if frozen.request.is_empty() {
             frozen.request.end = request_end(&frozen.flows, frozen.request.start);
@@ -117,6 +240,9 @@ impl Deltas {
         if frozen.request.is_empty() {
             self.standing.accepted = frozen.through;
             self.frozen = None;
+            if let Some(keeping) = &mut self.keeping {
+                keeping.is_due = self.standing.accepted > keeping.kept;
+            }
             return None;
         }
         let Frozen { flows, request, .. } = self.frozen.as_ref()?;
@@ -133,10 +259,7 @@ impl Deltas {
     /// What the current request says.
     pub(crate) fn requested(&self) -> Counter {
         let flows = self.frozen.as_ref().and_then(|frozen| frozen.flows.get(frozen.request.clone()));
-        flows.unwrap_or_default().iter().fold(Counter::default(), |mut sum, (_, delta)| {
-            sum += delta.sum();
-            sum
-        })
+        sum(flows.unwrap_or_default())
     }
 
     /// The current request was accepted; what was let out by it.
@@ -145,6 +268,9 @@ impl Deltas {
         self.standing.held.release(emitted);
         if let Some(frozen) = &mut self.frozen {
             frozen.request.start = frozen.request.end;
+            if let Some(keeping) = &mut self.keeping {
+                keeping.is_due = frozen.request.start < frozen.flows.len();
+            }
         }
         emitted
     }
@@ -157,6 +283,13 @@ impl Deltas {
     pub(crate) fn flows(&self) -> usize {
         self.open.len() + self.frozen.as_ref().map_or(0, |frozen| frozen.flows.len() - frozen.request.start)
     }
+}
+
+fn sum(flows: &[(FlowKey, Delta)]) -> Counter {
+    flows.iter().fold(Counter::default(), |mut sum, (_, delta)| {
+        sum += delta.sum();
+        sum
+    })
 }
 
 /// The end of a request that starts at `start`: as many flows as make [`ITEMS_MAX`] items.

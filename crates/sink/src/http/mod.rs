@@ -10,7 +10,7 @@ use std::fmt::{Display, Write};
 use std::io;
 
 use bytes::Bytes;
-use egressd_flow::{AttributedBatch, Counter, UnixNanos};
+use egressd_flow::{AttributedBatch, Counter, Position, UnixNanos};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use prost::Message;
@@ -20,10 +20,14 @@ use crate::books::{Applied, Standing};
 use crate::client::BODY_BYTES_MAX;
 use crate::config::{HttpSettings, Kind};
 use crate::driver::{Destination, Settled, Verdict};
+use crate::keep::{Resume, StateLost};
 use crate::labels::{FlowKey, FlowView};
 use crate::table::FLOWS_MAX;
 use deltas::{Delta, Deltas};
 use proto::{PodNetworkMetric, PodNetworkMetricBatch};
+
+/// No message of protobuf: field 0 is none.
+const DAMAGED: &[u8] = &[0];
 
 /// Items of one request, encoded in some tens of milliseconds; where names are long, its bytes are the closer bound.
 pub(crate) const ITEMS_MAX: usize = 20_000;
@@ -82,12 +86,38 @@ impl Destination for CostApi {
         self.body = None;
     }
 
+    fn resume(&mut self, resume: &Resume, _now: UnixNanos) -> Result<Counter, StateLost> {
+        // Of a damaged note nothing reads either.
+        let state = resume.state.as_deref().unwrap_or(DAMAGED);
+        self.deltas.resume((resume.position, state), resume.caught_up).map(|()| Counter::default())
+    }
+
+    fn has_room(&self) -> bool {
+        self.deltas.has_room()
+    }
+
+    fn is_due(&self) -> bool {
+        self.deltas.is_due()
+    }
+
+    fn state(&mut self) -> (Position, Vec<u8>) {
+        self.deltas.state()
+    }
+
+    fn kept(&mut self) {
+        self.deltas.kept();
+    }
+
     fn apply(&mut self, batch: &AttributedBatch, _now: UnixNanos) -> Applied {
         self.deltas.apply(batch)
     }
 
     fn begin(&mut self) {
         self.deltas.begin();
+    }
+
+    fn is_pushing(&self) -> bool {
+        self.deltas.is_running()
     }
 
     fn request(&mut self, _now: UnixNanos) -> Option<Bytes> {
@@ -100,20 +130,20 @@ impl Destination for CostApi {
         self.body.clone()
     }
 
+    /// The first request of a range that a life before was at may be one that it made.
     fn settle(&mut self, verdict: Verdict) -> Settled {
-        match verdict {
-            Verdict::Accepted => {
-                self.body = None;
-                self.ambiguous = false;
-                Settled { emitted: self.deltas.settle(), ambiguous: Counter::default() }
-            }
-            Verdict::Refused => Settled::default(),
-            Verdict::Ambiguous if self.ambiguous => Settled::default(),
-            Verdict::Ambiguous => {
-                self.ambiguous = true;
-                Settled { emitted: Counter::default(), ambiguous: self.deltas.requested() }
-            }
+        let is_doubtful = self.deltas.take_doubt() || verdict == Verdict::Ambiguous;
+        let mut settled = Settled { emitted: self.deltas.take_accepted_before(), ..Settled::default() };
+        if is_doubtful && !self.ambiguous {
+            self.ambiguous = true;
+            settled.ambiguous = self.deltas.requested();
         }
+        if verdict == Verdict::Accepted {
+            self.body = None;
+            self.ambiguous = false;
+            settled.emitted += self.deltas.settle();
+        }
+        settled
     }
 
     fn standing(&self) -> Standing {

@@ -140,6 +140,91 @@ fn large_cluster_is_cut_by_bytes() {
     assert_eq!((emitted, api.standing().accepted), (received, egressd_flow::Position(1)));
 }
 
+/// Goal: wherever a life ends amid a range of several requests, the next one builds the range again from the spool, says
+/// what was not noted as accepted, byte for byte, and counts the first of it as ambiguous; what was accepted before is
+/// let out without being said, and what has come since goes with the next range.
+#[test]
+fn a_range_goes_on_where_the_life_before_was() {
+    const BYTES_MAX: usize = 10_000;
+    let (cluster, later) = (cluster_of(400), batch(2, &["web/a@n1/a 10.0.0.1 > unknown 8.8.8.1 tcp tx=1/1"]));
+    let resume = |state: &[u8]| {
+        let mut api = CostApi::bounded(&settings(false), BYTES_MAX);
+        let state = Some(state.to_vec());
+        let resume = Resume { position: Position(0), state, caught_up: Position(2) };
+        api.resume(&resume, seconds(1)).unwrap();
+        api
+    };
+    let mut api = resume(&[]);
+    let received = api.apply(&cluster, seconds(1)).received;
+    let (mut notes, mut bodies, mut emitted) = (Vec::new(), Vec::new(), Vec::new());
+    while bodies.is_empty() || api.is_pushing() {
+        api.begin();
+        let (position, note) = api.is_due().then(|| api.state()).expect("each request is noted before");
+        api.kept();
+        let Some(body) = api.request(seconds(15)) else { break };
+        assert_eq!((position, api.has_room()), (Position(0), false));
+        notes.push(note);
+        bodies.push(body);
+        emitted.push(api.settle(Verdict::Accepted).emitted);
+        if !api.is_due() {
+            assert_eq!(api.request(seconds(15)), None);
+            assert_eq!(api.state(), (Position(1), vec![]));
+            break;
+        }
+    }
+    assert!(bodies.len() > 3, "{}", bodies.len());
+
+    for (at, note) in notes.iter().enumerate() {
+        let mut next = resume(note);
+        assert_eq!(next.apply(&cluster, seconds(20)).received, received);
+        next.apply(&later, seconds(20));
+        assert!(!next.has_room());
+        let mut ambiguous = Counter::default();
+        let mut again = Counter::default();
+        for body in &bodies[at..] {
+            next.begin();
+            next.kept();
+            assert_eq!(next.request(seconds(21)).as_ref(), Some(body));
+            let settled = next.settle(Verdict::Accepted);
+            again += settled.emitted;
+            ambiguous += settled.ambiguous;
+        }
+        assert_eq!((again, ambiguous), (received, emitted[at]));
+        assert_eq!(next.request(seconds(22)), None);
+        assert_eq!(next.state(), (Position(1), vec![]));
+        next.kept();
+        next.begin();
+        next.kept();
+        let items = PodNetworkMetricBatch::decode(next.request(seconds(23)).unwrap()).unwrap().items;
+        assert_eq!(items.len(), 1);
+    }
+}
+
+/// Goal: of a note that is damaged, everything that the life before may have said goes again and is ambiguous; a note
+/// of what is long accepted says nothing.
+#[test]
+fn a_damaged_note_makes_everything_ambiguous() {
+    let line = "web/a@n1/a 10.0.0.1 > unknown 8.8.8.1 tcp tx=1/1";
+    for (state, expected) in [(None, 2), (Some(vec![0]), 2), (Some(vec![]), 0)] {
+        let mut api = CostApi::new(&settings(false));
+        let is_damaged = state != Some(vec![]);
+        let resume = Resume { position: Position(3), state, caught_up: Position(5) };
+        assert_eq!(api.resume(&resume, seconds(1)).is_err(), is_damaged);
+        api.apply(&batch(4, &[line]), seconds(1));
+        if is_damaged {
+            api.begin();
+            assert!(!api.is_pushing(), "the range is not whole");
+        }
+        api.apply(&batch(5, &[line]), seconds(1));
+        api.begin();
+        api.kept();
+        assert!(api.request(seconds(2)).is_some());
+        let both = Counter { bytes: 2, packets: 2 };
+        let ambiguous = Counter { bytes: expected, packets: expected };
+        assert_eq!(api.settle(Verdict::Accepted), Settled { emitted: both, ambiguous });
+    }
+}
+
 /// Goal: a flow that is larger than the bound by itself still goes, in a request of its own.
 #[test]
 fn oversized_flow_goes_by_itself() {

@@ -89,7 +89,7 @@ async fn rotated_token_is_used_from_the_next_attempt() {
     let (sink, _controls) = Sink::new(config(&yaml), &metrics, system_clock()).unwrap();
     let (batches, received) = mpsc::channel(1);
     let (accepted, mut position) = watch::channel(Position::default());
-    let sink = run(sink, received, accepted, CancellationToken::new());
+    let sink = run(sink, received, accepted, None, CancellationToken::new());
     let rotate = async {
         let steps: [&dyn Fn(); 4] =
             [&|| (), &|| fs::write(&file, "two\n").unwrap(), &|| fs::write(&file, " \n").unwrap(), &|| {

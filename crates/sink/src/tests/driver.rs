@@ -20,6 +20,7 @@ use crate::driver::{Clock, Prepared, Pusher, Report, Verdict};
 use crate::http::CostApi;
 use crate::lead::{Lead, Overdue};
 use crate::metrics::SinkMetrics;
+use crate::{Keep, Resume, Save};
 
 const RECORD: &str = "web/app@n1/a 10.0.0.1 > pg/db@n2/b 10.0.1.2 tcp tx=10/1 rx=20/2 undirected=5/1";
 
@@ -152,6 +153,45 @@ async fn batches_are_taken_while_a_push_is_under_way() {
     let (report, ()) = tokio::join!(pusher.drive(cost_api(), send, received, abandon), feed);
     assert_eq!(report, Report { applied: Position(4), accepted: Position(4), ..Report::default() });
     assert_eq!(books(&registry, "bytes"), [140, 120, 20, 0]);
+}
+
+/// Goal: a sink that keeps says nothing before its note is kept; at the end it tries once, and leaves to the next life
+/// what is not accepted.
+#[tokio::test(start_paused = true)]
+async fn a_sink_that_keeps_waits_for_its_state_and_ends_after_one_try() {
+    let Bench { registry, pusher, batches, received, abandon, .. } = bench(Duration::from_secs(1));
+    let (saves, mut asked) = mpsc::channel(1);
+    let (resume, ending) = (Resume { state: Some(vec![]), ..Resume::default() }, CancellationToken::new());
+    let pusher = pusher.keeping(Some(Keep { resume, saves, ending: ending.clone() }));
+    let events: Mutex<Vec<String>> = Mutex::new(Vec::new());
+    let note = |event: String| events.lock().unwrap().push(event);
+    let send = |_: &Endpoint, _| {
+        note("request".to_owned());
+        let is_first = events.lock().unwrap().len() < 4;
+        async move { if is_first { Answer::Accepted } else { refused(503, None) } }
+    };
+    let keeper = async {
+        while let Some(Save { sink, position, state, kept }) = asked.recv().await {
+            tokio::time::sleep(Duration::from_secs(5)).await;
+            note(format!("{sink} at {} with {} bytes", position.0, state.len()));
+            kept.send(()).unwrap();
+        }
+    };
+    let feed = async {
+        batches.send(Arc::new(batch(1, &[RECORD]))).await.unwrap();
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        batches.send(Arc::new(batch(2, &[RECORD]))).await.unwrap();
+        ending.cancel();
+    };
+    let drive = pusher.drive(cost_api(), send, received, abandon);
+    let (report, (), ()) = tokio::join!(drive, feed, keeper);
+    let held = Counter { bytes: 30, packets: 3 };
+    assert_eq!(report, Report { applied: Position(2), accepted: Position(1), held, held_flows: 1 });
+    assert_eq!(
+        events.into_inner().unwrap(),
+        ["test at 0 with 4 bytes", "request", "test at 1 with 0 bytes", "test at 1 with 4 bytes", "request"]
+    );
+    assert_eq!(books(&registry, "bytes"), [70, 30, 10, 30]);
 }
 
 /// Goal: a closed channel pushes what is held at once, whatever the interval, and ends.

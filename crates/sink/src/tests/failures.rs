@@ -198,7 +198,8 @@ async fn absent_destination_is_named_and_found_when_it_comes() {
         }
         Receiver::start(&address.to_string(), &[]).await
     };
-    let (report, receiver) = tokio::join!(run(sink, received, accepted, CancellationToken::new()), come);
+    let (report, receiver) =
+        tokio::join!(run(sink, received, accepted, None, CancellationToken::new()), come);
     assert_eq!(report, Report { applied: Position(1), accepted: Position(1), ..Report::default() });
     assert_eq!(receiver.requests().len(), 1);
     assert_eq!(metric(&registry, "egressd_exporter_sink_ambiguous_bytes_total"), 0);

@@ -124,7 +124,7 @@ async fn zero_precedes_the_total_and_a_restart_is_a_counter_reset() {
         let (accepted, _position) = watch::channel(Position::default());
         batches.send(Arc::new(batch(1, &[&format!("{FLOW} tx={bytes}/1 rx=77/1")]))).await.unwrap();
         drop(batches);
-        let report = run(sink, received, accepted, CancellationToken::new()).await;
+        let report = run(sink, received, accepted, None, CancellationToken::new()).await;
         assert_eq!(report, Report { applied: Position(1), accepted: Position(1), ..Report::default() });
     }
     let samples = prometheus.samples(ms(system_clock()()) + 1000).await;
@@ -172,7 +172,7 @@ async fn undirected_traffic_is_a_metric_of_its_own() {
     let (accepted, _position) = watch::channel(Position::default());
     batches.send(Arc::new(batch(1, &[&format!("{FLOW} undirected=30/3")]))).await.unwrap();
     drop(batches);
-    let report = run(sink, received, accepted, CancellationToken::new()).await;
+    let report = run(sink, received, accepted, None, CancellationToken::new()).await;
     assert_eq!(report, Report { applied: Position(1), accepted: Position(1), ..Report::default() });
     let stored = prometheus.query("{__name__=~\"egressd_.*\"}", ms(system_clock()()) + 1000).await;
     let stored: Vec<_> = stored.iter().map(|one| (&one["metric"]["__name__"], &one["value"][1])).collect();
@@ -198,7 +198,7 @@ async fn idle_series_ends_by_its_marker_and_returns_from_zero() {
     let sink = prometheus.sink(Duration::from_millis(50), Arc::clone(&clock));
     let (batches, received) = mpsc::channel(1);
     let (accepted, mut position) = watch::channel(Position::default());
-    let sink = tokio::spawn(run(sink, received, accepted, CancellationToken::new()));
+    let sink = tokio::spawn(run(sink, received, accepted, None, CancellationToken::new()));
 
     batches.send(Arc::new(batch(1, &[&format!("{FLOW} tx=4000/4")]))).await.unwrap();
     position.wait_for(|position| *position == Position(1)).await.unwrap();

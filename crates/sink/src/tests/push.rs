@@ -36,7 +36,7 @@ async fn push(yaml: &str, address: SocketAddr, registry: &mut Registry) -> Repor
     let (accepted, position) = watch::channel(Position::default());
     batches.send(Arc::new(batch(1, &[RECORD]))).await.unwrap();
     drop(batches);
-    let report = run(sink, received, accepted, CancellationToken::new()).await;
+    let report = run(sink, received, accepted, None, CancellationToken::new()).await;
     assert_eq!(*position.borrow(), report.accepted);
     report
 }

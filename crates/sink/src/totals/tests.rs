@@ -14,13 +14,13 @@ fn totals(samples_max: usize) -> Totals {
 }
 
 /// Applies one batch of a record that sends `bytes` in one packet.
-fn send(totals: &mut Totals, bytes: u64, now: UnixNanos) {
+pub(super) fn send(totals: &mut Totals, bytes: u64, now: UnixNanos) {
     let position = totals.standing().applied.0 + 1;
     totals.apply(&batch(position, &[&format!("{INTERNET} tx={bytes}/1")]), now);
 }
 
 /// The next request as text: its time in milliseconds, and of each sample its metric, remote address and figure.
-fn request(totals: &mut Totals, now: UnixNanos) -> Option<String> {
+pub(super) fn request(totals: &mut Totals, now: UnixNanos) -> Option<String> {
     totals.advance(now)?;
     let chunk = totals.chunk();
     let samples = chunk.samples.iter().map(|sample| {
@@ -37,7 +37,7 @@ fn request(totals: &mut Totals, now: UnixNanos) -> Option<String> {
 }
 
 /// A whole push, every request accepted.
-fn push(totals: &mut Totals, now: UnixNanos) -> Vec<String> {
+pub(super) fn push(totals: &mut Totals, now: UnixNanos) -> Vec<String> {
     totals.begin();
     let mut requests = Vec::new();
     while let Some(text) = request(totals, now) {
@@ -208,10 +208,10 @@ fn empty_and_repeated_batches_move_no_bytes() {
 
 /// What a receiver keeps of a series, checked as a receiver checks it.
 #[derive(Default)]
-struct Store(BTreeMap<String, Vec<(i64, Option<u64>)>>);
+pub(super) struct Store(BTreeMap<String, Vec<(i64, Option<u64>)>>);
 
 impl Store {
-    fn take(&mut self, totals: &Totals) {
+    pub(super) fn take(&mut self, totals: &Totals) {
         let chunk = totals.chunk();
         for sample in &chunk.samples {
             let flow = totals.flow(sample).unwrap();
@@ -230,12 +230,23 @@ impl Store {
     }
 
     /// `increase()` over everything, as Prometheus adds it up: stale markers left out, a lower value is a reset.
-    fn increase(&self) -> u64 {
+    pub(super) fn increase(&self) -> u64 {
         let growth = |series: &Vec<(i64, Option<u64>)>| {
             let values: Vec<u64> = series.iter().filter_map(|(_, value)| *value).collect();
             values.windows(2).map(|pair| pair[1].checked_sub(pair[0]).unwrap_or(pair[1])).sum::<u64>()
         };
         self.0.values().map(growth).sum()
+    }
+
+    /// Unless a marker ended it, a series' value is at least the one before.
+    pub(super) fn check_never_backwards(&self) {
+        for (series, points) in &self.0 {
+            for pair in points.windows(2) {
+                if let [(_, Some(before)), (_, Some(value))] = pair {
+                    assert!(value >= before, "{series}: {points:?}");
+                }
+            }
+        }
     }
 }
 

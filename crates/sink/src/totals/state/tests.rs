@@ -1,0 +1,260 @@
+//! Lives that end at any point, against a store that outlives them.
+
+use egressd_flow::AttributedBatch;
+use proptest::prelude::*;
+
+use super::super::tests::{Store, push, request, send};
+use super::*;
+use crate::Reason;
+use crate::tests::{batch, seconds};
+
+const PLACE: u64 = 7;
+
+fn keeping() -> Totals {
+    let mut totals = Totals::new(64, 100, true);
+    totals.resume((Position(0), &[]), PLACE, Position(0), seconds(0)).unwrap();
+    totals
+}
+
+/// The next life, by what this one keeps, which has to take in all through `through` again.
+fn reborn(totals: &mut Totals, place: u64, through: u64, now: UnixNanos) -> Totals {
+    let (position, state) = totals.state(place);
+    let mut next = Totals::new(64, 100, true);
+    next.resume((position, &state), PLACE, Position(through), now).unwrap();
+    next
+}
+
+/// Goal: between the zeros and the totals, and after a push that brought something, a state is kept; what a state knows
+/// is not said again: the next life says no second zero, goes on with the total, at later times.
+#[test]
+fn a_birth_is_kept_before_the_first_value() {
+    let mut totals = keeping();
+    send(&mut totals, 4000, seconds(1));
+    totals.begin();
+    assert_eq!(request(&mut totals, seconds(15)).as_deref(), Some("15000 Transmit 8.8.8.8 zero"));
+    totals.settle();
+    assert_eq!((request(&mut totals, seconds(15)), totals.is_due(), totals.is_running()), (None, true, true));
+
+    let mut next = reborn(&mut totals, PLACE, 1, seconds(16));
+    assert_eq!(next.standing().held.0, Counter { bytes: 4000, packets: 1 });
+    assert_eq!(push(&mut next, seconds(16)), ["16000 Transmit 8.8.8.8 4000"]);
+    assert_eq!(next.standing().accepted, Position(1));
+    assert!(!next.is_due(), "nothing has come since the state");
+
+    totals.kept();
+    assert_eq!(push(&mut totals, seconds(15)), ["15001 Transmit 8.8.8.8 4000"]);
+    send(&mut totals, 5, seconds(16));
+    assert_eq!(push(&mut totals, seconds(30)), ["30000 Transmit 8.8.8.8 4005"]);
+    assert!(totals.is_due());
+}
+
+/// Goal: nothing is said before all that the life before may have said was taken in again.
+#[test]
+fn nothing_is_said_before_it_is_caught_up() {
+    let mut totals = keeping();
+    send(&mut totals, 10, seconds(1));
+    let mut next = reborn(&mut totals, PLACE, 3, seconds(2));
+    assert_eq!((push(&mut next, seconds(2)), next.is_running()), (vec![], false));
+    send(&mut next, 1, seconds(2));
+    assert_eq!(push(&mut next, seconds(3)), [""; 0]);
+    send(&mut next, 1, seconds(3));
+    assert_eq!(push(&mut next, seconds(3)), ["3000 Transmit 8.8.8.8 zero"]);
+    next.kept();
+    assert_eq!(push(&mut next, seconds(4)), ["4000 Transmit 8.8.8.8 12"]);
+}
+
+/// Goal: what changed in the configuration while nobody ran is taken up once caught up: another place begins anew with
+/// what was not accepted, and received bytes are as they were until then.
+#[test]
+fn another_place_begins_anew_when_caught_up() {
+    let mut totals = keeping();
+    send(&mut totals, 10, seconds(1));
+    push(&mut totals, seconds(2));
+    totals.kept();
+    push(&mut totals, seconds(2));
+    send(&mut totals, 3, seconds(3));
+    let mut next = reborn(&mut totals, PLACE + 1, 3, seconds(4));
+    next.ask_received(false);
+    let line = "web/app@n1/a 10.0.0.1 > unknown 8.8.8.8 tcp rx=6/1";
+    next.apply(&batch(3, &[line]), seconds(4));
+    next.begin();
+    let after = next.apply(&batch(4, &[line]), seconds(4));
+    assert_eq!(after.discarded(Reason::not_asked), Counter { bytes: 6, packets: 1 });
+    next.kept();
+    assert_eq!(push(&mut next, seconds(5)), ["5000 Transmit 8.8.8.8 zero, Received 8.8.8.8 zero"]);
+    next.kept();
+    assert_eq!(push(&mut next, seconds(5)), ["5001 Transmit 8.8.8.8 3, Received 8.8.8.8 6"]);
+}
+
+/// Goal: every kind of flow comes back as it was, rests and unnamed ends with it.
+#[test]
+fn every_kind_of_flow_comes_back() {
+    let lines = [
+        "web/app@n1/a 10.0.0.1 > pg/db@n2/b 10.0.1.2 tcp tx=10/1 rx=20/2 undirected=5/1",
+        "web/app@n1/a fd00::1 > @n2/b 10.0.1.3 udp tx=1/1",
+        "web/app@n1 10.0.0.1 > unknown 8.8.8.8 58 rx=18446744073709551615/4",
+        "web/app@n1/a 10.0.0.1 > unknown 10.9.9.9 tcp tx=2/1",
+        "web/app@n1/a 10.0.0.1 > folded - tcp tx=3/1",
+    ];
+    let mut totals = keeping();
+    totals.apply(&batch(1, &lines), seconds(1));
+    let said = |totals: &Totals| {
+        let flow = |(_, flow, of): (_, FlowView<'_>, &FlowTotals)| {
+            let labels: Vec<_> = flow.labels().map(|(name, value)| format!("{name}={value}")).collect();
+            (labels, of.0.map(|total| (total.sum, total.accepted, total.grown, total.stage)))
+        };
+        totals.table.iter_from(0).map(flow).collect::<Vec<_>>()
+    };
+    let mut next = reborn(&mut totals, PLACE, 1, seconds(2));
+    assert_eq!(said(&next), said(&totals));
+    next.apply(&batch(2, &lines), seconds(3));
+    assert_eq!(next.flows(), lines.len());
+}
+
+/// Goal: a clock that was set back between two lives does not have times said twice.
+#[test]
+fn times_rise_over_a_clock_that_was_set_back() {
+    let mut totals = keeping();
+    send(&mut totals, 10, seconds(1));
+    assert_eq!(push(&mut totals, seconds(3600)), ["3600000 Transmit 8.8.8.8 zero"]);
+    let mut next = reborn(&mut totals, PLACE, 1, seconds(60));
+    assert_eq!(push(&mut next, seconds(61)), ["3660001 Transmit 8.8.8.8 10"]);
+}
+
+/// Goal: what does not hold together is refused, leaves nothing behind, and never panics.
+#[test]
+fn damaged_states_are_refused() {
+    let mut totals = keeping();
+    send(&mut totals, 10, seconds(1));
+    let (_, state) = totals.state(PLACE);
+    let other_format = State { format: FORMAT + 1, ..State::decode(state.as_slice()).unwrap() };
+    let mut no_end = State::decode(state.as_slice()).unwrap();
+    no_end.flows[0].local = 9;
+    let mut impossible = State::decode(state.as_slice()).unwrap();
+    impossible.flows[0].series[0].unaccepted_bytes = 11;
+    let damaged = [other_format, no_end, impossible].map(|state| state.encode_to_vec());
+    for bytes in damaged.iter().map(Vec::as_slice).chain([&state[..state.len() - 1], &[0]]) {
+        let mut next = Totals::new(64, 100, true);
+        assert_eq!(next.resume((Position(1), bytes), PLACE, Position(1), seconds(2)), Err(StateLost));
+        assert_eq!((next.flows(), next.standing().held.0), (0, Counter::default()));
+        send(&mut next, 3, seconds(3));
+        assert_eq!(push(&mut next, seconds(4)), ["4000 Transmit 8.8.8.8 zero"]);
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// Traffic of one of a few flows, which the spool has from then on.
+    Come { host: u8, bytes: u64 },
+    /// The sink takes in what the spool has.
+    Read,
+    /// Time passes, in seconds.
+    Wait(u64),
+    /// A state, or one request: stored or not, whether we learn of it.
+    Say { stored: bool, told: bool },
+    /// The process ends, and another begins.
+    Die,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (0..4u8, 1..1000u64).prop_map(|(host, bytes)| Step::Come { host, bytes }),
+        4 => Just(Step::Read),
+        2 => prop_oneof![0..20u64, 590..700u64].prop_map(Step::Wait),
+        12 => (prop::bool::weighted(0.8), prop::bool::weighted(0.8))
+            .prop_map(|(stored, told)| Step::Say { stored, told }),
+        1 => Just(Step::Die),
+    ]
+}
+
+/// A sink of running totals, what is kept for it, and the spool it reads.
+struct World {
+    totals: Totals,
+    kept: (Position, Vec<u8>),
+    spool: Vec<AttributedBatch>,
+    store: Store,
+    samples_max: usize,
+    now: UnixNanos,
+}
+
+impl World {
+    fn read(&mut self) {
+        for batch in &self.spool {
+            if batch.position > self.totals.standing().applied {
+                self.totals.apply(batch, self.now);
+            }
+        }
+    }
+
+    fn die(&mut self) {
+        let through = Position(self.spool.len() as u64);
+        self.totals = Totals::new(64, self.samples_max, true);
+        let (position, state) = &self.kept;
+        self.totals.resume((*position, state), PLACE, through, self.now).unwrap();
+    }
+
+    /// One step of a push; whether there was one.
+    fn say(&mut self, stored: bool, told: bool) -> bool {
+        self.totals.begin();
+        if self.totals.is_due() {
+            self.kept = self.totals.state(PLACE);
+            self.totals.kept();
+            return true;
+        }
+        if self.totals.advance(self.now).is_none() {
+            return self.totals.is_due();
+        }
+        if stored {
+            self.store.take(&self.totals);
+        }
+        if stored && told {
+            self.totals.settle();
+        } else {
+            self.totals.failed();
+        }
+        true
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Goal: wherever lives end, the store gets every byte once, a total never goes backwards, times rise, and each
+    /// life's books begin with what the one before held.
+    #[test]
+    fn every_byte_arrives_once_over_many_lives(
+        steps in proptest::collection::vec(step(), 0..200),
+        samples_max in 3..8usize,
+    ) {
+        let totals = Totals::new(64, samples_max, true);
+        let (kept, spool, store) = ((Position(0), Vec::new()), Vec::new(), Store::default());
+        let mut world = World { totals, kept, spool, store, samples_max, now: seconds(1) };
+        world.die();
+        for step in steps {
+            match step {
+                Step::Come { host, bytes } => {
+                    let line = format!(
+                        "web/app@n1/a 10.0.0.1 > unknown 8.8.8.{host} tcp tx={bytes}/1 rx={}/2",
+                        bytes / 2
+                    );
+                    world.spool.push(batch(world.spool.len() as u64 + 1, &[&line]));
+                }
+                Step::Read => world.read(),
+                Step::Wait(more) => world.now = world.now.saturating_add(Duration::from_secs(more)),
+                Step::Say { stored, told } => drop(world.say(stored, told)),
+                Step::Die => {
+                    world.now = world.now.saturating_add(Duration::from_secs(1));
+                    world.die();
+                }
+            }
+        }
+        world.read();
+        while !world.totals.standing().is_all_accepted() {
+            while world.say(true, true) {}
+        }
+        let received: u64 = world.spool.iter().map(|batch| batch.sum().bytes).sum();
+        prop_assert_eq!(world.store.increase(), received);
+        prop_assert_eq!(world.totals.standing().held.0, Counter::default());
+        world.store.check_never_backwards();
+    }
+}
