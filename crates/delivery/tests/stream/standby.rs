@@ -1,7 +1,7 @@
 //! Exporters that stand by, and collectors that find the one that leads.
 
 use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use egressd_delivery::serve::Role;
 use egressd_flow::Sequence;
@@ -79,7 +79,7 @@ async fn standbys_that_name_each_other_are_asked_slowly() {
     let (one, mut other) = (Exporter::start(1).await, Exporter::start(2).await);
     one.stand_by(Some(other.address));
     other.stand_by(Some(one.address));
-    let began = Instant::now();
+    let began = tokio::time::Instant::now();
     let collector = Collector::start(one.address);
     collector.cut(1..=1).await;
     one.until_at_least(REDIRECTED, 5).await;
