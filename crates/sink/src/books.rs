@@ -17,14 +17,16 @@ pub enum Reason {
     flows_full,
     /// The batch's position was applied before.
     repeated,
+    /// The destination refused the flow for a day.
+    refused,
     /// The sink was taken out of the configuration, and its destination did not accept what it held in time.
     removed,
 }
 
 impl Reason {
     /// Every reason there is.
-    pub const ALL: [Self; 5] =
-        [Self::not_asked, Self::undirected, Self::flows_full, Self::repeated, Self::removed];
+    pub const ALL: [Self; 6] =
+        [Self::not_asked, Self::undirected, Self::flows_full, Self::repeated, Self::refused, Self::removed];
 }
 
 /// What applying one batch did.
@@ -42,12 +44,12 @@ impl Applied {
     ///
     /// # Errors
     /// The whole account of a batch that was applied before: nothing of it is to be folded in.
-    pub(crate) fn begin(batch: &AttributedBatch, applied: &mut Position) -> Result<Self, Self> {
+    pub(crate) fn begin(batch: &AttributedBatch, applied: &mut Position) -> Result<Self, Box<Self>> {
         let mut account = Self { records: batch.records.len() as u64, ..Self::default() };
         if batch.position <= *applied {
             account.received = batch.sum();
             account.discard(Reason::repeated, account.received);
-            return Err(account);
+            return Err(Box::new(account));
         }
         *applied = batch.position;
         Ok(account)

@@ -188,6 +188,14 @@ impl Answer {
     /// What it means for the data. A request that was never sent, or that the destination says it did not take, is
     /// refused; after silence, and after 500, 502 and 504, it may have been taken.
     pub(crate) fn verdict(&self) -> Verdict {
+        match self.status() {
+            Some(StatusCode::BAD_REQUEST | StatusCode::CONFLICT | StatusCode::UNPROCESSABLE_ENTITY) => {
+                return Verdict::Rejected;
+            }
+            Some(StatusCode::PAYLOAD_TOO_LARGE) => return Verdict::TooLarge,
+            Some(StatusCode::INTERNAL_SERVER_ERROR) => return Verdict::Failed,
+            _ => {}
+        }
         match self.outcome() {
             Outcome::accepted => Verdict::Accepted,
             Outcome::throttled
@@ -209,6 +217,13 @@ impl Answer {
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Refused { retry_after, .. } => *retry_after,
+            Self::Accepted | Self::Failed(_) | Self::Overdue(_) => None,
+        }
+    }
+
+    fn status(&self) -> Option<StatusCode> {
+        match self {
+            Self::Refused { status, .. } => Some(*status),
             Self::Accepted | Self::Failed(_) | Self::Overdue(_) => None,
         }
     }

@@ -49,19 +49,38 @@ pub fn system_clock() -> Clock {
 pub(crate) enum Verdict {
     /// The destination has it.
     Accepted,
-    /// The destination does not have it.
+    /// The destination does not have it, whatever it says.
     Refused,
+    /// The destination does not have it, for what it says.
+    Rejected,
+    /// The destination does not have it, for its size.
+    TooLarge,
     /// It may have it.
     Ambiguous,
+    /// It may have it, and failed, perhaps at what it says.
+    Failed,
 }
 
-/// What an answer did to the books.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+impl Verdict {
+    /// Whether the destination may have it without our knowing.
+    pub(crate) fn is_open(self) -> bool {
+        matches!(self, Self::Ambiguous | Self::Failed)
+    }
+}
+
+/// What an answer did to the books, and what follows.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Settled {
     /// Accepted for the first time.
     pub(crate) emitted: Counter,
-    /// Will be sent again, and may have been taken; not counted twice for one request.
+    /// Will be sent again, and may have been taken, by this attempt.
     pub(crate) ambiguous: Counter,
+    /// Given up after [`ASIDE_FOR`](crate::portion::ASIDE_FOR) of refusals.
+    pub(crate) discarded: Counter,
+    /// The flow that the destination refuses, as it was set aside.
+    pub(crate) aside: Option<String>,
+    /// The next request says something else, and need not wait.
+    pub(crate) goes_on: bool,
 }
 
 /// The machine of a destination: pure, told the time.
@@ -91,13 +110,15 @@ pub(crate) trait Destination {
     /// push was begun for is accepted, and while a state is due.
     fn request(&mut self, now: UnixNanos) -> Option<Bytes>;
     /// Takes note of the answer to that request.
-    fn settle(&mut self, verdict: Verdict) -> Settled;
+    fn settle(&mut self, verdict: Verdict, now: UnixNanos) -> Settled;
     /// What was folded in, what of it was accepted, and what is held.
     fn standing(&self) -> Standing;
     /// Flows in memory.
     fn flows(&self) -> usize;
     /// Flows with something held.
     fn held_flows(&self) -> u64;
+    /// Flows that the destination refuses; what is held of them keeps nobody.
+    fn flows_aside(&self) -> usize;
 }
 
 /// What a sink left behind when it ended.
@@ -260,6 +281,7 @@ pub(crate) struct Pusher {
     retry: Retry,
     failures: Complaints,
     losses: Complaints,
+    refusals: Complaints,
     unread: Complaints,
     undirected_told: bool,
     /// When the next push begins, unless one is going on.
@@ -317,6 +339,7 @@ impl Pusher {
             retry: Retry::new(),
             failures: Complaints::default(),
             losses: Complaints::default(),
+            refusals: Complaints::default(),
             unread: Complaints::default(),
             undirected_told: false,
             keep: None,
@@ -497,9 +520,10 @@ impl Pusher {
     /// Takes note of an answer; how long to wait before the next request.
     fn settle<D: Destination>(&mut self, destination: &mut D, answer: &Answer, took: Duration) -> Duration {
         self.metrics.pushed(answer.outcome(), took);
-        let settled = destination.settle(answer.verdict());
+        let settled = destination.settle(answer.verdict(), (self.clock)());
         self.metrics.emitted(settled.emitted);
         self.metrics.ambiguous(settled.ambiguous);
+        self.metrics.refused(settled.discarded);
         self.levels(destination);
         if answer.verdict() == Verdict::Accepted {
             let failures = self.retry.succeeded();
@@ -509,12 +533,39 @@ impl Pusher {
             debug!(sink = self.name, bytes = settled.emitted.bytes, ?took, "accepted");
             return Duration::ZERO;
         }
+        self.say_refused(&settled, answer);
+        if settled.goes_on {
+            return Duration::ZERO;
+        }
         self.complain(answer);
         self.retry.failed(answer.retry_after(), draw())
     }
 
+    /// Names what is set aside, and what is given up.
+    fn say_refused(&mut self, settled: &Settled, answer: &Answer) {
+        let Answer::Refused { status, excerpt, .. } = answer else { return };
+        let (sink, status) = (&self.name, status.as_u16());
+        if let Some(flow) = &settled.aside
+            && let Some(withheld) = self.refusals.speak(Instant::now())
+        {
+            error!(
+                sink,
+                status,
+                ?excerpt,
+                flow,
+                withheld,
+                "a flow is refused, it is set aside and tried again at each push, the others go on"
+            );
+        }
+        if !settled.discarded.is_zero() {
+            let Counter { bytes, .. } = settled.discarded;
+            error!(sink, status, ?excerpt, reason = "refused", bytes, "bytes discarded, refused for a day");
+        }
+    }
+
     fn levels<D: Destination>(&self, destination: &D) {
         self.metrics.levels(destination.standing().held.0, destination.flows());
+        self.metrics.aside(destination.flows_aside());
     }
 
     fn complain(&mut self, answer: &Answer) {

@@ -247,6 +247,17 @@ impl<'a> FlowView<'a> {
     }
 }
 
+/// As logs name a flow: its labels.
+impl fmt::Display for FlowView<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, (name, value)) in self.labels().enumerate() {
+            let space = if at == 0 { "" } else { " " };
+            write!(f, "{space}{name}={value}")?;
+        }
+        Ok(())
+    }
+}
+
 fn text(value: &str) -> Option<Value<'_>> {
     (!value.is_empty()).then_some(Value::Text(value))
 }

@@ -35,6 +35,7 @@ mod keep;
 mod keys;
 mod lead;
 mod metrics;
+mod portion;
 mod retry;
 mod scrape;
 mod secret;

@@ -68,6 +68,7 @@ pub struct SinkMetrics {
     held_bytes: Family<BySink, Level>,
     held_packets: Family<BySink, Level>,
     flows: Family<BySink, Level>,
+    aside: Family<BySink, Level>,
     folded_bytes: Family<BySink, Counter>,
     ambiguous_bytes: Family<BySink, Counter>,
     states_lost: Family<BySink, Counter>,
@@ -95,6 +96,7 @@ impl SinkMetrics {
             held_bytes: Family::default(),
             held_packets: Family::default(),
             flows: Family::default(),
+            aside: Family::default(),
             folded_bytes: Family::default(),
             ambiguous_bytes: Family::default(),
             states_lost: Family::default(),
@@ -121,7 +123,7 @@ impl SinkMetrics {
             ),
             (
                 "ambiguous_bytes",
-                "Bytes sent again after an answer, or an end of the process, that left it open whether they were accepted",
+                "Bytes sent again after an attempt, or an end of the process, that left it open whether they were accepted; once an attempt",
                 &self.ambiguous_bytes,
             ),
             (
@@ -144,6 +146,7 @@ impl SinkMetrics {
             ("held_bytes", "Bytes taken in and not yet accepted by the destination", &self.held_bytes),
             ("held_packets", "Packets of the bytes not yet accepted", &self.held_packets),
             ("flows", "Flows in the sink's tables", &self.flows),
+            ("aside_flows", "Flows that the destination refuses, tried again at each push", &self.aside),
         ];
         for (name, help, family) in levels {
             registry.register(full(name), help, family.clone());
@@ -165,6 +168,7 @@ impl SinkMetrics {
         let metrics = self.of(sink);
         metrics.applied(&last);
         metrics.levels(Traffic::default(), 0);
+        metrics.aside(0);
     }
 
     /// The metrics of one sink.
@@ -184,6 +188,7 @@ impl SinkMetrics {
             held_bytes: self.held_bytes.get_or_create_owned(&by_sink),
             held_packets: self.held_packets.get_or_create_owned(&by_sink),
             flows: self.flows.get_or_create_owned(&by_sink),
+            aside: self.aside.get_or_create_owned(&by_sink),
             folded_bytes: self.folded_bytes.get_or_create_owned(&by_sink),
             ambiguous_bytes: self.ambiguous_bytes.get_or_create_owned(&by_sink),
             states_lost: self.states_lost.get_or_create_owned(&by_sink),
@@ -212,6 +217,7 @@ pub(crate) struct OneSink {
     held_bytes: Level,
     held_packets: Level,
     flows: Level,
+    aside: Level,
     folded_bytes: Counter,
     ambiguous_bytes: Counter,
     states_lost: Counter,
@@ -256,6 +262,13 @@ impl OneSink {
         self.ambiguous_bytes.inc_by(traffic.bytes);
     }
 
+    /// Bytes were given up that the destination refused.
+    pub(crate) fn refused(&self, traffic: Traffic) {
+        let mut last = Applied::default();
+        last.discard(Reason::refused, traffic);
+        self.applied(&last);
+    }
+
     /// One attempt ended.
     pub(crate) fn pushed(&self, outcome: Outcome, took: Duration) {
         self.pushes.get_or_create_owned(&ByOutcome { sink: self.sink.clone(), outcome }).inc();
@@ -272,5 +285,10 @@ impl OneSink {
         self.held_bytes.set(held.bytes);
         self.held_packets.set(held.packets);
         self.flows.set(flows as u64);
+    }
+
+    /// Flows that are set aside now.
+    pub(crate) fn aside(&self, flows: usize) {
+        self.aside.set(flows as u64);
     }
 }

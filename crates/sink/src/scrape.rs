@@ -126,7 +126,7 @@ impl State {
     fn apply(&mut self, batch: &AttributedBatch, now: UnixNanos) -> Applied {
         let mut applied = match Applied::begin(batch, &mut self.applied) {
             Ok(begun) => begun,
-            Err(repeated) => return repeated,
+            Err(repeated) => return *repeated,
         };
         for record in &batch.records {
             self.apply_record(record, now, &mut applied);

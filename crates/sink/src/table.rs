@@ -92,12 +92,17 @@ impl<V: Default> Table<V> {
         self.find_or_insert(flow.rest()).map(|slot| (Fold::Rest, slot))
     }
 
-    fn find_or_insert(&mut self, flow: FlowView<'_>) -> Option<u32> {
-        let hash = self.hasher.hash_one(flow);
+    /// The slot of a flow that is there.
+    pub(crate) fn slot_of(&self, flow: FlowView<'_>) -> Option<u32> {
         let is_it = |slot: &u32| view(&self.slots, *slot).is_some_and(|held| held == flow);
-        if let Some(slot) = self.index.find(hash, is_it) {
-            return Some(*slot);
+        self.index.find(self.hasher.hash_one(flow), is_it).copied()
+    }
+
+    fn find_or_insert(&mut self, flow: FlowView<'_>) -> Option<u32> {
+        if let Some(slot) = self.slot_of(flow) {
+            return Some(slot);
         }
+        let hash = self.hasher.hash_one(flow);
         let reserved = if flow.is_rest() { 0 } else { self.flows_max / 8 };
         (self.index.len() < self.flows_max - reserved).then(|| self.insert(hash, flow))?
     }

@@ -1,7 +1,8 @@
 //! Running totals by flow, and when which of them is said: the machine behind remote write.
 //!
 //! A cycle accounts for everything that was applied when it began. It sweeps the table twice: first a zero for each
-//! series that the destination has none of, then the total of each series. Zero and first total thus never share a
+//! series that the destination has none of, then the total of each series. What the destination refuses is narrowed down
+//! to the flow and set [aside](crate::portion), which keeps no position back; each cycle tries such flows first. Zero and first total thus never share a
 //! request, and `increase()` sees the growth from zero.
 //!
 //! Invariants:
@@ -27,10 +28,15 @@ use std::time::Duration;
 use egressd_flow::{Attributed, AttributedBatch, Counter, Position, UnixNanos};
 
 use crate::books::{Applied, Reason, Standing};
+use crate::driver::Verdict;
 use crate::labels::FlowView;
+use crate::portion::{Portion, Step};
 use crate::table::Table;
 
+mod aside;
 mod state;
+
+use aside::Aside;
 
 /// How long an unchanged total is repeated. Twice Prometheus' look-back of 5 minutes, so that a pause of a few
 /// pushes does not end a series.
@@ -131,9 +137,9 @@ impl Total {
 
     fn sample(&self, phase: Phase, now: UnixNanos) -> Option<Figure> {
         match (phase, self.stage) {
-            (Phase::Zeros, Stage::New) => Some(Figure::Zero),
-            (Phase::Totals, Stage::Open) if self.is_over(now) => Some(Figure::Stale(self.sum)),
-            (Phase::Totals, Stage::Open) => Some(Figure::Total(self.sum)),
+            (Phase::Zeros | Phase::Aside, Stage::New) => Some(Figure::Zero),
+            (Phase::Totals | Phase::Aside, Stage::Open) if self.is_over(now) => Some(Figure::Stale(self.sum)),
+            (Phase::Totals | Phase::Aside, Stage::Open) => Some(Figure::Total(self.sum)),
             _ => None,
         }
     }
@@ -188,6 +194,8 @@ pub(crate) struct Sample {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
+    /// Of flows that were set aside, whatever they have to say.
+    Aside,
     Zeros,
     Totals,
 }
@@ -209,6 +217,46 @@ pub(crate) struct Chunk {
     pub(crate) samples: Vec<Sample>,
     /// Where the sweep goes on once it is accepted.
     end: u32,
+}
+
+impl Chunk {
+    /// Takes up flows as far as they fit.
+    fn fill<'t>(
+        &mut self,
+        flows: impl Iterator<Item = (u32, &'t FlowTotals)>,
+        (flows_max, samples_max): (usize, usize),
+        figure: impl Fn(&Total) -> Option<Figure>,
+    ) {
+        let mut named = 0;
+        for (slot, FlowTotals(totals)) in flows {
+            let before = self.samples.len();
+            if named == flows_max || before + Metric::ALL.len() > samples_max {
+                self.end = slot;
+                return;
+            }
+            let samples = Metric::ALL.into_iter().zip(totals);
+            self.samples.extend(
+                samples.filter_map(|(metric, total)| Some(Sample { slot, metric, figure: figure(total)? })),
+            );
+            named += usize::from(self.samples.len() > before);
+        }
+    }
+
+    /// Flows that it names.
+    fn named(&self) -> usize {
+        self.samples.chunk_by(|one, next| one.slot == next.slot).count()
+    }
+}
+
+/// What came of an answer that was no acceptance.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Refusal {
+    /// The flow that was set aside.
+    pub(crate) aside: Option<String>,
+    /// Given up.
+    pub(crate) discarded: Counter,
+    /// The next request says something else.
+    pub(crate) goes_on: bool,
 }
 
 /// What is kept for the life after this one, and what of the life before is still to be taken in.
@@ -244,6 +292,8 @@ pub(crate) struct Totals {
     standing: Standing,
     cycle: Option<Cycle>,
     chunk: Chunk,
+    portion: Portion,
+    aside: Aside,
     last_timestamp_ms: i64,
     /// `None`: nothing outlives the process.
     keeping: Option<Keeping>,
@@ -260,6 +310,8 @@ impl Totals {
             standing: Standing::default(),
             cycle: None,
             chunk: Chunk::default(),
+            portion: Portion::WHOLE,
+            aside: Aside::new(),
             last_timestamp_ms: 0,
             keeping: None,
         }
@@ -269,7 +321,7 @@ impl Totals {
     pub(crate) fn apply(&mut self, batch: &AttributedBatch, now: UnixNanos) -> Applied {
         let mut applied = match Applied::begin(batch, &mut self.standing.applied) {
             Ok(begun) => begun,
-            Err(repeated) => return repeated,
+            Err(repeated) => return *repeated,
         };
         for record in &batch.records {
             self.apply_record(record, now, &mut applied);
@@ -322,6 +374,7 @@ impl Totals {
                 self.table.remove(slot);
             }
         }
+        self.aside = Aside::new();
         self.chunk.samples.clear();
         if let Some(cycle) = &mut self.cycle {
             *cycle = Cycle { phase: Phase::Zeros, next: 0, ..*cycle };
@@ -351,8 +404,17 @@ impl Totals {
         if !self.is_caught_up() {
             return;
         }
-        let cycle = Cycle { through: self.standing.applied, phase: Phase::Zeros, next: 0 };
-        self.cycle.get_or_insert(cycle);
+        if self.cycle.is_none() {
+            self.aside.begin();
+            self.portion.begin();
+            let next = self.aside.from;
+            self.cycle = Some(Cycle { through: self.standing.applied, phase: Phase::Aside, next });
+        }
+    }
+
+    /// Requests of any size are tried again: the destination may be another one.
+    pub(crate) fn widen(&mut self) {
+        self.portion = Portion::WHOLE;
     }
 
     /// The next request of the cycle: new when the last one was accepted, otherwise the same part of the sweep
@@ -368,6 +430,10 @@ impl Totals {
                 return Some(&self.chunk);
             }
             self.cycle = match cycle.phase {
+                Phase::Aside => {
+                    self.aside.from = if self.aside.is_over() { cycle.next } else { 0 };
+                    Some(Cycle { phase: Phase::Zeros, next: 0, ..cycle })
+                }
                 Phase::Zeros => {
                     self.keep_if(|keeping, _| keeping.has_news);
                     Some(Cycle { phase: Phase::Totals, next: 0, ..cycle })
@@ -400,22 +466,65 @@ impl Totals {
     }
 
     /// The current request was not accepted, or it is not known; what was taken in meanwhile is kept before the next.
-    pub(crate) fn failed(&mut self) {
+    pub(crate) fn refused(&mut self, verdict: Verdict, now: UnixNanos) -> Refusal {
         self.keep_if(|keeping, applied| applied > keeping.kept);
+        let Some((cycle, slot)) = self.cycle.zip(self.chunk.samples.first().map(|sample| sample.slot)) else {
+            return Refusal::default();
+        };
+        let is_aside = cycle.phase == Phase::Aside;
+        let portion = if is_aside { &mut self.aside.portion } else { &mut self.portion };
+        let step = portion.refused(verdict, self.chunk.named());
+        let goes_on = step != Step::Again && verdict != Verdict::Failed && !portion.is_hopeless();
+        let mut refusal = Refusal { goes_on, ..Refusal::default() };
+        if is_aside {
+            self.aside.refused(step);
+        }
+        match step {
+            Step::Again | Step::Fewer => {}
+            Step::Aside if is_aside => {
+                if self.aside.is_given_up(slot, now) {
+                    refusal.discarded = self.give_up(slot);
+                }
+                self.pass();
+            }
+            Step::Aside if self.aside.add(slot, now) => {
+                refusal.aside = self.table.get(slot).map(|(flow, _)| flow.to_string());
+                self.pass();
+            }
+            Step::Aside => refusal.goes_on = false,
+        }
+        refusal
+    }
+
+    /// The sweep goes on behind the current request.
+    fn pass(&mut self) {
+        if let Some(cycle) = &mut self.cycle {
+            cycle.next = self.chunk.end;
+        }
+        self.chunk.samples.clear();
+    }
+
+    /// Forgets a flow with what was not accepted of it.
+    fn give_up(&mut self, slot: u32) -> Counter {
+        let lost = self.table.get(slot).map_or_else(Counter::default, |(_, totals)| totals.unaccepted());
+        self.table.remove(slot);
+        self.aside.remove(slot);
+        self.standing.held.release(lost);
+        lost
     }
 
     fn fill(&mut self, cycle: Cycle, now: UnixNanos) {
-        self.chunk.samples.clear();
-        self.chunk.end = self.table.end();
-        for (slot, _, FlowTotals(totals)) in self.table.iter_from(cycle.next) {
-            if self.chunk.samples.len() + Metric::ALL.len() > self.samples_max {
-                self.chunk.end = slot;
-                return;
-            }
-            let samples = Metric::ALL.into_iter().zip(totals).filter_map(|(metric, total)| {
-                Some(Sample { slot, metric, figure: total.sample(cycle.phase, now)? })
-            });
-            self.chunk.samples.extend(samples);
+        let Self { table, chunk, aside, portion, samples_max, .. } = self;
+        chunk.samples.clear();
+        chunk.end = table.end();
+        let figure = |total: &Total| total.sample(cycle.phase, now);
+        if cycle.phase == Phase::Aside {
+            let flows = aside.from(cycle.next).filter_map(|slot| Some((slot, table.get(slot)?.1)));
+            chunk.fill(flows, (aside.portion.flows(), *samples_max), figure);
+        } else {
+            let flows = table.iter_from(cycle.next).filter(|(slot, ..)| !aside.has(*slot));
+            let flows = flows.map(|(slot, _, totals)| (slot, totals));
+            chunk.fill(flows, (portion.flows(), *samples_max), figure);
         }
     }
 
@@ -453,14 +562,16 @@ impl Totals {
             if totals.iter().all(|total| total.stage == Stage::Absent) {
                 self.table.remove(sample.slot);
             }
+            self.aside.remove(sample.slot);
         }
         self.standing.held.release(emitted);
-        if let Some(cycle) = &mut self.cycle {
-            cycle.next = self.chunk.end;
+        match self.cycle {
+            Some(Cycle { phase: Phase::Aside, .. }) => self.aside.portion.accepted(),
+            _ => self.portion.accepted(),
         }
         // The buffer is kept for the next request.
         self.chunk.samples = samples;
-        self.chunk.samples.clear();
+        self.pass();
         emitted
     }
 
@@ -471,6 +582,11 @@ impl Totals {
     /// Flows in the table.
     pub(crate) fn flows(&self) -> usize {
         self.table.len()
+    }
+
+    /// Flows that the destination refuses.
+    pub(crate) fn flows_aside(&self) -> usize {
+        self.aside.len()
     }
 
     /// Flows with growth that is not known to be accepted. Goes through the whole table.

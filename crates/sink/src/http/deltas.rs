@@ -15,9 +15,12 @@ use egressd_flow::{Attributed, AttributedBatch, Counter, Position};
 use prost::Message;
 
 use super::ITEMS_MAX;
+use super::aside::{self, Refused};
 use crate::books::{Applied, Reason, Standing};
+use crate::driver::Verdict;
 use crate::keep::StateLost;
 use crate::labels::{FlowKey, FlowView};
+use crate::portion::{Portion, Step};
 use crate::table::Table;
 
 /// Sent and received.
@@ -49,7 +52,7 @@ impl Delta {
         std::iter::from_fn(move || self.split_off())
     }
 
-    fn sum(self) -> Counter {
+    pub(super) fn sum(self) -> Counter {
         let mut sum = self.tx;
         sum += self.rx;
         sum
@@ -66,7 +69,7 @@ struct Frozen {
 }
 
 /// How far a range is, as it is kept for the life after this one.
-#[derive(Clone, Copy, PartialEq, Message)]
+#[derive(Clone, PartialEq, Message)]
 struct Note {
     /// Raised when a range would be built otherwise than before.
     #[prost(uint32, tag = "1")]
@@ -74,9 +77,12 @@ struct Note {
     /// The last position of the range.
     #[prost(uint64, tag = "2")]
     through: u64,
-    /// How many of its flows are accepted; what follows may be.
+    /// How many of its flows are accepted or set aside; what follows may be.
     #[prost(uint64, tag = "3")]
     accepted_flows: u64,
+    /// What is set aside, of this range and of those before.
+    #[prost(message, repeated, tag = "4")]
+    aside: Vec<Refused>,
 }
 
 const FORMAT: u32 = 1;
@@ -90,6 +96,8 @@ struct Keeping {
     is_due: bool,
     /// The range that the life before was at, until it is frozen again.
     noted: Option<Note>,
+    /// What of that range was set aside then.
+    aside_before: Counter,
     /// What of that range was accepted then.
     accepted_before: Counter,
     /// Whether the life before may have made the current request.
@@ -104,15 +112,23 @@ pub(crate) struct Deltas {
     standing: Standing,
     /// `None`: nothing outlives the process.
     keeping: Option<Keeping>,
+    portion: Portion,
 }
 
 impl Deltas {
     pub(crate) fn new(flows_max: usize) -> Self {
-        Self { open: Table::new(flows_max), frozen: None, standing: Standing::default(), keeping: None }
+        Self {
+            open: Table::new(flows_max),
+            frozen: None,
+            standing: Standing::default(),
+            keeping: None,
+            portion: Portion::WHOLE,
+        }
     }
 
     /// Keeps notes from now on. Goes on behind `position` with the range of a `state`, which is empty where there is none;
-    /// of one that does not read, all through `through` may have been said.
+    /// of one that does not read, all through `through` may have been said. Gives what was set aside, and the sum of what
+    /// will not be taken in again with the range.
     ///
     /// # Errors
     /// It does not read.
@@ -120,24 +136,41 @@ impl Deltas {
         &mut self,
         (position, state): (Position, &[u8]),
         through: Position,
-    ) -> Result<(), StateLost> {
+    ) -> Result<(Vec<Refused>, Counter), StateLost> {
         (self.standing.applied, self.standing.accepted) = (position, position);
         let read = Note::decode(state).ok().filter(|note| note.format == FORMAT);
-        let doubt = Note { format: FORMAT, through: through.0, accepted_flows: 0 };
-        let noted = (!state.is_empty()).then(|| read.unwrap_or(doubt));
+        let is_lost = read.is_none() && !state.is_empty();
+        let doubt = Note { format: FORMAT, through: through.0, ..Note::default() };
+        let mut noted = (!state.is_empty()).then(|| read.unwrap_or(doubt));
+        let aside = noted.as_mut().map(|note| std::mem::take(&mut note.aside)).unwrap_or_default();
         let noted = noted.filter(|note| Position(note.through) > position);
-        self.keeping = Some(Keeping { kept: position, noted, ..Keeping::default() });
-        if state.is_empty() || read.is_some() { Ok(()) } else { Err(StateLost) }
+        let mut aside_before = Counter::default();
+        for flow in aside.iter().filter(|_| noted.is_some()) {
+            aside_before += flow.fresh_of(noted.as_ref().map_or(position, |note| Position(note.through)));
+        }
+        let all = aside::sum(aside.iter());
+        let held = all.growth(aside_before).unwrap_or(all);
+        self.standing.held += held;
+        self.keeping = Some(Keeping { kept: position, noted, aside_before, ..Keeping::default() });
+        if is_lost { Err(StateLost) } else { Ok((aside, held)) }
     }
 
-    /// How far every byte is accepted, and the note of the range behind that.
-    pub(crate) fn state(&self) -> (Position, Vec<u8>) {
-        let note = self.frozen.as_ref().map(|Frozen { request, through, .. }| Note {
-            format: FORMAT,
-            through: through.0,
-            accepted_flows: request.start as u64,
-        });
-        (self.standing.accepted, note.map_or_else(Vec::new, |note| note.encode_to_vec()))
+    /// How far every byte is accepted, and the note of the range behind that and of what is set aside.
+    pub(crate) fn state(&self, aside: Vec<Refused>) -> (Position, Vec<u8>) {
+        let (through, accepted_flows) = match &self.frozen {
+            Some(Frozen { request, through, .. }) => (*through, request.start as u64),
+            None => (self.standing.accepted, 0),
+        };
+        let note = Note { format: FORMAT, through: through.0, accepted_flows, aside };
+        let is_empty = self.frozen.is_none() && note.aside.is_empty();
+        (self.standing.accepted, if is_empty { Vec::new() } else { note.encode_to_vec() })
+    }
+
+    /// The state has to be kept before anything else is said, where one is kept at all.
+    pub(crate) fn make_due(&mut self) {
+        if let Some(keeping) = &mut self.keeping {
+            keeping.is_due = true;
+        }
     }
 
     /// The state is kept.
@@ -178,7 +211,7 @@ impl Deltas {
         self.freeze_noted(|note| batch.position > Position(note.through));
         let mut applied = match Applied::begin(batch, &mut self.standing.applied) {
             Ok(begun) => begun,
-            Err(repeated) => return repeated,
+            Err(repeated) => return *repeated,
         };
         for record in &batch.records {
             self.apply_record(record, &mut applied);
@@ -207,6 +240,7 @@ impl Deltas {
         let is_catching_up = self.keeping.as_ref().is_some_and(|keeping| keeping.noted.is_some());
         if self.frozen.is_none() && !is_catching_up {
             let flows = self.open.take();
+            self.portion.begin();
             if let Some(keeping) = &mut self.keeping {
                 keeping.is_due = !flows.is_empty();
             }
@@ -220,7 +254,9 @@ impl Deltas {
         let Some(note) = keeping.noted.take_if(|note| is_whole(note)) else { return };
         let flows = self.open.take();
         let start = usize::try_from(note.accepted_flows).unwrap_or(usize::MAX).min(flows.len());
-        let accepted = sum(&flows[..start]);
+        let passed = sum(&flows[..start]);
+        // What was set aside of the range is held on.
+        let accepted = passed.growth(keeping.aside_before).unwrap_or(passed);
         (keeping.accepted_before, keeping.is_doubtful) = (accepted, true);
         self.standing.held.release(accepted);
         self.frozen = Some(Frozen { flows, request: start..start, through: Position(note.through) });
@@ -229,13 +265,15 @@ impl Deltas {
     /// The flows of the current request: the next ones when the last request was accepted, otherwise the same
     /// again. `None` when the cycle is over, with its position accepted; and while it [is due](Self::is_due) that a
     /// state is kept.
-    pub(crate) fn advance(&mut self) -> Option<&[(FlowKey, Delta)]> {
+    /// Flows of which `is_aside` is true are no part of a request with others.
+    pub(crate) fn advance(&mut self, is_aside: impl Fn(FlowView<'_>) -> bool) -> Option<&[(FlowKey, Delta)]> {
         if self.is_due() {
             return None;
         }
         let frozen = self.frozen.as_mut()?;
         if frozen.request.is_empty() {
-            frozen.request.end = request_end(&frozen.flows, frozen.request.start);
+            frozen.request.end =
+                request_end(&frozen.flows, frozen.request.start, self.portion.flows(), is_aside);
         }
         if frozen.request.is_empty() {
             self.standing.accepted = frozen.through;
@@ -256,23 +294,59 @@ impl Deltas {
         }
     }
 
+    /// The flows of the current request.
+    pub(crate) fn current(&self) -> &[(FlowKey, Delta)] {
+        let flows = self.frozen.as_ref().and_then(|frozen| frozen.flows.get(frozen.request.clone()));
+        flows.unwrap_or_default()
+    }
+
     /// What the current request says.
     pub(crate) fn requested(&self) -> Counter {
-        let flows = self.frozen.as_ref().and_then(|frozen| frozen.flows.get(frozen.request.clone()));
-        sum(flows.unwrap_or_default())
+        sum(self.current())
     }
 
     /// The current request was accepted; what was let out by it.
     pub(crate) fn settle(&mut self) -> Counter {
         let emitted = self.requested();
-        self.standing.held.release(emitted);
-        if let Some(frozen) = &mut self.frozen {
-            frozen.request.start = frozen.request.end;
-            if let Some(keeping) = &mut self.keeping {
-                keeping.is_due = frozen.request.start < frozen.flows.len();
-            }
+        self.portion.accepted();
+        self.release(emitted);
+        self.pass();
+        if let (Some(frozen), Some(keeping)) = (&self.frozen, &mut self.keeping) {
+            keeping.is_due = frozen.request.start < frozen.flows.len();
         }
         emitted
+    }
+
+    /// What was taken in and set aside is out, or given up.
+    pub(crate) fn release(&mut self, out: Counter) {
+        self.standing.held.release(out);
+    }
+
+    /// The current request was not accepted. What the machine makes of that, and whether to wait before the next.
+    pub(crate) fn refused(&mut self, verdict: Verdict) -> (Step, bool) {
+        let named = self.frozen.as_ref().map_or(0, |frozen| frozen.request.len());
+        let step = self.portion.refused(verdict, named);
+        if let (Step::Fewer, Some(frozen)) = (step, &mut self.frozen) {
+            frozen.request.end = frozen.request.start;
+        }
+        (step, verdict == Verdict::Failed || self.portion.is_hopeless())
+    }
+
+    /// The end of the range under way.
+    pub(crate) fn through(&self) -> Position {
+        self.frozen.as_ref().map_or(self.standing.applied, |frozen| frozen.through)
+    }
+
+    /// Requests of any size are tried again: the destination may be another one.
+    pub(crate) fn widen(&mut self) {
+        self.portion = Portion::WHOLE;
+    }
+
+    /// The range goes on behind the current request.
+    pub(crate) fn pass(&mut self) {
+        if let Some(frozen) = &mut self.frozen {
+            frozen.request.start = frozen.request.end;
+        }
     }
 
     pub(crate) fn standing(&self) -> Standing {
@@ -292,12 +366,22 @@ fn sum(flows: &[(FlowKey, Delta)]) -> Counter {
     })
 }
 
-/// The end of a request that starts at `start`: as many flows as make [`ITEMS_MAX`] items.
-fn request_end(flows: &[(FlowKey, Delta)], start: usize) -> usize {
+/// The end of a request that starts at `start`: at most `flows_max` flows, as many as make [`ITEMS_MAX`] items, none of
+/// them aside unless it is the only one.
+fn request_end(
+    flows: &[(FlowKey, Delta)],
+    start: usize,
+    flows_max: usize,
+    is_aside: impl Fn(FlowView<'_>) -> bool,
+) -> usize {
+    let waiting = flows.iter().skip(start);
+    if waiting.clone().next().is_some_and(|(flow, _)| is_aside(flow.view())) {
+        return start + 1;
+    }
     let mut items = 0;
-    let fitting = flows.iter().skip(start).take_while(|(_, delta)| {
+    let fitting = waiting.take(flows_max).take_while(|(flow, delta)| {
         items += delta.parts().count();
-        items <= ITEMS_MAX
+        items <= ITEMS_MAX && !is_aside(flow.view())
     });
     start + fitting.count()
 }

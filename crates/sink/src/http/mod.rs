@@ -3,6 +3,7 @@
 //! Invariant: a request that may have been taken in is sent again unchanged, and its bytes are counted as ambiguous.
 //! Bound: [`ITEMS_MAX`] items and [`BODY_BYTES_MAX`] bytes a request.
 
+mod aside;
 mod deltas;
 pub(crate) mod proto;
 
@@ -22,7 +23,9 @@ use crate::config::{HttpSettings, Kind};
 use crate::driver::{Destination, Settled, Verdict};
 use crate::keep::{Resume, StateLost};
 use crate::labels::{FlowKey, FlowView};
+use crate::portion::Step;
 use crate::table::FLOWS_MAX;
+use aside::{Aside, Refused};
 use deltas::{Delta, Deltas};
 use proto::{PodNetworkMetric, PodNetworkMetricBatch};
 
@@ -57,8 +60,7 @@ pub(crate) struct CostApi {
     scratch: PodNetworkMetricBatch,
     /// The current request, kept until it is accepted.
     body: Option<Bytes>,
-    /// Whether the current request was counted as ambiguous.
-    ambiguous: bool,
+    aside: Aside,
 }
 
 impl CostApi {
@@ -73,8 +75,67 @@ impl CostApi {
             bytes_max,
             scratch: PodNetworkMetricBatch { items: vec![PodNetworkMetric::default()] },
             body: None,
-            ambiguous: false,
+            aside: Aside::new(),
         }
+    }
+
+    fn accepted(&mut self) -> Counter {
+        self.body = None;
+        if !self.aside.is_asked() {
+            return self.deltas.settle();
+        }
+        let emitted = self.aside.accepted();
+        self.deltas.release(emitted);
+        self.deltas.make_due();
+        emitted
+    }
+
+    fn refused(&mut self, verdict: Verdict, now: UnixNanos, settled: &mut Settled) {
+        if self.aside.is_asked() {
+            (settled.discarded, settled.goes_on) = self.aside.refused(verdict, now);
+            if !settled.discarded.is_zero() {
+                self.deltas.release(settled.discarded);
+                self.deltas.make_due();
+            }
+            self.body = None;
+            return;
+        }
+        let (step, waits) = self.deltas.refused(verdict);
+        settled.goes_on = step != Step::Again && !waits;
+        match step {
+            Step::Again => {}
+            Step::Fewer => self.body = None,
+            Step::Aside if self.aside.has_room() => settled.aside = self.set_aside(now),
+            Step::Aside => settled.goes_on = false,
+        }
+    }
+
+    /// The next message of the range under way. Growth of what is aside goes there.
+    fn of_range(&mut self, now: UnixNanos) -> Option<Vec<u8>> {
+        loop {
+            let flows = self.deltas.advance(|flow| self.aside.knows(flow))?;
+            if let [(flow, _)] = flows
+                && self.aside.knows(flow.view())
+            {
+                self.set_aside(now);
+                continue;
+            }
+            let (message, fitting) = encode(&mut self.scratch, flows, self.bytes_max);
+            self.deltas.cut(fitting);
+            return Some(message);
+        }
+    }
+
+    /// Sets the one flow of the current request aside; its name.
+    fn set_aside(&mut self, now: UnixNanos) -> Option<String> {
+        let through = self.deltas.through();
+        let [(flow, delta)] = self.deltas.current() else { return None };
+        let (text, mut names) = (flow.view().to_string(), PodNetworkMetric::default());
+        name(&mut names, flow.view());
+        self.aside.add(flow.view(), Refused::new(names, *delta, through, now));
+        self.deltas.pass();
+        self.body = None;
+        Some(text)
     }
 }
 
@@ -84,12 +145,15 @@ impl Destination for CostApi {
         let Kind::Http(settings) = kind else { return };
         self.gzip = settings.gzip;
         self.body = None;
+        self.deltas.widen();
     }
 
     fn resume(&mut self, resume: &Resume, _now: UnixNanos) -> Result<Counter, StateLost> {
         // Of a damaged note nothing reads either.
         let state = resume.state.as_deref().unwrap_or(DAMAGED);
-        self.deltas.resume((resume.position, state), resume.caught_up).map(|()| Counter::default())
+        let (aside, held) = self.deltas.resume((resume.position, state), resume.caught_up)?;
+        self.aside.restore(aside);
+        Ok(held)
     }
 
     fn has_room(&self) -> bool {
@@ -101,7 +165,7 @@ impl Destination for CostApi {
     }
 
     fn state(&mut self) -> (Position, Vec<u8>) {
-        self.deltas.state()
+        self.deltas.state(self.aside.flows().cloned().collect())
     }
 
     fn kept(&mut self) {
@@ -113,35 +177,48 @@ impl Destination for CostApi {
     }
 
     fn begin(&mut self) {
+        let was_running = self.deltas.is_running();
         self.deltas.begin();
+        if self.deltas.is_running() && !was_running {
+            self.aside.begin();
+        }
     }
 
     fn is_pushing(&self) -> bool {
         self.deltas.is_running()
     }
 
-    fn request(&mut self, _now: UnixNanos) -> Option<Bytes> {
-        let flows = self.deltas.advance()?;
+    fn request(&mut self, now: UnixNanos) -> Option<Bytes> {
+        if self.deltas.is_due() {
+            return None;
+        }
         if self.body.is_none() {
-            let (message, fitting) = encode(&mut self.scratch, flows, self.bytes_max);
-            self.deltas.cut(fitting);
+            let message = match self.aside.request(self.bytes_max) {
+                Some(message) => message,
+                None => self.of_range(now)?,
+            };
             self.body = Some(Bytes::from(if self.gzip { compress(&message) } else { message }));
         }
         self.body.clone()
     }
 
-    /// The first request of a range that a life before was at may be one that it made.
-    fn settle(&mut self, verdict: Verdict) -> Settled {
-        let is_doubtful = self.deltas.take_doubt() || verdict == Verdict::Ambiguous;
+    /// The first request of a range that a life before was at may be one that it made, and so may any of a flow that was
+    /// set aside then.
+    fn settle(&mut self, verdict: Verdict, now: UnixNanos) -> Settled {
         let mut settled = Settled { emitted: self.deltas.take_accepted_before(), ..Settled::default() };
-        if is_doubtful && !self.ambiguous {
-            self.ambiguous = true;
-            settled.ambiguous = self.deltas.requested();
+        let (said, doubtful) = if self.aside.is_asked() {
+            self.aside.requested()
+        } else {
+            let said = self.deltas.requested();
+            (said, if self.deltas.take_doubt() { said } else { Counter::default() })
+        };
+        settled.ambiguous = doubtful;
+        if verdict.is_open() {
+            settled.ambiguous += said;
         }
-        if verdict == Verdict::Accepted {
-            self.body = None;
-            self.ambiguous = false;
-            settled.emitted += self.deltas.settle();
+        match verdict {
+            Verdict::Accepted => settled.emitted += self.accepted(),
+            _ => self.refused(verdict, now, &mut settled),
         }
         settled
     }
@@ -151,12 +228,16 @@ impl Destination for CostApi {
     }
 
     fn flows(&self) -> usize {
-        self.deltas.flows()
+        self.deltas.flows() + self.aside.len()
     }
 
     /// Only what is not accepted is kept.
     fn held_flows(&self) -> u64 {
-        self.deltas.flows() as u64
+        self.flows() as u64
+    }
+
+    fn flows_aside(&self) -> usize {
+        self.aside.len()
     }
 }
 

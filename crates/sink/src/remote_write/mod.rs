@@ -23,7 +23,7 @@ use crate::driver::{Destination, Settled, Verdict};
 use crate::keep::{Resume, StateLost};
 use crate::secret::Secret;
 use crate::table::FLOWS_MAX;
-use crate::totals::Totals;
+use crate::totals::{Refusal, Totals};
 use encode::Encoder;
 
 /// Samples of one request, mostly 2 to 3 MB before compression: between what Prometheus sends (2,000, its
@@ -83,6 +83,7 @@ impl Destination for RemoteWrite {
             self.totals.begin_anew();
             self.encoder.relabel(&settings.labels);
         }
+        self.totals.widen();
         self.totals.ask_received(settings.send_received_bytes_metric);
         self.settings = settings.clone();
     }
@@ -129,15 +130,12 @@ impl Destination for RemoteWrite {
     }
 
     /// An answer that leaves it open whether the request was taken in costs nothing: a total is idempotent.
-    fn settle(&mut self, verdict: Verdict) -> Settled {
-        let emitted = match verdict {
-            Verdict::Accepted => self.totals.settle(),
-            Verdict::Refused | Verdict::Ambiguous => {
-                self.totals.failed();
-                Counter::default()
-            }
-        };
-        Settled { emitted, ambiguous: Counter::default() }
+    fn settle(&mut self, verdict: Verdict, now: UnixNanos) -> Settled {
+        if verdict == Verdict::Accepted {
+            return Settled { emitted: self.totals.settle(), ..Settled::default() };
+        }
+        let Refusal { aside, discarded, goes_on } = self.totals.refused(verdict, now);
+        Settled { aside, discarded, goes_on, ..Settled::default() }
     }
 
     fn standing(&self) -> Standing {
@@ -150,6 +148,10 @@ impl Destination for RemoteWrite {
 
     fn held_flows(&self) -> u64 {
         self.totals.held_flows()
+    }
+
+    fn flows_aside(&self) -> usize {
+        self.totals.flows_aside()
     }
 }
 

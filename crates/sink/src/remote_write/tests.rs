@@ -44,7 +44,7 @@ fn push(sink: &mut RemoteWrite, now: u64) -> Vec<String> {
     sink.begin();
     while let Some(body) = sink.request(seconds(now)) {
         series.extend(decode(&body));
-        sink.settle(Verdict::Accepted);
+        sink.settle(Verdict::Accepted, seconds(9));
     }
     series.iter().map(|series| series.rsplit_once(' ').unwrap().1.to_owned()).collect()
 }
@@ -63,7 +63,7 @@ fn series_are_sorted_and_complete() {
     sink.apply(&batch(1, &lines), seconds(1));
     sink.begin();
     let zeros = decode(&sink.request(seconds(15)).unwrap());
-    sink.settle(Verdict::Accepted);
+    sink.settle(Verdict::Accepted, seconds(9));
     let totals = decode(&sink.request(seconds(15)).unwrap());
     let (name, local) =
         ("Team=a,__name__=egressd", "src_ip=10.0.0.1,src_namespace=web,src_node=n1,src_pod=app,src_zone=a");
@@ -148,7 +148,7 @@ fn large_cluster_is_cut_by_bytes() {
         assert_eq!(said, without_time(&again));
         sizes.push(snap::raw::decompress_len(&body).unwrap());
         series.extend(said);
-        emitted += sink.settle(Verdict::Accepted).emitted;
+        emitted += sink.settle(Verdict::Accepted, seconds(9)).emitted;
     }
     assert!(sizes.iter().all(|size| *size <= BYTES_MAX), "{sizes:?}");
     // A flow's two series are less than a kilobyte. The sweep of zeros and that of totals each end early.

@@ -265,7 +265,7 @@ async fn abandoned_sink_reports_what_it_holds() {
     let attempts = Mutex::new(0_u64);
     let send = |_: &Endpoint, _| {
         *attempts.lock().unwrap() += 1;
-        async { refused(400, None) }
+        async { refused(403, None) }
     };
     let feed = async {
         batches.send(Arc::new(batch(1, &[RECORD]))).await.unwrap();

@@ -11,6 +11,7 @@ mod failures;
 mod prometheus;
 mod push;
 mod receiver;
+mod refusals;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

@@ -64,7 +64,7 @@ async fn cost_api_repeats_itself_after_each_kind_of_failure() {
             "unexpected_status",
             0,
         ),
-        ("twice ambiguous, counted once", &[Close, Close], "broken_off", 30),
+        ("twice ambiguous", &[Close, Close], "broken_off", 60),
     ];
     for (case, script, outcome, ambiguous) in cases {
         let receiver = Receiver::start("127.0.0.1:0", script).await;
@@ -128,7 +128,7 @@ async fn retry_after_is_read_over_a_real_connection() {
 /// protocol's headers.
 #[tokio::test]
 async fn remote_write_repeats_the_zero_until_accepted() {
-    let script = [Status("503 Service Unavailable"), Close, Status("200 OK"), Status("400 Bad Request")];
+    let script = [Status("503 Service Unavailable"), Close, Status("200 OK"), Status("403 Forbidden")];
     let receiver = Receiver::start("127.0.0.1:0", &script).await;
     let mut registry = Registry::default();
     let yaml = "prom_remote_write: { url: 'URL', headers: { X-Scope-OrgID: tenant }, labels: { team: a } }";

@@ -10,7 +10,7 @@ fn apply(deltas: &mut Deltas, lines: &[&str]) -> Applied {
 
 /// The current request as text: of each flow the remote address and bytes/packets sent and received.
 fn request(deltas: &mut Deltas) -> Option<Vec<String>> {
-    let flows = deltas.advance()?;
+    let flows = deltas.advance(|_| false)?;
     let text = flows.iter().map(|(key, delta)| {
         let remote = key.view().destination_address().unwrap();
         let Delta { tx, rx } = delta;

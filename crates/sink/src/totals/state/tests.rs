@@ -6,6 +6,7 @@ use proptest::prelude::*;
 use super::super::tests::{Store, push, request, send};
 use super::*;
 use crate::Reason;
+use crate::driver::Verdict;
 use crate::tests::{batch, seconds};
 
 const PLACE: u64 = 7;
@@ -210,7 +211,7 @@ impl World {
         if stored && told {
             self.totals.settle();
         } else {
-            self.totals.failed();
+            self.totals.refused(Verdict::Refused, UnixNanos(0));
         }
         true
     }
