@@ -123,6 +123,8 @@ pub(crate) struct Attribution {
     patience: Duration,
     position: Position,
     lanes: Vec<Lane>,
+    /// Where who follows flows hears of them; it never makes us wait.
+    followers: Option<egressd_serve::Feed>,
     metrics: EnrichMetrics,
     roster: Roster,
     ready: Part,
@@ -177,12 +179,18 @@ impl Attribution {
             waiting_bytes_max: WAITING_BYTES_MAX,
             position: Position(0),
             lanes: Vec::new(),
+            followers: None,
             metrics,
             roster,
             ready,
         };
         lanes.into_iter().for_each(|lane| attribution.lane(LaneChange::Join(lane)));
         attribution
+    }
+
+    /// Tells followers of flows too.
+    pub(crate) fn with_followers(self, followers: Option<egressd_serve::Feed>) -> Self {
+        Self { followers, ..self }
     }
 
     /// Runs until the ledger's driver lets nothing more in; then the sinks see their queues close.
@@ -392,6 +400,9 @@ impl Attribution {
         let attributed = egressd_enrich::attribute(&self.index, &hello.node, &batch, grouping, position);
         self.metrics.attributed(&attributed);
         let attributed = Arc::new(attributed);
+        if let Some(followers) = &self.followers {
+            followers.offer(&attributed);
+        }
         for place in places {
             place.send(Arc::clone(&attributed));
         }

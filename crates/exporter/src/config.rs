@@ -1,6 +1,7 @@
 //! The command line. Every default is stated here, with its reason.
 
 use std::ffi::OsString;
+use std::net::{AddrParseError, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -48,6 +49,10 @@ pub(crate) struct Options {
     #[arg(long, default_value_t = 6060)]
     pub(crate) http_listen_port: u16,
 
+    /// Address and port of the flow subscription, off the network by default; empty: there is none.
+    #[arg(long, default_value = "127.0.0.1:6063", value_parser = parse_listen)]
+    pub(crate) flows_listen: Listen,
+
     /// Time between two reads of conntrack for collectors that were not told one; theirs is 15s.
     #[arg(long, value_parser = parse_go_duration)]
     pub(crate) collector_read_interval: Option<Duration>,
@@ -73,6 +78,13 @@ pub(crate) struct Options {
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
           action = ArgAction::Set, value_parser = parse_go_bool)]
     pub(crate) host_network_pods: bool,
+}
+
+/// An address to listen on; `None`: nowhere.
+pub(crate) type Listen = Option<SocketAddr>;
+
+fn parse_listen(text: &str) -> Result<Listen, AddrParseError> {
+    if text.is_empty() { Ok(None) } else { text.parse().map(Some) }
 }
 
 impl Config {

@@ -4,6 +4,7 @@ mod attribute;
 mod config;
 mod deliver;
 mod file;
+mod follow;
 mod keys;
 mod metrics;
 mod nodes;

@@ -32,7 +32,7 @@ use crate::deliver::Party;
 use crate::metrics::{ConfigMetrics, EnrichMetrics, NodeMetrics, WatchMetrics};
 use crate::reload::Reload;
 use crate::sinks::{BATCHES_QUEUE, Lane, LaneChange, Sinks};
-use crate::{Loaded, deliver, file, nodes, sinks};
+use crate::{Loaded, deliver, file, follow, nodes, sinks};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -80,6 +80,10 @@ pub(crate) async fn wire(options: Box<Options>, loaded: Loaded, mut tasks: Tasks
         Some(index) => Cluster::Inventory(Box::new(index)),
         None => kubernetes(options.kubeconfig.flatten().as_deref(), &mut registry, &mut tasks).await?,
     };
+    let followers = match options.flows_listen {
+        Some(address) => Some(follow::start(address, &mut registry, &mut tasks).await?),
+        None => None,
+    };
     let attribution = Attribution::new(
         cluster,
         Naming {
@@ -91,7 +95,8 @@ pub(crate) async fn wire(options: Box<Options>, loaded: Loaded, mut tasks: Tasks
         EnrichMetrics::register(&mut registry),
         roster.clone(),
         admin.part("cluster"),
-    );
+    )
+    .with_followers(followers);
     let inputs = Inputs { takings, scope_requests, lanes: lane_changes, stop: tasks.stop.clone() };
     tasks.spawn("attribution", attribution.run(inputs));
 

@@ -220,18 +220,22 @@ fn a_wrong_configuration_prints_no_secret() {
     }
 }
 
-/// Goal: it is ready without any sink, tells its totals, and a stop is a success; a port in use is an error.
+/// Goal: it is ready without any sink, tells its totals, lets flows be followed where it was told to, and a stop is a
+/// success; a port in use is an error.
 #[test]
 fn it_starts_answers_and_stops() {
     let directory = tempfile::tempdir().unwrap();
-    let (grpc, http) = (free_port(), free_port());
+    let (grpc, http, flows) = (free_port(), free_port(), free_port());
     let mut start = exporter(&directory, "run", "", INVENTORY);
     start.args(["--grpc-listen-port", &grpc.to_string(), "--http-listen-port", &http.to_string()]);
+    start.arg(format!("--flows-listen=127.0.0.1:{flows}"));
     let mut child = start.stderr(Stdio::null()).spawn().unwrap();
     until_ready(http, &mut child);
     assert!(get(http, "/metrics/flows").unwrap().starts_with("HTTP/1.1 200"));
     assert!(get(http, "/metrics").unwrap().contains("egressd_exporter_ledger_streams 0"));
     assert!(get(http, "/healthz").unwrap().ends_with("ok\n"));
+    assert!(TcpStream::connect(("127.0.0.1", flows)).is_ok());
+    assert!(get(http, "/metrics").unwrap().contains("egressd_exporter_flows_subscribers 0"));
 
     let second = start.stderr(Stdio::piped()).output().unwrap();
     assert_eq!(second.status.code(), Some(1));
@@ -251,8 +255,10 @@ fn a_changed_configuration_is_followed() {
     let http = free_port();
     let mut start = exporter(&directory, "run", &format!("sinks:\n{}", sink("stays", "old")), INVENTORY);
     start.args(["--grpc-listen-port", &free_port().to_string(), "--http-listen-port", &http.to_string()]);
+    start.arg("--flows-listen=");
     let mut child = start.stderr(Stdio::piped()).spawn().unwrap();
     until_ready(http, &mut child);
+    assert!(!get(http, "/metrics").unwrap().contains("egressd_exporter_flows_"));
     let has = |page: &str, sample: &str| page.lines().any(|line| line == sample);
     let (failed, used) =
         ("egressd_exporter_config_reload_failed 1", "egressd_exporter_config_reload_failed 0");

@@ -4,8 +4,8 @@
 //! of the last [`SNAPSHOT_MINUTES`], then every batch's matching records, each record exactly once; and sums of the
 //! last hour, in which every byte is in a row, in the rest or in what was folded.
 //!
-//! Bounded: [`SUBSCRIBERS_MAX`] subscribers, for each [`QUEUE_RECORDS_MAX`] records (about 5 MB) and a snapshot of
-//! [`SNAPSHOT_FLOWS_MAX`] flows (1.2 MB) at most; [`ROWS_MAX`] rows of the window (28 MB, thrice that while a batch
+//! Bounded: [`SUBSCRIBERS_MAX`] subscribers, for each [`QUEUE_RECORDS_MAX`] records (9 MB, if each came alone) and a
+//! snapshot of [`SNAPSHOT_FLOWS_MAX`] flows (1.2 MB) at most; [`ROWS_MAX`] rows of the window (28 MB, thrice that while a batch
 //! comes amid a question); [`CONNECTIONS_MAX`] connections; the feed in batches. What does not fit is told to those
 //! whom it concerns and counted: a subscriber misses records, the window folds its oldest minute.
 //!

@@ -10,13 +10,15 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use egressd_flow::{AttributedBatch, Counter, Traffic};
+use egressd_flow::{Attributed, AttributedBatch, Counter, Traffic};
 use egressd_protocol::limits::SUMMARY_MINUTES_MAX;
 
 use crate::table::FlowTable;
 
 /// Rows of the window: at most about 280 bytes each, for the table grows by doubling.
 pub const ROWS_MAX: usize = 100_000;
+
+const _: () = assert!(size_of::<Attributed>() <= 120, "the bound on memory is stated from this");
 
 const MINUTE_SECONDS: u64 = 60;
 
@@ -139,7 +141,7 @@ pub(crate) struct View {
 
 impl View {
     /// Every flow of every minute.
-    pub(crate) fn flows(&self) -> impl Iterator<Item = &egressd_flow::Attributed> {
+    pub(crate) fn flows(&self) -> impl Iterator<Item = &Attributed> {
         self.buckets.iter().flat_map(|bucket| bucket.flows.iter())
     }
 

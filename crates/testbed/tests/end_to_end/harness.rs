@@ -318,8 +318,8 @@ fn only_sent(truth: &Flows) -> Flows {
 
 /// What is unaccounted for in a daemon's books after the traffic, within a stage and from one to the next.
 fn faults_in(books: &[Books]) -> Vec<String> {
-    // The meter holds the stream's own far end until a scope is a minute newer.
-    let is_settled = |books: &Books| books.are_empty() || books.stage == METER;
+    // The meter holds the stream's own far end until a scope is a minute newer; followers of flows may ask for an hour.
+    let is_settled = |books: &Books| books.are_empty() || [METER, FLOWS].contains(&books.stage.as_str());
     let unsettled = books.iter().filter(|books| !books.balance() || !is_settled(books));
     let find = |name: &str| books.iter().find(|books| books.stage == name);
     let pairs = HANDED_OVER.iter().filter_map(|(from, to)| find(from).zip(find(to)));
@@ -346,17 +346,19 @@ const METER: &str = "egressd_collector_meter";
 const WINDOW: &str = "egressd_collector_window";
 const LEDGER: &str = "egressd_exporter_ledger";
 const ENRICH: &str = "egressd_exporter_enrich";
+const FLOWS: &str = "egressd_exporter_flows";
 const CASTAI: &str = "egressd_exporter_sink castai";
 const PROM: &str = "egressd_exporter_sink prom";
 const RECORDER: &str = "egressd_exporter_sink recorder";
 const VICTORIA: &str = "egressd_exporter_sink victoria";
 const SCRAPE: &str = "egressd_exporter_sink scrape";
 const COLLECTOR_STAGES: [&str; 2] = [METER, WINDOW];
-const EXPORTER_STAGES: [&str; 7] = [ENRICH, LEDGER, CASTAI, PROM, RECORDER, SCRAPE, VICTORIA];
+const EXPORTER_STAGES: [&str; 8] = [ENRICH, FLOWS, LEDGER, CASTAI, PROM, RECORDER, SCRAPE, VICTORIA];
 /// What one lets out the other takes in, within a daemon.
-const HANDED_OVER: [(&str, &str); 7] = [
+const HANDED_OVER: [(&str, &str); 8] = [
     (METER, WINDOW),
     (LEDGER, ENRICH),
+    (ENRICH, FLOWS),
     (ENRICH, CASTAI),
     (ENRICH, PROM),
     (ENRICH, RECORDER),
