@@ -242,9 +242,11 @@ impl Flows for Service {
         let query =
             SummaryQuery::from_wire(request.get_ref()).map_err(|error| shared.refuse(invalid(&error)))?;
         let minutes = query.window_minutes;
-        let now = UnixNanos(unix_nanos());
         let summary = shared
-            .ask(move |board, uptime| board.view(minutes, uptime), move |view| summarise(&view, &query, now))
+            .ask(
+                |board, uptime| (board.view(minutes, uptime), UnixNanos(unix_nanos())),
+                move |(view, now)| summarise(&view, &query, now),
+            )
             .await?;
         shared.metrics.summaries.inc();
         Ok(Response::new(summary.to_wire()))
@@ -302,7 +304,6 @@ impl Subscription {
     /// Joins the board and tells what was there before.
     async fn begin(&mut self, filter: FlowFilter, tell: &Tell) -> Result<SubscriberId, Status> {
         debug!(?filter, "a subscriber came");
-        let now = UnixNanos(unix_nanos());
         let asked = filter.clone();
         let joined = &mut self.subscriber;
         let events = self
@@ -311,9 +312,9 @@ impl Subscription {
                 |board, uptime| {
                     let beginning = board.subscribe(filter, uptime);
                     *joined = Some(beginning.subscriber);
-                    beginning
+                    (beginning, UnixNanos(unix_nanos()))
                 },
-                move |beginning| {
+                move |(beginning, now)| {
                     snapshot(&beginning.view, &asked, SNAPSHOT_FLOWS_MAX, beginning.position, now)
                 },
             )
