@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::steps::{self, Step};
 use crate::workspace::Workspace;
-use crate::{accuracy, process, setup, tidy};
+use crate::{accuracy, process, python, setup, tidy};
 
 /// Everything that must pass, on the development profile.
 ///
@@ -21,6 +21,7 @@ pub(crate) fn test(workspace: &Workspace) -> Result<()> {
         clippy(workspace),
         // Tests of the testbed start the daemons from the target folder, which `cargo test` alone would not fill.
         Step::new("binaries", || cargo(workspace, &["build", "--workspace", "--bins"])),
+        Step::new("gRPC client", || grpc_client(workspace)),
         Step::new("accuracy", || accuracy::short(workspace)),
         Step::new("documentation", || document(workspace)),
         Step::new("tests and doc tests", || run_tests(workspace)),
@@ -29,6 +30,14 @@ pub(crate) fn test(workspace: &Workspace) -> Result<()> {
         eprintln!("left out: {left_out}");
     }
     Ok(())
+}
+
+/// A generic gRPC client in Python, for the tests of what such clients see.
+fn grpc_client(workspace: &Workspace) -> Result<()> {
+    python::ready(
+        &workspace.target.join("grpc-client"),
+        &workspace.root.join("xtask/grpc-client-requirements.txt"),
+    )
 }
 
 /// Parts of tests that this machine has no means for.

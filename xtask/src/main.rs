@@ -16,6 +16,7 @@ mod check;
 mod demo;
 mod fuzz;
 mod process;
+mod python;
 mod setup;
 mod steps;
 mod tidy;

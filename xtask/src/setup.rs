@@ -44,7 +44,7 @@ const TOOLS: [Tool; 11] = [
     Tool {
         binary: PYTHON,
         package: "python3-venv",
-        purpose: "the environment of buf, which checks contracts",
+        purpose: "the environments of buf, which checks contracts, and of a generic gRPC client",
     },
 ];
 

@@ -1,17 +1,14 @@
 //! The protobuf contracts, by buf: its rules of style, and that peers of the last release still understand us.
 //!
-//! `proto/buf.yaml` states the rules and each exception with its reason. buf lives in a Python environment below the
-//! folder that cargo builds to; it is made once for each `buf-requirements.txt`, and the wheels are held against the
-//! hashes there. Nothing but that first time needs a network.
+//! `proto/buf.yaml` states the rules and each exception with its reason. buf lives in a Python environment.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use super::Finding;
-use crate::process;
+use crate::{process, python};
 
 /// Where the contracts are, their rules and the last release's image with them.
 const CONTRACTS: &str = "proto";
@@ -36,28 +33,9 @@ impl Buf {
     /// When it cannot be installed; the message says what to do.
     pub(super) fn ready(root: &Path, target: &Path) -> Result<Self> {
         let buf = Self { home: target.join("buf") };
-        let path = root.join(REQUIREMENTS);
-        let requirements = fs::read(&path).with_context(|| format!("read {}", path.display()))?;
-        let stamp = buf.home.join("installed");
-        if fs::read(&stamp).is_ok_and(|installed| installed == requirements) {
-            return Ok(buf);
-        }
-        eprintln!("installing buf into {}", buf.home.display());
-        buf.install(&path).context(
-            "buf checks the contracts and cannot be installed; `cargo xtask setup` brings the Python that it needs, \
-             and the network or PIP_INDEX_URL must lead to a package index",
-        )?;
-        fs::write(&stamp, requirements).with_context(|| format!("write {}", stamp.display()))?;
+        python::ready(&buf.home, &root.join(REQUIREMENTS))
+            .context("buf checks the contracts and cannot be installed")?;
         Ok(buf)
-    }
-
-    fn install(&self, requirements: &Path) -> Result<()> {
-        let venv = ["-m", "venv", "--clear"];
-        process::run(process::chatter(process::clean("python3").args(venv).arg(&self.home)))?;
-        let pip = ["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-input"];
-        let strict = ["--no-deps", "--only-binary", ":all:", "--require-hashes", "--requirement"];
-        let mut command = process::clean(self.home.join("bin/python"));
-        process::run(process::chatter(command.args(pip).args(strict).arg(requirements)))
     }
 
     /// What is wrong with the contracts below `root`.
@@ -119,6 +97,8 @@ fn remedy(rule: &str) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     /// A copy of the contracts that a test may spoil, removed at its end.

@@ -1,14 +1,16 @@
 //! The whole way, end to end: the kernel's conntrack, both daemons, a real Prometheus, a real VictoriaMetrics and a
 //! fake cost API, against nft's counters; undisturbed, and over outages of a minute.
 //!
-//! These tests need root, `ip`, `nft`, `prometheus`, `victoria-metrics`, `protoc` and `gzip`, and the daemons beside the test executable
-//! (`cargo build --workspace --bins`). Each runs on a cluster of its own and mostly waits, so they are best run all at
-//! once: `--test-threads=4`. `--nocapture` shows the figures of each run.
+//! These tests need root, `ip`, `nft`, `prometheus`, `victoria-metrics`, `protoc` and `gzip`, and the daemons beside the
+//! test executable (`cargo build --workspace --bins`); followers of flows need the Python environment that
+//! `cargo xtask test` makes below the target folder. Each runs on a cluster of its own and mostly waits, so they are
+//! best run all at once: `--test-threads=4`. `--nocapture` shows the figures of each run.
 
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests fail and speak like tests")]
 
 mod contract;
 mod failing_sinks;
+mod followers;
 mod from_kubernetes;
 mod harness;
 mod lives;
