@@ -43,10 +43,10 @@ pub const LOSSES_MAX: usize = 100;
 pub const FOLD_RANGES_MAX: usize = 10_000;
 
 /// Encoded bytes of a request to the flow subscription.
-pub const FLOW_REQUEST_BYTES_MAX: usize = 256 << 10;
+pub const FLOW_REQUEST_BYTES_MAX: usize = 64 << 10;
 
 /// Values in one field of a filter.
-pub const FILTER_VALUES_MAX: usize = 64;
+pub const FILTER_VALUES_MAX: usize = 32;
 
 /// Bytes of one text of a filter: a namespace, a slash and the name of a pod (RFC 1123 label and subdomain).
 pub const FILTER_TEXT_BYTES_MAX: usize = 63 + 1 + NODE_NAME_BYTES_MAX;

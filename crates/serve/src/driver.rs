@@ -3,7 +3,8 @@
 //! One loop puts batches on the board; a task for each subscriber takes from it and waits for its reader, so that
 //! nobody waits for anybody else. Questions are answered one at a time on a thread of their own.
 //! A stop follows the data: the feed closes, each subscriber is told what waits for it and that this is the end.
-//! Bound: [`CONNECTIONS_MAX`], [`SUBSCRIBERS_MAX`], and [`CALLS_MAX`] calls of a connection.
+//! Bound: [`CONNECTIONS_MAX`], [`SUBSCRIBERS_MAX`], and [`CALLS_MAX`] calls of a connection, whose requests are of
+//! [`FLOW_REQUEST_BYTES_MAX`] each: 168 MB if all peers mean harm at once.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -34,9 +35,13 @@ use crate::window::ROWS_MAX;
 /// Who may follow flows at the same time.
 pub const SUBSCRIBERS_MAX: usize = 32;
 /// Connections, for subscribers and for those who ask once; more wait in the listener's backlog.
-pub const CONNECTIONS_MAX: usize = 128;
-/// Calls of one connection at the same time.
-const CALLS_MAX: u32 = 64;
+pub const CONNECTIONS_MAX: usize = 64;
+/// Calls of one connection at the same time: more than there can be subscribers, so that these leave room for a
+/// question.
+const CALLS_MAX: u32 = 40;
+
+const _: () = assert!(SUBSCRIBERS_MAX < CALLS_MAX as usize);
+
 /// How often the window moves on though nothing comes.
 const TICK: Duration = Duration::from_secs(10);
 /// How long subscribers may take to read the last of it at a stop.
@@ -98,22 +103,23 @@ pub async fn serve(
 }
 
 async fn answer(listener: TcpListener, shared: Arc<Shared>) -> Result<(), tonic::transport::Error> {
-    let (health, health_service) = tonic_health::server::health_reporter();
+    let (health, checks) = tonic_health::server::health_reporter();
     health.set_serving::<FlowsServer<Service>>().await;
     let over = shared.over.clone();
     let flows = FlowsServer::new(Service(Arc::clone(&shared)))
         .max_decoding_message_size(FLOW_REQUEST_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let is_built_in = "the descriptions are those that this binary was built from";
+    let v1 = reflection().build_v1().expect(is_built_in);
+    let v1alpha = reflection().build_v1alpha().expect(is_built_in);
     tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
         .max_concurrent_streams(CALLS_MAX)
         .add_service(flows)
-        .add_service(health_service)
-        .add_service(
-            reflection().build_v1().expect("the descriptions are those that this binary was built from"),
-        )
-        .add_service(reflection().build_v1alpha().expect("as above"))
+        .add_service(checks.max_decoding_message_size(FLOW_REQUEST_BYTES_MAX))
+        .add_service(v1.max_decoding_message_size(FLOW_REQUEST_BYTES_MAX))
+        .add_service(v1alpha.max_decoding_message_size(FLOW_REQUEST_BYTES_MAX))
         .serve_with_incoming_shutdown(
             connections(listener, CONNECTIONS_MAX, shared.patience.idle),
             over.cancelled_owned(),
@@ -189,17 +195,21 @@ impl Shared {
         status
     }
 
-    /// Waits for its turn, then answers from what `look` sees.
+    /// Waits for its turn, then answers from what `look` sees. The turn lasts as long as the work, also where who asked
+    /// has hung up.
     async fn ask<L: Send + 'static, A: Send + 'static>(
         &self,
         look: impl FnOnce(&mut Board, Duration) -> L,
         work: impl FnOnce(L) -> A + Send + 'static,
     ) -> Result<A, Status> {
-        let turn = self.questions.acquire().await.expect("nobody closes the questions");
+        let turn = Arc::clone(&self.questions).acquire_owned().await.expect("nobody closes the questions");
         let seen = self.change(look);
-        let answer = tokio::task::spawn_blocking(move || work(seen)).await;
-        drop(turn);
-        answer.map_err(|error| Status::internal(error.to_string()))
+        let working = tokio::task::spawn_blocking(move || {
+            let answer = work(seen);
+            drop(turn);
+            answer
+        });
+        working.await.map_err(|error| Status::internal(error.to_string()))
     }
 }
 

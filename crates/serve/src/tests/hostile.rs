@@ -24,7 +24,7 @@ async fn what_cannot_be_asked_is_refused_by_name() {
         (
             v1::FlowFilter { namespaces: many("web"), ..filter() },
             invalid,
-            "filter.namespaces holds 65, at most 64 are allowed",
+            "filter.namespaces holds 33, at most 32 are allowed",
         ),
         (
             v1::FlowFilter { nodes: vec!["n".repeat(FILTER_TEXT_BYTES_MAX + 1)], ..filter() },
@@ -59,7 +59,7 @@ async fn what_cannot_be_asked_is_refused_by_name() {
         (
             v1::FlowFilter { protocols: vec![6; FILTER_VALUES_MAX + 1], ..filter() },
             invalid,
-            "filter.protocols holds 65, at most 64 are allowed",
+            "filter.protocols holds 33, at most 32 are allowed",
         ),
     ] {
         let request = v1::SubscribeRequest { filter: Some(filter) };
