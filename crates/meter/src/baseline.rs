@@ -8,6 +8,7 @@ use std::io::{self, Read, Write};
 use std::time::Duration;
 
 use egressd_flow::{Counters, EntryId, Traffic, UnixNanos};
+use foldhash::fast::FixedState;
 use hashbrown::HashSet;
 
 use crate::fingerprint::{Fingerprint, Fingerprints, Keyed};
@@ -80,6 +81,11 @@ impl Baselines {
 
     pub(crate) fn len(&self) -> usize {
         self.table.len()
+    }
+
+    /// What the tables beside this one hash by.
+    pub(crate) fn seeded(&self) -> FixedState {
+        self.fingerprints.seeded()
     }
 
     /// Memory of the table now.

@@ -9,6 +9,7 @@ use std::hash::{BuildHasherDefault, Hash, Hasher};
 use std::net::IpAddr;
 
 use egressd_flow::{EntryId, L4};
+use foldhash::fast::FixedState;
 use siphasher::sip128::SipHasher13;
 
 /// Two IPv6 addresses, a kernel id and a start.
@@ -55,6 +56,12 @@ pub(crate) struct Fingerprints {
 impl Fingerprints {
     pub(crate) fn new(key: [u8; 16]) -> Self {
         Self { key, keyed: SipHasher13::new_with_key(&key) }
+    }
+
+    /// For tables whose keys peers choose. Seeded by the secret key and by nothing else: the same key and the same input
+    /// give the same batches, record for record.
+    pub(crate) fn seeded(&self) -> FixedState {
+        FixedState::with_seed(self.keyed.hash(b"tables").h1)
     }
 
     /// The key, without which fingerprints that were kept mean nothing.

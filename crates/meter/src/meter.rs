@@ -65,9 +65,12 @@ impl Late {
 }
 
 impl Meter {
-    /// A meter whose first batch has sequence 1 of `epoch`. `key` is secret and random: it keys the fingerprints.
+    /// A meter whose first batch has sequence 1 of `epoch`. `key` is secret and random: it keys the fingerprints and the
+    /// tables, and nothing else decides the order of records.
     #[must_use]
     pub fn new(config: MeterConfig, epoch: Epoch, key: [u8; 16], now: UnixNanos) -> Self {
+        let baselines = Baselines::new(key, config.entries_max, config.tombstones_max);
+        let seeded = baselines.seeded();
         Self {
             epoch,
             next: Sequence(1),
@@ -75,13 +78,13 @@ impl Meter {
             grows_from: now,
             began: now,
             now,
-            baselines: Baselines::new(key, config.entries_max, config.tombstones_max),
+            baselines,
             rows: Vec::with_capacity(ROWS_TOGETHER),
             fingerprints: Vec::with_capacity(ROWS_TOGETHER),
-            owners: Owners::default(),
-            unclaimed: Unclaimed::new(config.unclaimed_max),
-            open: Reducer::new(config.flows_max),
-            late: Late { flows: Reducer::new(config.unclaimed_max), span: None },
+            owners: Owners::new(seeded.clone()),
+            unclaimed: Unclaimed::new(config.unclaimed_max, seeded.clone()),
+            open: Reducer::new(config.flows_max, seeded.clone()),
+            late: Late { flows: Reducer::new(config.unclaimed_max, seeded), span: None },
             books: Books::default(),
             config,
         }
@@ -220,11 +223,12 @@ impl Meter {
             *at = input.time()?;
         }
         meter.baselines = Baselines::restore(input, config.entries_max, config.tombstones_max)?;
+        let seeded = meter.baselines.seeded();
         let places;
-        (meter.owners, places) = Owners::restore(input)?;
-        meter.unclaimed = Unclaimed::restore(input, config.unclaimed_max)?;
-        meter.open = Reducer::restore(input, config.flows_max, &places)?;
-        meter.late.flows = Reducer::restore(input, config.unclaimed_max, &places)?;
+        (meter.owners, places) = Owners::restore(input, seeded.clone())?;
+        meter.unclaimed = Unclaimed::restore(input, config.unclaimed_max, seeded.clone())?;
+        meter.open = Reducer::restore(input, (config.flows_max, seeded.clone()), &places)?;
+        meter.late.flows = Reducer::restore(input, (config.unclaimed_max, seeded), &places)?;
         let has_span = input.u8()? != 0;
         meter.late.span = Some(input.span()?).filter(|_| has_span);
         meter.books.received = meter.held();

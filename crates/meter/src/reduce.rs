@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use egressd_flow::{Counter, IpProtocol, Owner, Record, Traffic};
+use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
 use crate::scope::{OwnerId, Owners};
@@ -26,7 +27,7 @@ pub(crate) type Cut = (Vec<Arc<Owner>>, Vec<Record>);
 /// The open flows of one node.
 pub(crate) struct Reducer {
     flows_max: usize,
-    flows: HashMap<FlowKey, Traffic, foldhash::fast::RandomState>,
+    flows: HashMap<FlowKey, Traffic, FixedState>,
     sum: Counter,
     /// Empty, and as large as the largest cut needed it.
     places: Places,
@@ -36,8 +37,9 @@ pub(crate) struct Reducer {
 type Places = HashMap<OwnerId, u32, foldhash::fast::RandomState>;
 
 impl Reducer {
-    pub(crate) fn new(flows_max: usize) -> Self {
-        Self { flows_max, flows: HashMap::default(), sum: Counter::default(), places: HashMap::default() }
+    pub(crate) fn new(flows_max: usize, seeded: FixedState) -> Self {
+        let flows = HashMap::with_hasher(seeded);
+        Self { flows_max, flows, sum: Counter::default(), places: HashMap::default() }
     }
 
     pub(crate) fn sum(&self) -> Counter {
@@ -76,10 +78,10 @@ impl Reducer {
     /// Reads flows back; `owners` is that list.
     pub(crate) fn restore<R: Read>(
         input: &mut In<'_, R>,
-        flows_max: usize,
+        (flows_max, seeded): (usize, FixedState),
         owners: &[Option<OwnerId>],
     ) -> io::Result<Self> {
-        let mut reducer = Self::new(flows_max);
+        let mut reducer = Self::new(flows_max, seeded);
         // Rests may be more than the bound: one for each owner and protocol.
         for _ in 0..input.u64()? {
             let owner = usize::try_from(input.u64()?).ok().and_then(|place| *owners.get(place)?);

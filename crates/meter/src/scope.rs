@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use egressd_flow::{Owner, Scope, UnixNanos};
+use foldhash::fast::FixedState;
 use hashbrown::{HashMap, HashSet};
 
 use crate::state::{In, Out};
@@ -35,17 +36,26 @@ pub(crate) enum Claim {
 }
 
 /// The owners of this node by address.
-#[derive(Default)]
 pub(crate) struct Owners {
     slots: Vec<Option<Arc<Owner>>>,
     free: Vec<u32>,
     /// No longer told of; their numbers may still stand in open flows.
     retired: Vec<u32>,
-    by_address: HashMap<IpAddr, Vec<u32>, foldhash::fast::RandomState>,
+    by_address: HashMap<IpAddr, Vec<u32>, FixedState>,
     node_addresses: HashSet<IpAddr, foldhash::fast::RandomState>,
 }
 
 impl Owners {
+    pub(crate) fn new(seeded: FixedState) -> Self {
+        Self {
+            slots: Vec::new(),
+            free: Vec::new(),
+            retired: Vec::new(),
+            by_address: HashMap::with_hasher(seeded),
+            node_addresses: HashSet::default(),
+        }
+    }
+
     pub(crate) fn get(&self, id: OwnerId) -> Option<&Arc<Owner>> {
         self.slots.get(id.0 as usize)?.as_ref()
     }
@@ -77,8 +87,11 @@ impl Owners {
     }
 
     /// Reads owners back, with the number that each place has now; none where nobody stands.
-    pub(crate) fn restore<R: Read>(input: &mut In<'_, R>) -> io::Result<(Self, Vec<Option<OwnerId>>)> {
-        let mut owners = Self::default();
+    pub(crate) fn restore<R: Read>(
+        input: &mut In<'_, R>,
+        seeded: FixedState,
+    ) -> io::Result<(Self, Vec<Option<OwnerId>>)> {
+        let mut owners = Self::new(seeded);
         let mut places = Vec::new();
         for slot in (0u32..).take(usize::try_from(input.owners_len()?).unwrap_or(usize::MAX)) {
             if input.u8()? == 0 {

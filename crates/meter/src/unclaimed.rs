@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use egressd_flow::{Counter, IpProtocol, Span, Traffic, UnixNanos};
+use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
 use crate::state::{In, Out};
@@ -39,13 +40,13 @@ pub(crate) enum Verdict {
 /// The unclaimed flows of one node.
 pub(crate) struct Unclaimed {
     flows_max: usize,
-    flows: HashMap<Key, Held, foldhash::fast::RandomState>,
+    flows: HashMap<Key, Held, FixedState>,
     sum: Counter,
 }
 
 impl Unclaimed {
-    pub(crate) fn new(flows_max: usize) -> Self {
-        Self { flows_max, flows: HashMap::default(), sum: Counter::default() }
+    pub(crate) fn new(flows_max: usize, seeded: FixedState) -> Self {
+        Self { flows_max, flows: HashMap::with_hasher(seeded), sum: Counter::default() }
     }
 
     pub(crate) fn sum(&self) -> Counter {
@@ -80,8 +81,12 @@ impl Unclaimed {
         Ok(())
     }
 
-    pub(crate) fn restore<R: Read>(input: &mut In<'_, R>, flows_max: usize) -> io::Result<Self> {
-        let mut unclaimed = Self::new(flows_max);
+    pub(crate) fn restore<R: Read>(
+        input: &mut In<'_, R>,
+        flows_max: usize,
+        seeded: FixedState,
+    ) -> io::Result<Self> {
+        let mut unclaimed = Self::new(flows_max, seeded);
         for _ in 0..input.len(flows_max as u64)? {
             let (local, remote) = (input.address()?, input.address()?);
             let key = Key { local, remote, protocol: IpProtocol(input.u8()?), start_second: input.time()? };

@@ -1,6 +1,6 @@
 //! A meter that was written and read back goes on as if nothing had been.
 
-use egressd_flow::{Counter, Epoch, Sequence};
+use egressd_flow::{Counter, Epoch, Sequence, UnixNanos};
 
 use super::{CONFIG, Script};
 use crate::{Meter, MeterConfig};
@@ -55,6 +55,21 @@ fn varint(mut value: u64) -> Vec<u8> {
     }
     bytes.push(u8::try_from(value).unwrap());
     bytes
+}
+
+/// Goal: one key and one input give one state and the same batches, record for record, so that a history can be told again.
+#[test]
+fn one_key_gives_one_order() {
+    let run_once = || {
+        let mut script = Script::new(MeterConfig { batch_records_max: 7, ..CONFIG });
+        run(&mut script, "own 10.0.0.1 web\nown 10.0.0.2 db\nscope 1\nbegin 10\ncomplete\nbegin 20");
+        for (local, remote) in (1..4).flat_map(|local| (1..20).map(move |remote| (local, remote))) {
+            script.step(&format!("tcp 10.0.0.{local}:1>203.0.113.{remote}:80 start=15 tx=100/2 rx=50/1"));
+        }
+        script.step("complete");
+        (written(&mut script.meter), script.meter.cut(UnixNanos(30_000_000_000)))
+    };
+    assert_eq!(run_once(), run_once());
 }
 
 /// Goal: a counter of any size is read back as it was.
