@@ -46,7 +46,7 @@ pub fn system_clock() -> Clock {
 
 /// What an answer means for the data of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
+pub enum Verdict {
     /// The destination has it.
     Accepted,
     /// The destination does not have it, whatever it says.
@@ -70,17 +70,17 @@ impl Verdict {
 
 /// What an answer did to the books, and what follows.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Settled {
+pub struct Settled {
     /// Accepted for the first time.
-    pub(crate) emitted: Counter,
+    pub emitted: Counter,
     /// Will be sent again, and may have been taken, by this attempt.
-    pub(crate) ambiguous: Counter,
-    /// Given up after [`ASIDE_FOR`](crate::portion::ASIDE_FOR) of refusals.
-    pub(crate) discarded: Counter,
+    pub ambiguous: Counter,
+    /// Given up after a day of refusals.
+    pub discarded: Counter,
     /// The flow that the destination refuses, as it was set aside.
-    pub(crate) aside: Option<String>,
+    pub aside: Option<String>,
     /// The next request says something else, and need not wait.
-    pub(crate) goes_on: bool,
+    pub goes_on: bool,
 }
 
 /// The machine of a destination: pure, told the time.

@@ -22,7 +22,7 @@ pub struct Resume {
 /// zero, and of deltas everything that the life before may have sent goes again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("what was kept is not understood")]
-pub(crate) struct StateLost;
+pub struct StateLost;
 
 /// A state on its way to where it outlives the process.
 #[derive(Debug)]

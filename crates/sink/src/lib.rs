@@ -34,6 +34,7 @@ mod driver;
 mod keep;
 mod keys;
 mod lead;
+mod machine;
 mod metrics;
 mod portion;
 mod retry;
@@ -50,10 +51,11 @@ pub use config::{
     Warning, expand,
 };
 pub use credentials::ClientError;
-pub use driver::{Clock, Controls, Report, Sink, check, run, system_clock};
-pub use keep::{Keep, Resume, Save};
+pub use driver::{Clock, Controls, Report, Settled, Sink, Verdict, check, run, system_clock};
+pub use keep::{Keep, Resume, Save, StateLost};
 pub use keys::{BASIC_AUTH_KEYS, HTTP_KEYS, Key, REMOTE_WRITE_KEYS, SINK_KEYS, TLS_KEYS};
 pub use lead::{Grant, Lead};
+pub use machine::{Folded, Machine};
 pub use metrics::SinkMetrics;
 pub use scrape::{SCRAPE, Scrape};
 pub use secret::Secret;
