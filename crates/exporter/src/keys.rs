@@ -202,7 +202,7 @@ sinks:
       url: http://x
       lables: { anything: goes }
       labels: { anything: goes, temporality: too, number: 12e4567 }
-      temporalty: delta
+      colour: delta
       basicAuth: { user: a }
       tls: { ca_file: b }
   other:
@@ -216,9 +216,9 @@ podIP: 1
             [
                 "line 1: exportIntervall is not known, did you mean exportInterval",
                 "line 6: sinks.my-own-name.prom_remote_write.lables is not known, did you mean labels",
-                "line 8: sinks.my-own-name.prom_remote_write.temporalty is not known, \
+                "line 8: sinks.my-own-name.prom_remote_write.colour is not known, \
                  known are url, timeout, headers, basicAuth, bearerToken, bearerTokenFile, tls, labels, \
-                 sendReceivedBytesMetric",
+                 sendReceivedBytesMetric, protocol, temporality",
                 "line 9: sinks.my-own-name.prom_remote_write.basicAuth.user is not known, \
                  known are username, password, passwordFile",
                 "line 10: sinks.my-own-name.prom_remote_write.tls.ca_file is not known, did you mean caFile",

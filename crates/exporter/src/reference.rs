@@ -27,7 +27,7 @@ as it is for a second:
   and what is left then is counted as discarded (`removed`);
 - a sink whose settings change keeps what it holds and pushes it by the new ones. Where `url`, `labels`,
   `basicAuth.username` or `headers` other than `Authorization` of `prom_remote_write` change, its series begin anew from
-  zero with what the old place had not accepted;
+  zero with what the old place had not accepted; so do they where `temporality` changes;
 - a file that cannot be used changes nothing; the error is logged and `egressd_exporter_config_reload_failed` is 1.
 
 The files of credentials and certificates that a sink names are read when it starts, which fails where one cannot be

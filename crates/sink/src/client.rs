@@ -7,13 +7,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use egressd_flow::UnixNanos;
-use reqwest::header::{HeaderMap, RETRY_AFTER};
+use reqwest::header::{HeaderMap, HeaderName, HeaderValue, RETRY_AFTER};
 use reqwest::{Client, Method, Response, StatusCode, Url, redirect};
 
 use crate::cause::turned_away;
 use crate::config::{Access, Tls};
 use crate::credentials::{ClientError, Pem, Proof};
-use crate::driver::Verdict;
+use crate::destination::Verdict;
 use crate::lead::Overdue;
 use crate::metrics::Outcome;
 use crate::retry::retry_after;
@@ -30,6 +30,13 @@ const IDLE_TIMEOUT: Duration = Duration::from_secs(50);
 /// Below every limit that is known: a VictoriaMetrics takes 32 MiB (`maxInsertRequestSize`), a Mimir 100 MB
 /// (`distributor.max-recv-msg-size`), and VictoriaMetrics' own agent sends 8 MiB. The cost API states none.
 pub(crate) const BODY_BYTES_MAX: usize = 4 << 20;
+
+/// How a receiver of remote write 2.0 says what it wrote, samples first.
+const WRITTEN_HEADERS: [HeaderName; 3] = [
+    HeaderName::from_static("x-prometheus-remote-write-samples-written"),
+    HeaderName::from_static("x-prometheus-remote-write-histograms-written"),
+    HeaderName::from_static("x-prometheus-remote-write-exemplars-written"),
+];
 
 /// Of a refusal's body, for the log.
 const EXCERPT_MAX: usize = 512;
@@ -91,6 +98,13 @@ impl Endpoint {
         Ok(())
     }
 
+    /// Sets headers of the next requests.
+    pub(crate) fn write(&mut self, headers: &[(HeaderName, HeaderValue)]) {
+        for (name, value) in headers {
+            self.headers.insert(name, value.clone());
+        }
+    }
+
     /// Where requests go, for tests that stand in for the network.
     #[cfg(test)]
     pub(crate) fn url(&self) -> &Url {
@@ -121,11 +135,21 @@ impl Endpoint {
 async fn answer(mut response: Response, now: UnixNanos) -> Answer {
     let status = response.status();
     if status.is_success() {
-        return Answer::Accepted;
+        return written(response.headers()).map_or(Answer::Accepted, Answer::Written);
     }
     let asked = response.headers().get(RETRY_AFTER).and_then(|value| value.to_str().ok());
     let asked = asked.filter(|_| may_say_when(status)).and_then(|value| retry_after(value, now));
     Answer::Refused { status, retry_after: asked, excerpt: excerpt(&mut response).await }
+}
+
+/// The samples that a receiver of remote write 2.0 says it wrote; `None` when it says nothing of what it wrote. One that
+/// names others only, or no number, wrote none that it knows of.
+fn written(headers: &HeaderMap) -> Option<u64> {
+    let [samples, others @ ..] = &WRITTEN_HEADERS;
+    match headers.get(samples) {
+        Some(count) => Some(count.to_str().ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)),
+        None => others.iter().any(|name| headers.contains_key(name)).then_some(0),
+    }
 }
 
 /// Whether `Retry-After` counts: remote write has it with every 5xx and with 429.
@@ -155,6 +179,8 @@ async fn excerpt(response: &mut Response) -> String {
 pub(crate) enum Answer {
     /// 2xx.
     Accepted,
+    /// 2xx, with how many samples were written.
+    Written(u64),
     /// Any other status.
     Refused {
         status: StatusCode,
@@ -173,7 +199,7 @@ impl Answer {
     /// The class that it is counted under.
     pub(crate) fn outcome(&self) -> Outcome {
         match self {
-            Self::Accepted => Outcome::accepted,
+            Self::Accepted | Self::Written(_) => Outcome::accepted,
             Self::Refused { status, .. } if *status == StatusCode::TOO_MANY_REQUESTS => Outcome::throttled,
             Self::Refused { status, .. } if status.is_client_error() => Outcome::client_error,
             Self::Refused { status, .. } if status.is_server_error() => Outcome::server_error,
@@ -201,6 +227,7 @@ impl Answer {
             Outcome::throttled
             | Outcome::client_error
             | Outcome::unexpected_status
+            | Outcome::not_understood
             | Outcome::not_connected => Verdict::Refused,
             Outcome::server_error if self.is_busy() => Verdict::Refused,
             Outcome::server_error | Outcome::timed_out | Outcome::broken_off => Verdict::Ambiguous,
@@ -217,14 +244,14 @@ impl Answer {
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Refused { retry_after, .. } => *retry_after,
-            Self::Accepted | Self::Failed(_) | Self::Overdue(_) => None,
+            Self::Accepted | Self::Written(_) | Self::Failed(_) | Self::Overdue(_) => None,
         }
     }
 
     fn status(&self) -> Option<StatusCode> {
         match self {
             Self::Refused { status, .. } => Some(*status),
-            Self::Accepted | Self::Failed(_) | Self::Overdue(_) => None,
+            Self::Accepted | Self::Written(_) | Self::Failed(_) | Self::Overdue(_) => None,
         }
     }
 

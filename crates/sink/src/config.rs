@@ -97,6 +97,10 @@ pub struct RawRemoteWrite {
     pub labels: BTreeMap<String, String>,
     /// Whether received bytes are written too.
     pub send_received_bytes_metric: bool,
+    /// `v1` or `v2`; v1 when absent.
+    pub protocol: Option<String>,
+    /// `cumulative` or `delta`; cumulative when absent.
+    pub temporality: Option<String>,
 }
 
 /// `headers:` with nothing under it is a null, which templates leave behind.
@@ -131,6 +135,8 @@ impl fmt::Debug for RawRemoteWrite {
             .field("tls", &self.tls)
             .field("labels", &self.labels)
             .field("send_received_bytes_metric", &self.send_received_bytes_metric)
+            .field("protocol", &self.protocol)
+            .field("temporality", &self.temporality)
             .finish_non_exhaustive()
     }
 }
@@ -189,6 +195,28 @@ pub struct RemoteWriteSettings {
     pub labels: BTreeMap<String, String>,
     /// Whether received bytes are written too.
     pub send_received_bytes_metric: bool,
+    /// How it is spoken to.
+    pub version: Version,
+    /// What a value is; delta only by [`Version::V1`].
+    pub temporality: Temporality,
+}
+
+/// A version of remote write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// 1.0, which every receiver takes.
+    V1,
+    /// 2.0, by its release candidate 4; a receiver that does not understand it is spoken to by 1.0 from then on.
+    V2,
+}
+
+/// What the value of a sample is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Temporality {
+    /// The total since the series began.
+    Cumulative,
+    /// The growth since the last accepted push, under the same name: what the tool wrote that this one replaces.
+    Delta,
 }
 
 impl SinkConfig {
@@ -287,6 +315,11 @@ impl Check<'_> {
         };
         let access = self.access(access, &headers, url.as_ref().map(Secret::expose));
         self.labels(&raw.labels);
+        let version = self.version(raw.protocol);
+        let temporality = self.temporality(raw.temporality);
+        if (version, temporality) == (Some(Version::V2), Some(Temporality::Delta)) {
+            return self.fault(Problem::DeltaByV2);
+        }
         Some(Kind::RemoteWrite(RemoteWriteSettings {
             url: url?,
             timeout: timeout?,
@@ -294,6 +327,8 @@ impl Check<'_> {
             access,
             labels: raw.labels,
             send_received_bytes_metric: raw.send_received_bytes_metric,
+            version: version?,
+            temporality: temporality?,
         }))
     }
 
@@ -343,6 +378,22 @@ impl Check<'_> {
             Err(error) => self.fault(Problem::Timeout(error)),
             Ok(Duration::ZERO) => self.fault(Problem::TimeoutZero),
             Ok(timeout) => Some(timeout),
+        }
+    }
+
+    fn version(&mut self, raw: Option<String>) -> Option<Version> {
+        match raw.as_deref() {
+            None | Some("" | "v1") => Some(Version::V1),
+            Some("v2") => Some(Version::V2),
+            Some(other) => self.fault(Problem::Protocol { protocol: other.to_owned() }),
+        }
+    }
+
+    fn temporality(&mut self, raw: Option<String>) -> Option<Temporality> {
+        match raw.as_deref() {
+            None | Some("" | "cumulative") => Some(Temporality::Cumulative),
+            Some("delta") => Some(Temporality::Delta),
+            Some(other) => self.fault(Problem::Temporality { temporality: other.to_owned() }),
         }
     }
 

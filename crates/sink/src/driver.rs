@@ -12,7 +12,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use egressd_flow::{AttributedBatch, Counter, Position, UnixNanos};
-use egressd_service::lifecycle::chain;
 use reqwest::Method;
 use tokio::sync::oneshot::error::RecvError;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -20,17 +19,18 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use crate::books::{Applied, Held, Reason, Standing};
-use crate::cause::Cause;
+use crate::books::{Held, Reason, Standing};
 use crate::client::{Answer, Endpoint};
 use crate::config::{Kind, SinkConfig};
 use crate::credentials::ClientError;
+use crate::destination::{Destination, Heard, Settled, Verdict};
 use crate::http::{self, CostApi};
-use crate::keep::{Keep, Resume, Save, StateLost};
+use crate::keep::{Keep, Save};
 use crate::lead::Lead;
-use crate::metrics::{OneSink, SinkMetrics};
+use crate::metrics::{OneSink, Outcome, SinkMetrics};
 use crate::remote_write::{self, RemoteWrite};
 use crate::retry::{Complaints, Retry};
+use crate::words;
 
 /// How often a sink that goes on looks whether it has again what the life before had.
 const CATCH_UP_LOOK: Duration = Duration::from_millis(200);
@@ -42,83 +42,6 @@ pub type Clock = Arc<dyn Fn() -> UnixNanos + Send + Sync>;
 #[must_use]
 pub fn system_clock() -> Clock {
     Arc::new(|| UnixNanos(egressd_service::clock::unix_nanos()))
-}
-
-/// What an answer means for the data of a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// The destination has it.
-    Accepted,
-    /// The destination does not have it, whatever it says.
-    Refused,
-    /// The destination does not have it, for what it says.
-    Rejected,
-    /// The destination does not have it, for its size.
-    TooLarge,
-    /// It may have it.
-    Ambiguous,
-    /// It may have it, and failed, perhaps at what it says.
-    Failed,
-}
-
-impl Verdict {
-    /// Whether the destination may have it without our knowing.
-    pub(crate) fn is_open(self) -> bool {
-        matches!(self, Self::Ambiguous | Self::Failed)
-    }
-}
-
-/// What an answer did to the books, and what follows.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Settled {
-    /// Accepted for the first time.
-    pub emitted: Counter,
-    /// Will be sent again, and may have been taken, by this attempt.
-    pub ambiguous: Counter,
-    /// Given up after a day of refusals.
-    pub discarded: Counter,
-    /// The flow that the destination refuses, as it was set aside.
-    pub aside: Option<String>,
-    /// The next request says something else, and need not wait.
-    pub goes_on: bool,
-}
-
-/// The machine of a destination: pure, told the time.
-pub(crate) trait Destination {
-    /// Goes on by new settings of its own kind, between two requests.
-    fn reconfigure(&mut self, kind: &Kind);
-    /// Keeps states from now on, and goes on by what was kept. Gives what is held from the life before.
-    ///
-    /// # Errors
-    /// What was kept is not understood, and nothing of it is held.
-    fn resume(&mut self, resume: &Resume, now: UnixNanos) -> Result<Counter, StateLost>;
-    /// Whether batches are taken in now.
-    fn has_room(&self) -> bool;
-    /// Whether a state has to be kept before anything else is said.
-    fn is_due(&self) -> bool;
-    /// The state, and the position up to which no batch has to come again once it is kept.
-    fn state(&mut self) -> (Position, Vec<u8>);
-    /// That state is kept.
-    fn kept(&mut self);
-    /// Folds a batch in.
-    fn apply(&mut self, batch: &AttributedBatch, now: UnixNanos) -> Applied;
-    /// Begins to push what was applied by now, unless that is going on or the life before was further.
-    fn begin(&mut self);
-    /// Whether a push is going on.
-    fn is_pushing(&self) -> bool;
-    /// The body of the next request, or of the same one again until it was accepted; `None` when all that the
-    /// push was begun for is accepted, and while a state is due.
-    fn request(&mut self, now: UnixNanos) -> Option<Bytes>;
-    /// Takes note of the answer to that request.
-    fn settle(&mut self, verdict: Verdict, now: UnixNanos) -> Settled;
-    /// What was folded in, what of it was accepted, and what is held.
-    fn standing(&self) -> Standing;
-    /// Flows in memory.
-    fn flows(&self) -> usize;
-    /// Flows with something held.
-    fn held_flows(&self) -> u64;
-    /// Flows that the destination refuses; what is held of them keeps nobody.
-    fn flows_aside(&self) -> usize;
 }
 
 /// What a sink left behind when it ended.
@@ -324,7 +247,7 @@ impl Pusher {
         accepted: watch::Sender<Position>,
     ) -> Self {
         let Prepared { config, endpoint } = settings.borrow_and_update().clone();
-        info!(sink = config.name, origin = config.origin(), interval = ?config.interval, "pushing");
+        words::of_start("pushing", &config);
         Self {
             next_push: Instant::now() + config.interval,
             origin: config.origin(),
@@ -449,7 +372,7 @@ impl Pusher {
     /// Goes on by new settings, at once and without a wait that the old ones caused.
     fn take_up<D: Destination>(&mut self, destination: &mut D) {
         let Prepared { config, endpoint } = self.settings.borrow_and_update().clone();
-        info!(sink = config.name, origin = config.origin(), interval = ?config.interval, "pushing by new settings");
+        words::of_start("pushing by new settings", &config);
         destination.reconfigure(&config.kind);
         self.origin = config.origin();
         self.interval = config.interval;
@@ -487,6 +410,7 @@ impl Pusher {
         }
         if let Some(body) = destination.request((self.clock)()) {
             self.refresh();
+            self.endpoint.write(destination.headers());
             return Next::Send(body);
         }
         if destination.is_pushing() {
@@ -509,16 +433,17 @@ impl Pusher {
         let Err(error) = self.endpoint.refresh() else { return };
         self.metrics.unread();
         if let Some(withheld) = self.unread.speak(Instant::now()) {
-            let error = chain(&error);
-            warn!(
-                sink = self.name,
-                error, withheld, "cannot renew what this sink authenticates with, it keeps the old"
-            );
+            words::of_unread(&self.name, &error, withheld);
         }
     }
 
     /// Takes note of an answer; how long to wait before the next request.
     fn settle<D: Destination>(&mut self, destination: &mut D, answer: &Answer, took: Duration) -> Duration {
+        match destination.hear(answer) {
+            Heard::AsItSays => {}
+            Heard::NotUnderstood => return self.not_understood(answer, took),
+            Heard::Unwritten { samples, sent } => self.unwritten(samples, sent),
+        }
         self.metrics.pushed(answer.outcome(), took);
         let settled = destination.settle(answer.verdict(), (self.clock)());
         self.metrics.emitted(settled.emitted);
@@ -563,6 +488,20 @@ impl Pusher {
         }
     }
 
+    /// The same goes at once, in other words.
+    fn not_understood(&self, answer: &Answer, took: Duration) -> Duration {
+        self.metrics.pushed(Outcome::not_understood, took);
+        words::of_fallback(&self.name, &self.origin, answer);
+        Duration::ZERO
+    }
+
+    fn unwritten(&mut self, samples: u64, sent: u64) {
+        self.metrics.unwritten(samples);
+        if let Some(withheld) = self.losses.speak(Instant::now()) {
+            words::of_unwritten(&self.name, samples, sent, withheld);
+        }
+    }
+
     fn levels<D: Destination>(&self, destination: &D) {
         self.metrics.levels(destination.standing().held.0, destination.flows());
         self.metrics.aside(destination.flows_aside());
@@ -572,64 +511,14 @@ impl Pusher {
         let Some(withheld) = self.failures.speak(Instant::now()) else {
             return;
         };
-        let (sink, origin, outcome) = (&self.name, &self.origin, answer.outcome());
-        match answer {
-            Answer::Accepted => {}
-            Answer::Overdue(overdue) => {
-                warn!(
-                    sink,
-                    origin,
-                    begun = overdue.begun,
-                    withheld,
-                    "push given up, another exporter may lead"
-                );
-            }
-            Answer::Failed(error) => {
-                let cause = Cause::of(error);
-                let advice = cause.advice();
-                warn!(
-                    sink,
-                    origin,
-                    error = %cause,
-                    advice,
-                    ?outcome,
-                    withheld,
-                    "push failed, data kept, trying again"
-                );
-            }
-            Answer::Refused { status, excerpt, .. } if answer.is_transient() => {
-                let status = status.as_u16();
-                warn!(sink, ?outcome, withheld, status, ?excerpt, "push refused, data kept, trying again");
-            }
-            Answer::Refused { status, excerpt, .. } => {
-                let status = status.as_u16();
-                error!(
-                    sink,
-                    ?outcome,
-                    withheld,
-                    status,
-                    ?excerpt,
-                    "push refused until somebody acts, data kept"
-                );
-            }
-        }
+        words::of_failure(&self.name, &self.origin, answer, withheld);
     }
 
     fn report<D: Destination>(&self, destination: &D) -> Report {
         self.levels(destination);
         let Standing { applied, accepted, held: Held(held) } = destination.standing();
         let report = Report { applied, accepted, held, held_flows: destination.held_flows() };
-        if report.held.is_zero() {
-            info!(sink = self.name, "everything is accepted");
-        } else if self.keep.is_some() {
-            info!(
-                sink = self.name,
-                bytes = report.held.bytes,
-                "what is not accepted is kept for the next start"
-            );
-        } else {
-            error!(sink = self.name, bytes = report.held.bytes, flows = report.held_flows, "left unaccepted");
-        }
+        words::of_end(&self.name, &report, self.keep.is_some());
         report
     }
 }

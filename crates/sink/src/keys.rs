@@ -113,4 +113,16 @@ pub const REMOTE_WRITE_KEYS: &[Key] = &[
         default: "false",
         meaning: "Write `egressd_received_bytes_total` too.",
     },
+    Key {
+        name: "protocol",
+        default: "v1",
+        meaning: "Remote write `v1` or `v2` (2.0-rc.4). A receiver that does not understand v2 is told the same by v1, and \
+                  by that from then on.",
+    },
+    Key {
+        name: "temporality",
+        default: "cumulative",
+        meaning: "`cumulative`: running totals. `delta`: growth since the last accepted push under the same names, as the \
+                  original wrote it; `rate()` and `increase()` of that mean nothing. With v1 only.",
+    },
 ];

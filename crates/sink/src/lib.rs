@@ -30,6 +30,7 @@ mod cause;
 mod client;
 mod config;
 mod credentials;
+mod destination;
 mod driver;
 mod keep;
 mod keys;
@@ -40,6 +41,7 @@ mod portion;
 mod retry;
 mod scrape;
 mod secret;
+mod words;
 
 #[cfg(test)]
 mod tests;
@@ -47,11 +49,12 @@ mod tests;
 pub use books::Reason;
 pub use config::{
     Access, AccessProblem, Authentication, ClientFiles, Credential, HttpSettings, Kind, Problem,
-    RawBasicAuth, RawHttp, RawRemoteWrite, RawSink, RawTls, RemoteWriteSettings, SinkConfig, SinkError, Tls,
-    Warning, expand,
+    RawBasicAuth, RawHttp, RawRemoteWrite, RawSink, RawTls, RemoteWriteSettings, SinkConfig, SinkError,
+    Temporality, Tls, Version, Warning, expand,
 };
 pub use credentials::ClientError;
-pub use driver::{Clock, Controls, Report, Settled, Sink, Verdict, check, run, system_clock};
+pub use destination::{Settled, Verdict};
+pub use driver::{Clock, Controls, Report, Sink, check, run, system_clock};
 pub use keep::{Keep, Resume, Save, StateLost};
 pub use keys::{BASIC_AUTH_KEYS, HTTP_KEYS, Key, REMOTE_WRITE_KEYS, SINK_KEYS, TLS_KEYS};
 pub use lead::{Grant, Lead};

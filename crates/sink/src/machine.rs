@@ -7,7 +7,7 @@ use egressd_flow::{AttributedBatch, Counter, Position, UnixNanos};
 
 use crate::books::Reason;
 use crate::config::Kind;
-use crate::driver::{Destination, Settled, Verdict};
+use crate::destination::{Destination, Settled, Verdict};
 use crate::http::CostApi;
 use crate::keep::{Resume, StateLost};
 use crate::remote_write::RemoteWrite;

@@ -20,6 +20,8 @@ use crate::books::{Applied, Reason};
 pub(crate) enum Outcome {
     /// 2xx.
     accepted,
+    /// A request of remote write 2.0 that the receiver did not take for one, whatever its status.
+    not_understood,
     /// 429.
     throttled,
     /// Another 4xx: it will be refused again until somebody acts.
@@ -74,6 +76,7 @@ pub struct SinkMetrics {
     states_lost: Family<BySink, Counter>,
     pushes: Family<ByOutcome, Counter>,
     unread: Family<BySink, Counter>,
+    unwritten: Family<BySink, Counter>,
     push_seconds: Family<BySink, Histogram, fn() -> Histogram>,
 }
 
@@ -102,6 +105,7 @@ impl SinkMetrics {
             states_lost: Family::default(),
             pushes: Family::default(),
             unread: Family::default(),
+            unwritten: Family::default(),
             push_seconds: Family::new_with_constructor(push_seconds),
         };
         metrics.register_books(registry);
@@ -157,6 +161,8 @@ impl SinkMetrics {
         registry.register(full("pushes"), "Attempts to push, by outcome", self.pushes.clone());
         let help = "Attempts made with older credentials or certificates, as their files could not be used";
         registry.register(full("unread_files"), help, self.unread.clone());
+        let help = "Samples of accepted requests that a receiver of remote write 2.0 does not say it wrote";
+        registry.register(full("unwritten_samples"), help, self.unwritten.clone());
         let help = "Duration of an attempt to push, from connect to answer, whatever the outcome";
         registry.register(full("push_seconds"), help, self.push_seconds.clone());
     }
@@ -194,6 +200,7 @@ impl SinkMetrics {
             states_lost: self.states_lost.get_or_create_owned(&by_sink),
             pushes: self.pushes.clone(),
             unread: self.unread.get_or_create_owned(&by_sink),
+            unwritten: self.unwritten.get_or_create_owned(&by_sink),
             push_seconds: self.push_seconds.get_or_create_owned(&by_sink),
             sink: by_sink.sink,
         }
@@ -223,6 +230,7 @@ pub(crate) struct OneSink {
     states_lost: Counter,
     pushes: Family<ByOutcome, Counter>,
     unread: Counter,
+    unwritten: Counter,
     push_seconds: Histogram,
 }
 
@@ -278,6 +286,11 @@ impl OneSink {
     /// An attempt goes with what was read before.
     pub(crate) fn unread(&self) {
         self.unread.inc();
+    }
+
+    /// A request was accepted, and these samples of it not written.
+    pub(crate) fn unwritten(&self, samples: u64) {
+        self.unwritten.inc_by(samples);
     }
 
     /// What is in the sink now.

@@ -12,7 +12,7 @@
 
 use std::time::Duration;
 
-use crate::driver::Verdict;
+use crate::destination::Verdict;
 
 /// Flows that a sink may have set aside at a time. With that many, a refused one stays where it is and is tried until it
 /// is accepted.

@@ -13,176 +13,36 @@
 //! - A series whose total is unchanged for [`IDLE_MAX`] and known to be accepted ends with one stale marker and is
 //!   forgotten; a return begins with a new zero.
 //!
+//! Where growth is said in place of totals, a cycle is one sweep of what grew, a request is said again with the same
+//! figures until it is accepted, and what is accepted is forgotten.
+//!
 //! Where a life after this one goes on from a state that was kept, two things must not be said twice: a zero after a
 //! value, and a value that is lower than one before. So after zeros or ends were accepted nothing of the next kind is
 //! said before a state that knows of them is kept, and the next life says nothing before it took in again all that this
-//! one may have.
+//! one may have. A request of growth is said only once a state is kept that knows of it: the next life says that growth
+//! again, and that it may be taken.
 //!
 //! Bound: the table's flows, and one request of `samples_max` samples, which whoever encodes it may cut further.
 //!
 //! Prometheus adds up `increase()` over a series' end and its new zero as over a counter reset
 //! (`promql/functions.go`, `extrapolatedRate`), and leaves stale markers out of ranges.
 
-use std::time::Duration;
-
 use egressd_flow::{Attributed, AttributedBatch, Counter, Position, UnixNanos};
 
 use crate::books::{Applied, Reason, Standing};
-use crate::driver::Verdict;
+use crate::config::Temporality;
+use crate::destination::Verdict;
 use crate::labels::FlowView;
 use crate::portion::{Portion, Step};
 use crate::table::Table;
 
 mod aside;
+mod series;
 mod state;
 
 use aside::Aside;
-
-/// How long an unchanged total is repeated. Twice Prometheus' look-back of 5 minutes, so that a pause of a few
-/// pushes does not end a series.
-pub(crate) const IDLE_MAX: Duration = Duration::from_mins(10);
-
-/// Which of a flow's series.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Metric {
-    Transmit,
-    Received,
-    Undirected,
-}
-
-impl Metric {
-    pub(crate) const ALL: [Self; 3] = [Self::Transmit, Self::Received, Self::Undirected];
-
-    /// Without `_total`, as the descriptor of a counter has it.
-    pub(crate) const fn family(self) -> &'static str {
-        match self {
-            Self::Transmit => "egressd_transmit_bytes",
-            Self::Received => "egressd_received_bytes",
-            Self::Undirected => "egressd_undirected_bytes",
-        }
-    }
-
-    /// The name of the series.
-    pub(crate) const fn series(self) -> &'static str {
-        match self {
-            Self::Transmit => "egressd_transmit_bytes_total",
-            Self::Received => "egressd_received_bytes_total",
-            Self::Undirected => "egressd_undirected_bytes_total",
-        }
-    }
-
-    /// What the metric says, for its descriptor.
-    pub(crate) const fn help(self) -> &'static str {
-        match self {
-            Self::Transmit => "Bytes sent by the source pod to the destination.",
-            Self::Received => "Bytes received by the source pod from the destination.",
-            Self::Undirected => {
-                "Bytes between the source pod and the destination whose direction is unknown."
-            }
-        }
-    }
-
-    /// This direction's part of a record.
-    pub(crate) fn of(self, record: &Attributed) -> Counter {
-        match self {
-            Self::Transmit => record.traffic.tx,
-            Self::Received => record.traffic.rx,
-            Self::Undirected => record.traffic.undirected,
-        }
-    }
-}
-
-/// How far a series is.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Stage {
-    /// There was no growth, or it has ended.
-    #[default]
-    Absent,
-    /// There is growth, and no zero is known to be accepted.
-    New,
-    /// Its zero was accepted.
-    Open,
-}
-
-/// One direction of a flow. Packets are not exported and ride along for the books.
-#[derive(Clone, Copy, Debug, Default)]
-struct Total {
-    sum: Counter,
-    /// What the destination is known to have.
-    accepted: Counter,
-    /// When it last grew.
-    grown: UnixNanos,
-    stage: Stage,
-}
-
-impl Total {
-    fn grow(&mut self, growth: Counter, now: UnixNanos) {
-        self.sum += growth;
-        self.grown = now;
-        if self.stage == Stage::Absent {
-            self.stage = Stage::New;
-        }
-    }
-
-    fn unaccepted(&self) -> Counter {
-        self.sum.growth(self.accepted).expect("an accepted total is an earlier value of the same sum")
-    }
-
-    /// From zero, with what was not accepted.
-    fn begin_anew(&mut self) {
-        let sum = self.unaccepted();
-        let stage = if sum.is_zero() { Stage::Absent } else { Stage::New };
-        *self = Self { sum, accepted: Counter::default(), grown: self.grown, stage };
-    }
-
-    fn sample(&self, phase: Phase, now: UnixNanos) -> Option<Figure> {
-        match (phase, self.stage) {
-            (Phase::Zeros | Phase::Aside, Stage::New) => Some(Figure::Zero),
-            (Phase::Totals | Phase::Aside, Stage::Open) if self.is_over(now) => Some(Figure::Stale(self.sum)),
-            (Phase::Totals | Phase::Aside, Stage::Open) => Some(Figure::Total(self.sum)),
-            _ => None,
-        }
-    }
-
-    fn is_over(&self, now: UnixNanos) -> bool {
-        self.sum == self.accepted && now.since(self.grown) >= IDLE_MAX
-    }
-
-    /// Takes note of an accepted sample; what is let out by it.
-    fn settle(&mut self, figure: Figure) -> Counter {
-        match figure {
-            Figure::Zero => {
-                self.stage = Stage::Open;
-                Counter::default()
-            }
-            Figure::Total(sum) => {
-                let emitted = sum.growth(self.accepted).expect("a total never goes backwards");
-                self.accepted = sum;
-                emitted
-            }
-            Figure::Stale(_) => {
-                // Growth that came while the marker was under way begins the series anew.
-                self.begin_anew();
-                Counter::default()
-            }
-        }
-    }
-}
-
-/// A flow's three totals.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct FlowTotals([Total; Metric::ALL.len()]);
-
-const _: () =
-    assert!(size_of::<(crate::labels::FlowKey, FlowTotals)>() <= 208, "table.rs states the memory of it");
-
-/// What is said of a series.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Figure {
-    Zero,
-    Total(Counter),
-    Stale(Counter),
-}
+pub(crate) use series::{Figure, FlowTotals, IDLE_MAX, Metric};
+use series::{Phase, Stage, Total};
 
 /// One sample of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -190,14 +50,6 @@ pub(crate) struct Sample {
     pub(crate) slot: u32,
     pub(crate) metric: Metric,
     pub(crate) figure: Figure,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Phase {
-    /// Of flows that were set aside, whatever they have to say.
-    Aside,
-    Zeros,
-    Totals,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -266,11 +118,13 @@ struct Keeping {
     kept: Position,
     /// How far the one goes that is being kept.
     under_way: Position,
-    /// Zeros or ends were accepted that the state does not know of.
+    /// Zeros, ends or growth were accepted that the state does not know of.
     has_news: bool,
     /// Nothing is said before a state is kept.
     is_due: bool,
     catching_up: Option<CatchingUp>,
+    /// Growth that the life before may have had taken.
+    doubt: Counter,
 }
 
 /// Until the totals are at least those that the life before may have told.
@@ -288,6 +142,7 @@ struct CatchingUp {
 pub(crate) struct Totals {
     table: Table<FlowTotals>,
     received_asked: bool,
+    temporality: Temporality,
     samples_max: usize,
     standing: Standing,
     cycle: Option<Cycle>,
@@ -306,6 +161,7 @@ impl Totals {
         Self {
             table: Table::new(flows_max),
             received_asked,
+            temporality: Temporality::Cumulative,
             samples_max: samples_max.max(Metric::ALL.len()),
             standing: Standing::default(),
             cycle: None,
@@ -357,6 +213,15 @@ impl Totals {
         }
     }
 
+    /// From now on totals are said, or growth. Where that is another than before, everything [begins
+    /// anew](Self::begin_anew) with it.
+    pub(crate) fn say(&mut self, temporality: Temporality) {
+        if self.temporality != temporality {
+            self.temporality = temporality;
+            self.begin_anew();
+        }
+    }
+
     /// Begins every series anew, with what was not accepted: for a destination that has none of them. A cycle that is
     /// running sweeps everything again.
     pub(crate) fn begin_anew(&mut self) {
@@ -377,7 +242,7 @@ impl Totals {
         self.aside = Aside::new();
         self.chunk.samples.clear();
         if let Some(cycle) = &mut self.cycle {
-            *cycle = Cycle { phase: Phase::Zeros, next: 0, ..*cycle };
+            *cycle = Cycle { phase: Phase::first(self.temporality), next: 0, ..*cycle };
         }
     }
 
@@ -422,7 +287,13 @@ impl Totals {
     /// state is kept.
     pub(crate) fn advance(&mut self, now: UnixNanos) -> Option<&Chunk> {
         while let Some(cycle) = self.cycle.filter(|_| !self.is_due()) {
-            self.fill(cycle, now);
+            if !self.is_frozen() {
+                self.fill(cycle, now);
+                if self.is_frozen() && self.keeping.is_some() {
+                    self.keep_if(|_, _| true);
+                    return None;
+                }
+            }
             if !self.chunk.samples.is_empty() {
                 let now_ms = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
                 self.last_timestamp_ms = now_ms.max(self.last_timestamp_ms.saturating_add(1));
@@ -432,13 +303,13 @@ impl Totals {
             self.cycle = match cycle.phase {
                 Phase::Aside => {
                     self.aside.from = if self.aside.is_over() { cycle.next } else { 0 };
-                    Some(Cycle { phase: Phase::Zeros, next: 0, ..cycle })
+                    Some(Cycle { phase: Phase::first(self.temporality), next: 0, ..cycle })
                 }
                 Phase::Zeros => {
                     self.keep_if(|keeping, _| keeping.has_news);
                     Some(Cycle { phase: Phase::Totals, next: 0, ..cycle })
                 }
-                Phase::Totals => {
+                Phase::Totals | Phase::Growth => {
                     self.standing.accepted = cycle.through;
                     self.keep_if(|keeping, applied| keeping.has_news || applied > keeping.kept);
                     None
@@ -480,7 +351,8 @@ impl Totals {
             self.aside.refused(step);
         }
         match step {
-            Step::Again | Step::Fewer => {}
+            Step::Again => {}
+            Step::Fewer => self.chunk.samples.clear(),
             Step::Aside if is_aside => {
                 if self.aside.is_given_up(slot, now) {
                     refusal.discarded = self.give_up(slot);
@@ -513,11 +385,22 @@ impl Totals {
         lost
     }
 
+    /// Growth that was said may be taken; it is said again as it was until it is accepted, so that it counts once.
+    fn is_frozen(&self) -> bool {
+        self.temporality == Temporality::Delta && !self.chunk.samples.is_empty()
+    }
+
     fn fill(&mut self, cycle: Cycle, now: UnixNanos) {
-        let Self { table, chunk, aside, portion, samples_max, .. } = self;
+        let Self { table, chunk, aside, portion, samples_max, temporality, .. } = self;
         chunk.samples.clear();
         chunk.end = table.end();
-        let figure = |total: &Total| total.sample(cycle.phase, now);
+        let figure = |total: &Total| match (cycle.phase, *temporality) {
+            (Phase::Aside, Temporality::Cumulative) => {
+                total.sample(Phase::Zeros, now).or_else(|| total.sample(Phase::Totals, now))
+            }
+            (Phase::Aside, Temporality::Delta) => total.sample(Phase::Growth, now),
+            (phase, _) => total.sample(phase, now),
+        };
         if cycle.phase == Phase::Aside {
             let flows = aside.from(cycle.next).filter_map(|slot| Some((slot, table.get(slot)?.1)));
             chunk.fill(flows, (aside.portion.flows(), *samples_max), figure);
@@ -545,6 +428,27 @@ impl Totals {
         self.table.get(sample.slot).map(|(flow, _)| flow)
     }
 
+    /// When the total of a sample of the current request began to count, in milliseconds since 1970.
+    pub(crate) fn began_ms(&self, sample: &Sample) -> i64 {
+        let total = self.table.get(sample.slot).and_then(|(_, totals)| totals.0.get(sample.metric as usize));
+        total.map_or(0, |total| total.began.as_millis())
+    }
+
+    /// The growth that the current request says; nothing where it says totals.
+    pub(crate) fn requested(&self) -> Counter {
+        self.chunk.samples.iter().fold(Counter::default(), |mut sum, sample| {
+            if let Figure::Growth(growth) = sample.figure {
+                sum += growth;
+            }
+            sum
+        })
+    }
+
+    /// Once, the growth that is held and that the life before may have had taken.
+    pub(crate) fn take_doubt(&mut self) -> Counter {
+        self.keeping.as_mut().map(|keeping| std::mem::take(&mut keeping.doubt)).unwrap_or_default()
+    }
+
     /// The current request was accepted; what was let out by it.
     pub(crate) fn settle(&mut self) -> Counter {
         let samples = std::mem::take(&mut self.chunk.samples);
@@ -556,7 +460,9 @@ impl Totals {
             if let Some(total) = totals.get_mut(sample.metric as usize) {
                 emitted += total.settle(sample.figure);
             }
-            if let (Some(keeping), Figure::Zero | Figure::Stale(_)) = (&mut self.keeping, sample.figure) {
+            if let (Some(keeping), Figure::Zero | Figure::Stale(_) | Figure::Growth(_)) =
+                (&mut self.keeping, sample.figure)
+            {
                 keeping.has_news = true;
             }
             if totals.iter().all(|total| total.stage == Stage::Absent) {
@@ -592,15 +498,6 @@ impl Totals {
     /// Flows with growth that is not known to be accepted. Goes through the whole table.
     pub(crate) fn held_flows(&self) -> u64 {
         self.table.iter_from(0).map(|(_, _, flow)| u64::from(!flow.unaccepted().is_zero())).sum()
-    }
-}
-
-impl FlowTotals {
-    fn unaccepted(&self) -> Counter {
-        self.0.iter().fold(Counter::default(), |mut sum, total| {
-            sum += total.unaccepted();
-            sum
-        })
     }
 }
 

@@ -89,6 +89,21 @@ pub enum Problem {
     /// Its authentication or its TLS.
     #[error(transparent)]
     Access(#[from] AccessProblem),
+    /// `protocol` is not one that there is.
+    #[error("protocol {protocol:?} is not known, write v1 or v2")]
+    Protocol {
+        /// As given.
+        protocol: String,
+    },
+    /// `temporality` is not one that there is.
+    #[error("temporality {temporality:?} is not known, write cumulative or delta")]
+    Temporality {
+        /// As given.
+        temporality: String,
+    },
+    /// A counter of remote write 2.0 is a total, by its metadata.
+    #[error("temporality delta goes with protocol v1 only")]
+    DeltaByV2,
     /// A label's name is none.
     #[error("label {name:?} is not a valid name, it must match [a-zA-Z_][a-zA-Z0-9_]*")]
     LabelName {

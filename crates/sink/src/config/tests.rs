@@ -202,6 +202,33 @@ fn one_way_to_authenticate_is_taken() {
     );
 }
 
+/// Goal: the version and the temporality are v1 and cumulative unless said otherwise, and delta goes with v1 only.
+#[test]
+fn version_and_temporality_are_chosen() {
+    let chosen = |keys: &str| sink(&format!("prom_remote_write: {{ url: 'http://x/', {keys} }}"), None);
+    for (keys, expected) in [
+        ("", (Version::V1, Temporality::Cumulative)),
+        ("protocol: '', temporality: ", (Version::V1, Temporality::Cumulative)),
+        ("protocol: v1, temporality: delta", (Version::V1, Temporality::Delta)),
+        ("protocol: v2, temporality: cumulative", (Version::V2, Temporality::Cumulative)),
+    ] {
+        let Kind::RemoteWrite(settings) = chosen(keys).unwrap().kind else {
+            panic!("a kind of remote write")
+        };
+        assert_eq!((settings.version, settings.temporality), expected, "{keys}");
+    }
+    for (keys, expected) in [
+        (
+            "protocol: 2.0, temporality: deltas, timeout: 0s",
+            "timeout is zero; protocol \"2.0\" is not known, write v1 or v2; temporality \"deltas\" is not known, write \
+             cumulative or delta",
+        ),
+        ("protocol: v2, temporality: delta", "temporality delta goes with protocol v1 only"),
+    ] {
+        assert_eq!(chosen(keys).unwrap_err().to_string(), format!("sink \"test\": {expected}"));
+    }
+}
+
 /// Goal: TLS without a URL that has it is doubted, and understood where the URL has.
 #[test]
 fn tls_belongs_to_an_https_url() {

@@ -10,7 +10,7 @@ use prost::Message;
 
 use super::deltas::Delta;
 use super::proto::{PodNetworkMetric, PodNetworkMetricBatch};
-use crate::driver::Verdict;
+use crate::destination::Verdict;
 use crate::labels::FlowView;
 use crate::portion::{ASIDE_FOR, ASIDE_MAX, Portion, Step, TRIES_MAX};
 use crate::table::Table;

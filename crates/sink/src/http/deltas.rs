@@ -17,7 +17,7 @@ use prost::Message;
 use super::ITEMS_MAX;
 use super::aside::{self, Refused};
 use crate::books::{Applied, Reason, Standing};
-use crate::driver::Verdict;
+use crate::destination::Verdict;
 use crate::keep::StateLost;
 use crate::labels::{FlowKey, FlowView};
 use crate::portion::{Portion, Step};

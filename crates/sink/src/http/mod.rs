@@ -20,7 +20,7 @@ use reqwest::header::{CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderValue, US
 use crate::books::{Applied, Standing};
 use crate::client::BODY_BYTES_MAX;
 use crate::config::{HttpSettings, Kind};
-use crate::driver::{Destination, Settled, Verdict};
+use crate::destination::{Destination, Settled, Verdict};
 use crate::keep::{Resume, StateLost};
 use crate::labels::{FlowKey, FlowView};
 use crate::portion::Step;

@@ -1,6 +1,6 @@
 //! Samples to the body of a request.
 //!
-//! One series is filled and encoded after another through a scratch message whose strings are used again, so a
+//! One series is filled and encoded after another through a scratch message whose buffers are used again, so a
 //! request of thousands of series costs a handful of allocations: a concatenation of encoded messages is the
 //! message with their repeated fields joined (protobuf encoding, "Last One Wins").
 
@@ -11,6 +11,8 @@ use bytes::Bytes;
 use prost::Message;
 
 use super::proto::{self, TimeSeries, WriteRequest};
+use super::v2;
+use crate::config::Version;
 use crate::labels::{FlowView, Label};
 use crate::totals::{Figure, Metric, Sample, Totals};
 
@@ -22,10 +24,26 @@ pub(crate) const NAME_LABEL: &str = "__name__";
 
 /// Where a label's value comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Origin {
+pub(super) enum Origin {
     Name,
     BuiltIn(Label),
     Custom(String),
+}
+
+impl Origin {
+    /// Writes the value into `text` and says so; where the flow has no such value, neither.
+    pub(super) fn write(&self, flow: FlowView<'_>, metric: Metric, text: &mut String) -> bool {
+        let value: &dyn fmt::Display = match self {
+            Self::Name => &metric.series(),
+            Self::Custom(value) => value,
+            Self::BuiltIn(label) => match flow.value(*label) {
+                Some(value) => &{ value },
+                None => return false,
+            },
+        };
+        write!(text, "{value}").expect("a string grows as needed");
+        true
+    }
 }
 
 /// Every label that a series may have, sorted by name.
@@ -46,27 +64,37 @@ fn labels(custom: &BTreeMap<String, String>) -> Vec<(String, Origin)> {
 pub(crate) struct Encoder {
     /// Every label that a series may have, sorted by name.
     labels: Vec<(String, Origin)>,
-    /// One series, its strings kept for the next.
-    scratch: WriteRequest,
-    spare: Vec<proto::Label>,
-    message: Vec<u8>,
+    writer: Writer,
     /// Of a message, before compression.
     bytes_max: usize,
     snappy: snap::raw::Encoder,
 }
 
+/// The message under way, in one version of the protocol.
+#[derive(Debug)]
+enum Writer {
+    V1(V1),
+    V2(v2::Writer),
+}
+
+/// A place in the message to go back to.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Mark {
+    pub(super) message: usize,
+    pub(super) symbols: usize,
+}
+
 impl Encoder {
     /// `custom` labels go onto every series; none bears a name of our own (the configuration refuses that).
-    pub(crate) fn new(custom: &BTreeMap<String, String>, bytes_max: usize) -> Self {
-        let series = TimeSeries { labels: Vec::new(), samples: vec![proto::Sample::default()] };
-        Self {
+    pub(crate) fn new(version: Version, custom: &BTreeMap<String, String>, bytes_max: usize) -> Self {
+        let mut encoder = Self {
             labels: labels(custom),
-            scratch: WriteRequest { timeseries: vec![series] },
-            spare: Vec::new(),
-            message: Vec::new(),
+            writer: Writer::V1(V1::default()),
             bytes_max,
             snappy: snap::raw::Encoder::new(),
-        }
+        };
+        encoder.speak(version);
+        encoder
     }
 
     /// Other custom labels from the next request on.
@@ -74,40 +102,125 @@ impl Encoder {
         self.labels = labels(custom);
     }
 
+    /// By another version from the next request on.
+    pub(crate) fn speak(&mut self, version: Version) {
+        self.writer = match version {
+            Version::V1 => Writer::V1(V1::default()),
+            Version::V2 => Writer::V2(v2::Writer::default()),
+        };
+    }
+
+    /// The version of the next request.
+    pub(crate) fn version(&self) -> Version {
+        match self.writer {
+            Writer::V1(_) => Version::V1,
+            Writer::V2(_) => Version::V2,
+        }
+    }
+
     /// The body for the current request of the totals, which is cut to the flows that fit.
     pub(crate) fn encode(&mut self, totals: &mut Totals) -> Bytes {
-        self.message.clear();
+        self.writer.clear();
         if let Some(slot) = self.fill(totals) {
             totals.cut(slot);
         }
-        let body = self.snappy.compress_vec(&self.message);
+        let body = self.snappy.compress_vec(self.writer.message());
         Bytes::from(body.expect("snappy takes up to 4 GiB, a request is bounded far below"))
     }
 
     /// Appends flow by flow; the first that does not fit, of which nothing stays.
     fn fill(&mut self, totals: &Totals) -> Option<u32> {
-        let chunk = totals.chunk();
-        for samples in chunk.samples.chunk_by(|one, next| one.slot == next.slot) {
-            let fitting = self.message.len();
+        for samples in totals.chunk().samples.chunk_by(|one, next| one.slot == next.slot) {
+            let fitting = self.writer.mark();
             for sample in samples {
-                if let Some(flow) = totals.flow(sample) {
-                    self.append(flow, sample, chunk.timestamp_ms);
-                }
+                self.append(totals, sample);
             }
-            if fitting > 0 && self.message.len() > self.bytes_max {
-                self.message.truncate(fitting);
+            if fitting.message > 0 && self.writer.bytes() > self.bytes_max {
+                self.writer.rewind(fitting);
                 return samples.first().map(|sample| sample.slot);
             }
         }
         None
     }
 
-    fn append(&mut self, flow: FlowView<'_>, sample: &Sample, timestamp: i64) {
+    fn append(&mut self, totals: &Totals, sample: &Sample) {
+        let Some(flow) = totals.flow(sample) else { return };
+        let timestamp = totals.chunk().timestamp_ms;
+        match &mut self.writer {
+            Writer::V1(writer) => writer.append(&self.labels, flow, sample, timestamp),
+            Writer::V2(writer) => {
+                writer.append(&self.labels, flow, sample, (totals.began_ms(sample), timestamp));
+            }
+        }
+    }
+}
+
+impl Writer {
+    fn clear(&mut self) {
+        match self {
+            Self::V1(writer) => writer.message.clear(),
+            Self::V2(writer) => writer.clear(),
+        }
+    }
+
+    fn mark(&self) -> Mark {
+        match self {
+            Self::V1(writer) => Mark { message: writer.message.len(), symbols: 0 },
+            Self::V2(writer) => writer.mark(),
+        }
+    }
+
+    fn rewind(&mut self, mark: Mark) {
+        match self {
+            Self::V1(writer) => writer.message.truncate(mark.message),
+            Self::V2(writer) => writer.rewind(mark),
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::V1(writer) => writer.message.len(),
+            Self::V2(writer) => writer.bytes(),
+        }
+    }
+
+    fn message(&mut self) -> &[u8] {
+        match self {
+            Self::V1(writer) => &writer.message,
+            Self::V2(writer) => writer.message(),
+        }
+    }
+}
+
+/// Remote write 1.0.
+#[derive(Debug)]
+struct V1 {
+    /// One series, its strings kept for the next.
+    scratch: WriteRequest,
+    spare: Vec<proto::Label>,
+    message: Vec<u8>,
+}
+
+impl Default for V1 {
+    fn default() -> Self {
+        let series = TimeSeries { labels: Vec::new(), samples: vec![proto::Sample::default()] };
+        Self { scratch: WriteRequest { timeseries: vec![series] }, spare: Vec::new(), message: Vec::new() }
+    }
+}
+
+impl V1 {
+    fn append(&mut self, labels: &[(String, Origin)], flow: FlowView<'_>, sample: &Sample, timestamp: i64) {
         if let [series] = self.scratch.timeseries.as_mut_slice() {
             self.spare.append(&mut series.labels);
-            for (name, origin) in &self.labels {
-                if let Some(label) = filled(&mut self.spare, name, origin, flow, sample.metric) {
+            for (name, origin) in labels {
+                let mut label = self.spare.pop().unwrap_or_default();
+                label.value.clear();
+                if origin.write(flow, sample.metric, &mut label.value) {
+                    label.name.clear();
+                    label.name.push_str(name);
                     series.labels.push(label);
+                } else {
+                    self.spare.push(label);
                 }
             }
             if let [scratch] = series.samples.as_mut_slice() {
@@ -118,35 +231,14 @@ impl Encoder {
     }
 }
 
-/// A label out of the spare ones; `None` where the flow has no such value.
-fn filled(
-    spare: &mut Vec<proto::Label>,
-    name: &str,
-    origin: &Origin,
-    flow: FlowView<'_>,
-    metric: Metric,
-) -> Option<proto::Label> {
-    let value: &dyn fmt::Display = match origin {
-        Origin::Name => &metric.series(),
-        Origin::Custom(text) => text,
-        Origin::BuiltIn(label) => &flow.value(*label)?,
-    };
-    let mut label = spare.pop().unwrap_or_default();
-    label.name.clear();
-    label.name.push_str(name);
-    label.value.clear();
-    write!(label.value, "{value}").expect("a string grows as needed");
-    Some(label)
-}
-
 #[expect(
     clippy::cast_precision_loss,
     reason = "the protocol's values are doubles: exact up to 2^53 bytes, 9 PB"
 )]
-fn value(figure: Figure) -> f64 {
+pub(super) fn value(figure: Figure) -> f64 {
     match figure {
         Figure::Zero => 0.0,
-        Figure::Total(sum) => sum.bytes as f64,
+        Figure::Total(sum) | Figure::Growth(sum) => sum.bytes as f64,
         Figure::Stale(_) => f64::from_bits(STALE_NAN),
     }
 }

@@ -1,25 +1,28 @@
-//! Prometheus remote write 1.0: running totals, one sample a series a request.
+//! Prometheus remote write, 1.0 or 2.0: running totals, one sample a series a request; growth where it is asked for.
 //!
+//! A receiver that does not understand 2.0 is told the same again by 1.0, and everything from then on.
 //! Invariant: every series' labels are sorted by name, without repetition and without an empty value.
 //! Bound: [`SAMPLES_MAX`] samples and [`BODY_BYTES_MAX`] bytes a request.
 
 mod encode;
 pub(crate) use encode::NAME_LABEL;
 pub(crate) mod proto;
+mod symbols;
+pub(crate) mod v2;
 
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use egressd_flow::{AttributedBatch, Counter, Position, UnixNanos};
-use reqwest::Url;
 use reqwest::header::{
     AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, HeaderMap, HeaderName, HeaderValue, USER_AGENT,
 };
+use reqwest::{StatusCode, Url};
 
 use crate::books::{Applied, Standing};
-use crate::client::BODY_BYTES_MAX;
-use crate::config::{Kind, RemoteWriteSettings};
-use crate::driver::{Destination, Settled, Verdict};
+use crate::client::{Answer, BODY_BYTES_MAX};
+use crate::config::{Kind, RemoteWriteSettings, Version};
+use crate::destination::{Destination, Heard, Settled, Verdict};
 use crate::keep::{Resume, StateLost};
 use crate::secret::Secret;
 use crate::table::FLOWS_MAX;
@@ -36,12 +39,22 @@ pub(crate) const VERSION_HEADER: HeaderName = HeaderName::from_static("x-prometh
 /// What the protocol sets; a configuration that sets one of them is refused.
 pub(crate) const OWN_HEADERS: [HeaderName; 4] = [CONTENT_ENCODING, CONTENT_TYPE, VERSION_HEADER, USER_AGENT];
 
-/// The headers of the protocol over those of the configuration.
+/// What tells a request of 1.0.
+static V1: [(HeaderName, HeaderValue); 2] = [
+    (CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf")),
+    (VERSION_HEADER, HeaderValue::from_static("0.1.0")),
+];
+
+/// What tells a request of 2.0.
+static V2: [(HeaderName, HeaderValue); 2] = [
+    (CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf;proto=io.prometheus.write.v2.Request")),
+    (VERSION_HEADER, HeaderValue::from_static("2.0.0")),
+];
+
+/// The headers of the protocol over those of the configuration; those of its version come with each request.
 pub(crate) fn headers(configured: &HeaderMap) -> HeaderMap {
     let mut headers = configured.clone();
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf"));
     headers.insert(CONTENT_ENCODING, HeaderValue::from_static("snappy"));
-    headers.insert(VERSION_HEADER, HeaderValue::from_static("0.1.0"));
     let agent = HeaderValue::from_static(concat!("egressd/v", env!("CARGO_PKG_VERSION")));
     headers.insert(USER_AGENT, agent);
     headers
@@ -53,6 +66,10 @@ pub(crate) struct RemoteWrite {
     settings: RemoteWriteSettings,
     totals: Totals,
     encoder: Encoder,
+    /// Whether a request of 2.0 was taken for what it is.
+    is_understood: bool,
+    /// Of growth only: the last answer left it open whether it was taken, which was counted then.
+    is_open: bool,
 }
 
 impl RemoteWrite {
@@ -66,11 +83,20 @@ impl RemoteWrite {
         samples_max: usize,
         bytes_max: usize,
     ) -> Self {
+        let mut totals = Totals::new(flows_max, samples_max, settings.send_received_bytes_metric);
+        totals.say(settings.temporality);
         Self {
-            totals: Totals::new(flows_max, samples_max, settings.send_received_bytes_metric),
-            encoder: Encoder::new(&settings.labels, bytes_max),
+            totals,
+            encoder: Encoder::new(settings.version, &settings.labels, bytes_max),
             settings,
+            is_understood: false,
+            is_open: false,
         }
+    }
+
+    fn fall_back(&mut self) -> Heard {
+        self.encoder.speak(Version::V1);
+        Heard::NotUnderstood
     }
 }
 
@@ -84,6 +110,12 @@ impl Destination for RemoteWrite {
             self.encoder.relabel(&settings.labels);
         }
         self.totals.widen();
+        self.totals.say(settings.temporality);
+        if self.totals.chunk().samples.is_empty() {
+            self.is_open = false;
+        }
+        self.encoder.speak(settings.version);
+        self.is_understood = false;
         self.totals.ask_received(settings.send_received_bytes_metric);
         self.settings = settings.clone();
     }
@@ -124,18 +156,64 @@ impl Destination for RemoteWrite {
         self.totals.is_running()
     }
 
+    /// Growth that may have been taken is said at the same time again: a store that has it takes it for the same
+    /// sample.
     fn request(&mut self, now: UnixNanos) -> Option<Bytes> {
-        self.totals.advance(now)?;
+        if !self.is_open {
+            self.totals.advance(now)?;
+        } else if self.totals.is_due() {
+            return None;
+        }
         Some(self.encoder.encode(&mut self.totals))
     }
 
-    /// An answer that leaves it open whether the request was taken in costs nothing: a total is idempotent.
-    fn settle(&mut self, verdict: Verdict, now: UnixNanos) -> Settled {
-        if verdict == Verdict::Accepted {
-            return Settled { emitted: self.totals.settle(), ..Settled::default() };
+    fn headers(&self) -> &'static [(HeaderName, HeaderValue)] {
+        match self.encoder.version() {
+            Version::V1 => &V1,
+            Version::V2 => &V2,
         }
-        let Refusal { aside, discarded, goes_on } = self.totals.refused(verdict, now);
-        Settled { aside, discarded, goes_on, ..Settled::default() }
+    }
+
+    /// A 2xx that does not say what was written is that of a receiver of 1.0 that found nothing in the request
+    /// (measured: Prometheus 2.42, VictoriaMetrics 1.79). 400 may be one that could not read it, until 2.0 was once
+    /// understood.
+    fn hear(&mut self, answer: &Answer) -> Heard {
+        if self.encoder.version() == Version::V1 {
+            return Heard::AsItSays;
+        }
+        match answer {
+            Answer::Accepted => self.fall_back(),
+            Answer::Refused { status: StatusCode::UNSUPPORTED_MEDIA_TYPE, .. } => self.fall_back(),
+            Answer::Refused { status: StatusCode::BAD_REQUEST, .. } if !self.is_understood => {
+                self.fall_back()
+            }
+            Answer::Written(written) => {
+                self.is_understood = true;
+                let sent = self.totals.chunk().samples.len() as u64;
+                let unwritten = sent.saturating_sub(*written);
+                if unwritten == 0 { Heard::AsItSays } else { Heard::Unwritten { samples: unwritten, sent } }
+            }
+            Answer::Refused { .. } | Answer::Failed(_) | Answer::Overdue(_) => Heard::AsItSays,
+        }
+    }
+
+    /// An answer that leaves it open whether the request was taken in costs nothing where totals are said: a total is
+    /// idempotent. What a life before may have had taken of growth counts with the first answer.
+    fn settle(&mut self, verdict: Verdict, now: UnixNanos) -> Settled {
+        let growth = self.totals.requested();
+        let is_open = verdict.is_open() && !growth.is_zero();
+        let was_open = std::mem::replace(&mut self.is_open, is_open);
+        let mut settled = Settled { ambiguous: self.totals.take_doubt(), ..Settled::default() };
+        if is_open && !was_open {
+            settled.ambiguous += growth;
+        }
+        if verdict == Verdict::Accepted {
+            settled.emitted = self.totals.settle();
+        } else {
+            let Refusal { aside, discarded, goes_on } = self.totals.refused(verdict, now);
+            (settled.aside, settled.discarded, settled.goes_on) = (aside, discarded, goes_on);
+        }
+        settled
     }
 
     fn standing(&self) -> Standing {

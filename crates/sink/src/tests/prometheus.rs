@@ -92,8 +92,13 @@ impl Prometheus {
     }
 
     fn sink(&self, interval: Duration, clock: Clock) -> Sink {
+        self.sink_with("", interval, clock)
+    }
+
+    fn sink_with(&self, keys: &str, interval: Duration, clock: Clock) -> Sink {
+        let url = &self.url;
         let yaml =
-            format!("prom_remote_write: {{ url: '{}/api/v1/write', labels: {{ team: a }} }}", self.url);
+            format!("prom_remote_write: {{ url: '{url}/api/v1/write', labels: {{ team: a }} {keys} }}");
         let raw = serde_saphyr::from_str(&yaml).unwrap();
         let config = SinkConfig::new("prom", raw, Some(interval), &|_| None).unwrap();
         Sink::new(config, &SinkMetrics::register(&mut Registry::default()), clock).unwrap().0
@@ -161,6 +166,22 @@ async fn zero_precedes_the_total_and_a_restart_is_a_counter_reset() {
         ("team", "a"),
     ]);
     assert_eq!((series.len(), labels), (1, expected));
+}
+
+/// Goal: a Prometheus that knows only 1.0, and answers 2.0 as if it were well, is written to by 1.0 from the first
+/// request on, and stores what it would have.
+#[tokio::test]
+async fn prometheus_of_1_0_loses_nothing_by_2_0() {
+    let prometheus = Prometheus::start().await;
+    let sink = prometheus.sink_with(", protocol: v2", Duration::from_secs(15), system_clock());
+    let (batches, received) = mpsc::channel(1);
+    let (accepted, _position) = watch::channel(Position::default());
+    batches.send(Arc::new(batch(1, &[&format!("{FLOW} tx=4000/1")]))).await.unwrap();
+    drop(batches);
+    let report = run(sink, received, accepted, None, CancellationToken::new()).await;
+    assert_eq!(report, Report { applied: Position(1), accepted: Position(1), ..Report::default() });
+    let samples = prometheus.samples(ms(system_clock()()) + 1000).await;
+    assert_eq!(samples.iter().map(|(_, value)| *value).collect::<Vec<_>>(), [0, 4000]);
 }
 
 /// Goal: traffic of unknown direction is stored as a metric of its own, to the byte, and never as transmitted.

@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::driver::{books, metric};
+use super::failures::Log;
 use super::receiver::Reply::{Close, Hang, Status};
 use super::receiver::{Receiver, Reply};
 use super::*;
@@ -158,4 +159,70 @@ async fn remote_write_repeats_the_zero_until_accepted() {
     // Received bytes were not asked for.
     assert_eq!(books(&registry, "bytes"), [30, 10, 20, 0]);
     assert_eq!(books(&registry, "packets"), [3, 1, 2, 0]);
+}
+
+/// Goal: 2.0 is spoken under its own headers for as long as the receiver says that it wrote; each way of not
+/// understanding it has the same content sent by 1.0 at once, said once in the log and counted, with nothing lost,
+/// nothing emitted twice and nothing refused.
+#[tokio::test]
+async fn remote_write_2_0_falls_back_without_loss() {
+    const WRITTEN: Reply = Status("204 No Content\r\nX-Prometheus-Remote-Write-Samples-Written: 1");
+    const SHORT: Reply = Status("200 OK\r\nX-Prometheus-Remote-Write-Exemplars-Written: 0");
+    let cases: [(&[Reply], &[&str], [u64; 2]); 5] = [
+        (&[WRITTEN, WRITTEN], &["2.0.0 0", "2.0.0 10"], [0, 0]),
+        (&[Status("204 No Content")], &["2.0.0 0", "0.1.0 0", "0.1.0 10"], [1, 0]),
+        (&[Status("415 Unsupported Media Type")], &["2.0.0 0", "0.1.0 0", "0.1.0 10"], [1, 0]),
+        (&[WRITTEN, Status("204 No Content")], &["2.0.0 0", "2.0.0 10", "0.1.0 10"], [1, 0]),
+        (&[WRITTEN, SHORT], &["2.0.0 0", "2.0.0 10"], [0, 1]),
+    ];
+    for (script, expected, [fallbacks, unwritten]) in cases {
+        let (log, _guard) = Log::begin();
+        let receiver = Receiver::start("127.0.0.1:0", script).await;
+        let mut registry = Registry::default();
+        let yaml = "prom_remote_write: { url: 'URL', protocol: v2 }";
+        assert_eq!(push(yaml, receiver.address, &mut registry).await, DONE);
+        let said = receiver.requests().into_iter().map(|request| {
+            let version = &request.headers["x-prometheus-remote-write-version"];
+            let (series, content_type) = match version.as_str() {
+                "2.0.0" => (
+                    crate::remote_write::tests::decode_v2(&request.body),
+                    "application/x-protobuf;proto=io.prometheus.write.v2.Request",
+                ),
+                _ => (crate::remote_write::tests::decode(&request.body), "application/x-protobuf"),
+            };
+            assert_eq!(request.headers["content-type"], content_type);
+            let (_, sample) = series[0].rsplit_once(' ').unwrap();
+            format!("{version} {}", sample.split_once('@').unwrap().0)
+        });
+        assert_eq!(said.collect::<Vec<_>>(), expected, "{script:?}");
+        assert_eq!(pushes_of(&registry, "outcome=\"not_understood\""), fallbacks, "{script:?}");
+        assert_eq!(
+            metric(&registry, "egressd_exporter_sink_unwritten_samples_total"),
+            unwritten,
+            "{script:?}"
+        );
+        assert_eq!(books(&registry, "bytes"), [30, 10, 20, 0], "{script:?}");
+        let fallback_lines =
+            log.lines("WARN").iter().filter(|line| line.contains("2.0 is not understood")).count() as u64;
+        assert_eq!((fallback_lines, log.lines("ERROR").len() as u64), (fallbacks, unwritten), "{script:?}");
+    }
+}
+
+/// Goal: who asks for growth under the names of totals is told at the start what that breaks.
+#[tokio::test]
+async fn delta_is_warned_about_at_the_start() {
+    let (log, _guard) = Log::begin();
+    let receiver = Receiver::start("127.0.0.1:0", &[Close]).await;
+    let mut registry = Registry::default();
+    let yaml = "prom_remote_write: { url: 'URL', temporality: delta }";
+    assert_eq!(push(yaml, receiver.address, &mut registry).await, DONE);
+    let requests = receiver.requests();
+    assert_eq!((requests.len(), &requests[0].body), (2, &requests[1].body));
+    assert_eq!(metric(&registry, "egressd_exporter_sink_ambiguous_bytes_total"), 10);
+    assert_eq!(books(&registry, "bytes"), [30, 10, 20, 0]);
+    assert_eq!(
+        log.lines("WARN")[0],
+        " temporality delta writes growth under the names of totals: rate() and increase() of it mean nothing \
+         sink=\"test\""
+    );
 }

@@ -6,8 +6,8 @@ use egressd_flow::{AttributedBatch, Counter, Position, UnixNanos};
 use prost::Message as _;
 
 use super::{batch, seconds};
-use crate::config::{Access, HttpSettings, RemoteWriteSettings};
-use crate::driver::{Destination, Verdict};
+use crate::config::{Access, HttpSettings, RemoteWriteSettings, Temporality, Version};
+use crate::destination::{Destination, Verdict};
 use crate::http::CostApi;
 use crate::http::proto::PodNetworkMetricBatch;
 use crate::keep::Resume;
@@ -123,7 +123,7 @@ fn cost_api() -> CostApi {
     })
 }
 
-fn remote_write() -> RemoteWrite {
+fn remote_write(temporality: Temporality) -> RemoteWrite {
     RemoteWrite::new(RemoteWriteSettings {
         url: Secret::new("http://127.0.0.1/".parse().unwrap()),
         timeout: std::time::Duration::from_secs(1),
@@ -131,6 +131,8 @@ fn remote_write() -> RemoteWrite {
         access: Access::default(),
         labels: BTreeMap::new(),
         send_received_bytes_metric: true,
+        temporality,
+        version: Version::V1,
     })
 }
 
@@ -138,11 +140,13 @@ fn store(read: fn(&[u8]) -> Vec<(String, u64)>, adds: bool) -> Store {
     Store { read, adds, refused: BTreeSet::new(), taken: BTreeMap::new(), requests: 0 }
 }
 
-/// Both kinds, each before its store.
-fn destinations() -> [(Box<dyn Destination>, Store); 2] {
+/// Every kind, each before its store.
+fn destinations() -> [(Box<dyn Destination>, Store); 3] {
+    let [totals, growth] = [Temporality::Cumulative, Temporality::Delta].map(remote_write);
     [
         (Box::new(cost_api()), store(said_to_cost_api, true)),
-        (Box::new(remote_write()), store(said_in_remote_write, false)),
+        (Box::new(totals), store(said_in_remote_write, false)),
+        (Box::new(growth), store(said_in_remote_write, true)),
     ]
 }
 

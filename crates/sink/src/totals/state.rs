@@ -16,6 +16,7 @@ use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 use prost::Message;
 
+use super::series::Began;
 use super::{CatchingUp, FlowTotals, Keeping, Metric, Stage, Total, Totals};
 use crate::books::Held;
 use crate::keep::StateLost;
@@ -47,6 +48,11 @@ struct State {
     ends: Vec<u32>,
     #[prost(message, repeated, tag = "7")]
     flows: Vec<Flow>,
+    /// Of the growth that is not accepted, what a request says that may be under way.
+    #[prost(uint64, tag = "8")]
+    said_bytes: u64,
+    #[prost(uint64, tag = "9")]
+    said_packets: u64,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -89,6 +95,9 @@ struct Series {
     /// Milliseconds since 1970.
     #[prost(uint64, tag = "7")]
     grown_ms: u64,
+    /// Milliseconds since 1970.
+    #[prost(uint64, tag = "8")]
+    began_ms: u64,
 }
 
 impl Totals {
@@ -116,7 +125,11 @@ impl Totals {
         };
         let received_asked = std::mem::replace(&mut self.received_asked, state.received_asked);
         if let Some(keeping) = &mut self.keeping {
-            keeping.catching_up = Some(CatchingUp { through, anew: state.place != place, received_asked });
+            let anew = state.place != place;
+            keeping.catching_up = Some(CatchingUp { through, anew, received_asked });
+            if !anew {
+                keeping.doubt = Counter { bytes: state.said_bytes, packets: state.said_packets };
+            }
         }
         self.last_timestamp_ms = state.timestamp_ms;
         if i64::try_from(now.as_millis()).is_ok_and(|now_ms| now_ms < state.timestamp_ms) {
@@ -156,6 +169,7 @@ impl Totals {
             }
             scratch.encode(&mut bytes).expect("a vector grows as needed");
         }
+        let said = self.requested();
         let head = State {
             format: FORMAT,
             place,
@@ -164,6 +178,8 @@ impl Totals {
             texts: names.texts.into_iter().map(str::to_owned).collect(),
             ends: names.ends,
             flows: Vec::new(),
+            said_bytes: said.bytes,
+            said_packets: said.packets,
         };
         head.encode(&mut bytes).expect("a vector grows as needed");
         bytes
@@ -257,6 +273,7 @@ impl Series {
             unaccepted_bytes: unaccepted.bytes,
             unaccepted_packets: unaccepted.packets,
             grown_ms: total.grown.0 / 1_000_000,
+            began_ms: total.began.as_millis().unsigned_abs(),
         })
     }
 
@@ -268,6 +285,7 @@ impl Series {
             accepted: sum.growth(unaccepted)?,
             grown: UnixNanos(self.grown_ms.saturating_mul(1_000_000)),
             stage: if self.is_open { Stage::Open } else { Stage::New },
+            began: Began::at(UnixNanos(self.began_ms.saturating_mul(1_000_000))),
         })
     }
 }

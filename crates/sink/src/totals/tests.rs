@@ -1,5 +1,7 @@
 //! The machine of running totals, in virtual time, against a store that checks what a receiver would.
 
+use std::time::Duration;
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
@@ -30,6 +32,7 @@ pub(super) fn request(totals: &mut Totals, now: UnixNanos) -> Option<String> {
             Figure::Zero => "zero".to_owned(),
             Figure::Total(sum) => sum.bytes.to_string(),
             Figure::Stale(_) => "stale".to_owned(),
+            Figure::Growth(growth) => format!("+{}", growth.bytes),
         };
         format!(" {:?} {remote} {figure}", sample.metric)
     });
@@ -206,6 +209,60 @@ fn empty_and_repeated_batches_move_no_bytes() {
     );
 }
 
+/// Goal: growth goes without a zero, is said again as it was until it is accepted, and what came meanwhile goes next;
+/// nothing is repeated, ended or kept for what is idle.
+#[test]
+fn growth_is_said_as_it_was_until_accepted() {
+    let mut totals = totals(100);
+    totals.say(Temporality::Delta);
+    send(&mut totals, 10, seconds(1));
+    totals.begin();
+    assert_eq!(request(&mut totals, seconds(15)).as_deref(), Some("15000 Transmit 8.8.8.8 +10"));
+    send(&mut totals, 7, seconds(16));
+    assert_eq!(request(&mut totals, seconds(17)).as_deref(), Some("17000 Transmit 8.8.8.8 +10"));
+    assert_eq!(totals.requested(), Counter { bytes: 10, packets: 1 });
+    assert_eq!(totals.settle(), Counter { bytes: 10, packets: 1 });
+    assert_eq!(request(&mut totals, seconds(17)), None);
+    assert_eq!(totals.standing().accepted, Position(1));
+    assert_eq!(push(&mut totals, seconds(30)), ["30000 Transmit 8.8.8.8 +7"]);
+    assert_eq!((push(&mut totals, seconds(2000)), totals.flows()), (vec![], 0));
+    assert_eq!((totals.standing().accepted, totals.standing().held.0), (Position(2), Counter::default()));
+}
+
+/// Goal: from totals to growth and back, what was not accepted is said in the new way, and nothing twice.
+#[test]
+fn another_temporality_takes_over_what_is_held() {
+    let mut totals = totals(100);
+    send(&mut totals, 10, seconds(1));
+    push(&mut totals, seconds(15));
+    send(&mut totals, 5, seconds(16));
+    totals.begin();
+    assert_eq!(request(&mut totals, seconds(30)).as_deref(), Some("30000 Transmit 8.8.8.8 15"));
+    totals.say(Temporality::Delta);
+    assert_eq!(request(&mut totals, seconds(31)).as_deref(), Some("31000 Transmit 8.8.8.8 +5"));
+    totals.say(Temporality::Cumulative);
+    assert_eq!(push(&mut totals, seconds(32)), ["32000 Transmit 8.8.8.8 zero", "32001 Transmit 8.8.8.8 5"]);
+    assert_eq!(totals.standing().held.0, Counter::default());
+}
+
+/// Goal: a total began with its first growth, or, once it has ended, with the growth that it returned by.
+#[test]
+fn total_says_when_it_began() {
+    let mut totals = totals(100);
+    let began = |totals: &Totals| totals.began_ms(&totals.chunk().samples[0]);
+    for (grown, pushed) in [(1_732_320_000, 1_732_320_015), (1_732_330_000, 1_732_330_015)] {
+        send(&mut totals, 10, seconds(grown));
+        totals.begin();
+        for _ in 0..2 {
+            assert!(totals.advance(seconds(pushed)).is_some());
+            assert_eq!(began(&totals), 1000 * i64::try_from(grown).unwrap());
+            totals.settle();
+        }
+        assert_eq!(push(&mut totals, seconds(pushed)), Vec::<String>::new(), "the push is over");
+        assert!(push(&mut totals, seconds(pushed + 700)).concat().ends_with("stale"));
+    }
+}
+
 /// What a receiver keeps of a series, checked as a receiver checks it.
 #[derive(Default)]
 pub(super) struct Store(BTreeMap<String, Vec<(i64, Option<u64>)>>);
@@ -221,6 +278,7 @@ impl Store {
                 Figure::Zero => Some(0),
                 Figure::Total(sum) => Some(sum.bytes),
                 Figure::Stale(_) => None,
+                Figure::Growth(_) => panic!("growth among totals"),
             };
             let last = series.last().map_or(0, |(timestamp, _)| *timestamp);
             assert!(chunk.timestamp_ms > last, "{} after {last}", chunk.timestamp_ms);

@@ -6,7 +6,8 @@ use proptest::prelude::*;
 use super::super::tests::{Store, push, request, send};
 use super::*;
 use crate::Reason;
-use crate::driver::Verdict;
+use crate::config::Temporality;
+use crate::destination::Verdict;
 use crate::tests::{batch, seconds};
 
 const PLACE: u64 = 7;
@@ -47,6 +48,50 @@ fn a_birth_is_kept_before_the_first_value() {
     send(&mut totals, 5, seconds(16));
     assert_eq!(push(&mut totals, seconds(30)), ["30000 Transmit 8.8.8.8 4005"]);
     assert!(totals.is_due());
+}
+
+/// Goal: growth is said only once a state knows that it is; the next life says it again and doubts it once, and what was
+/// accepted and kept is neither said nor doubted.
+#[test]
+fn growth_is_noted_before_it_is_said() {
+    let growing = |kept: Option<(Position, Vec<u8>)>| {
+        let (position, state) = kept.unwrap_or_default();
+        let mut totals = Totals::new(64, 100, true);
+        totals.say(Temporality::Delta);
+        totals.resume((position, &state), PLACE, position, seconds(20)).unwrap();
+        totals
+    };
+    let growth = |bytes| Counter { bytes, packets: 1 };
+    let mut totals = growing(None);
+    send(&mut totals, 10, seconds(1));
+    totals.begin();
+    assert_eq!((request(&mut totals, seconds(15)), totals.is_due(), totals.is_running()), (None, true, true));
+    let noted = totals.state(PLACE);
+    totals.kept();
+    assert_eq!(request(&mut totals, seconds(15)).as_deref(), Some("15000 Transmit 8.8.8.8 +10"));
+    send(&mut totals, 7, seconds(16));
+    totals.settle();
+    assert_eq!((request(&mut totals, seconds(16)), totals.is_due()), (None, true));
+    let accepted = totals.state(PLACE);
+
+    for (state, said, doubt) in [(noted, 10, growth(10)), (accepted, 7, Counter::default())] {
+        let mut next = growing(Some(state));
+        assert_eq!((next.take_doubt(), next.take_doubt()), (doubt, Counter::default()));
+        assert_eq!(push(&mut next, seconds(20)), [""; 0]);
+        next.kept();
+        assert_eq!(push(&mut next, seconds(20)), [format!("20000 Transmit 8.8.8.8 +{said}")]);
+    }
+}
+
+/// Goal: a total of 2.0 goes on saying when it began.
+#[test]
+fn totals_know_when_they_began_over_many_lives() {
+    let mut totals = keeping();
+    send(&mut totals, 10, seconds(1_732_320_000));
+    let mut next = reborn(&mut totals, PLACE, 1, seconds(1_732_330_000));
+    next.begin();
+    assert!(next.advance(seconds(1_732_330_000)).is_some());
+    assert_eq!(next.began_ms(&next.chunk().samples[0]), 1_732_320_000_000);
 }
 
 /// Goal: nothing is said before all that the life before may have said was taken in again.
