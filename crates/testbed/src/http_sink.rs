@@ -1,4 +1,4 @@
-//! An honest fake of the cost API, or of whatever takes POSTs: an HTTP/1.1 server in the control namespace, with TLS
+//! An honest fake of the cost API, of a receiver of remote write 2.0, or of whatever takes POSTs: an HTTP/1.1 server in the control namespace, with TLS
 //! or without, that keeps what it is sent.
 //!
 //! Invariant: a request is kept exactly when it was read whole, with the status it was answered with; only those with
@@ -19,6 +19,8 @@ use crate::certificates::Certificate;
 use crate::cluster::Cluster;
 use crate::error::Error;
 use crate::namespace::Namespace;
+use crate::remote_write::{Receiver, Refusal, SCHEMA, SCHEMA_FILE};
+use crate::series::Series;
 use crate::topology;
 
 const CONNECTIONS_MAX: usize = 16;
@@ -58,6 +60,8 @@ pub enum Answer {
     Status(u16),
     /// Closes the connection after reading the request, without a word: the sender cannot know.
     Silence,
+    /// As the specification of remote write 2.0 says, for one [made](HttpSink::start_remote_write_2) as its receiver.
+    RemoteWrite2,
 }
 
 #[derive(Debug)]
@@ -65,6 +69,15 @@ struct Kept {
     answer: Answer,
     bytes: usize,
     requests: Vec<Request>,
+    receiver: Option<Receiver>,
+    refusals: Vec<Refusal>,
+}
+
+/// A status, and header lines that go with it.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Reply {
+    status: u16,
+    headers: String,
 }
 
 /// The fake cost API.
@@ -85,7 +98,17 @@ impl HttpSink {
     /// # Errors
     /// [`Error::Os`] when the port is taken.
     pub fn start(cluster: &Cluster, port: u16) -> Result<Self, Error> {
-        Self::listen(cluster, port, None)
+        Self::listen(cluster, port, None, None)
+    }
+
+    /// As [`start`](Self::start), as a receiver of remote write 2.0 and of nothing else.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn start_remote_write_2(cluster: &Cluster, port: u16) -> Result<Self, Error> {
+        let schema = cluster.write_file(SCHEMA_FILE, SCHEMA)?;
+        let namespace = cluster.namespace(topology::CONTROL)?.clone();
+        Self::listen(cluster, port, None, Some(Receiver::new(namespace, schema)))
     }
 
     /// As [`start`](Self::start), with TLS.
@@ -93,12 +116,18 @@ impl HttpSink {
     /// # Errors
     /// As there.
     pub fn start_tls(cluster: &Cluster, port: u16, certificate: &Certificate) -> Result<Self, Error> {
-        Self::listen(cluster, port, Some(Arc::clone(&certificate.0)))
+        Self::listen(cluster, port, Some(Arc::clone(&certificate.0)), None)
     }
 
-    fn listen(cluster: &Cluster, port: u16, certificate: Option<Arc<ServerConfig>>) -> Result<Self, Error> {
+    fn listen(
+        cluster: &Cluster,
+        port: u16,
+        certificate: Option<Arc<ServerConfig>>,
+        receiver: Option<Receiver>,
+    ) -> Result<Self, Error> {
         let namespace = cluster.namespace(topology::CONTROL)?.clone();
-        let kept = Kept { answer: Answer::Status(200), bytes: 0, requests: Vec::new() };
+        let answer = if receiver.is_some() { Answer::RemoteWrite2 } else { Answer::Status(200) };
+        let kept = Kept { answer, bytes: 0, requests: Vec::new(), receiver, refusals: Vec::new() };
         let (kept, certificate) = (Arc::new(Mutex::new(kept)), Arc::new(Mutex::new(certificate)));
         let mut sink = Self { namespace, port, kept, certificate, acceptor: None };
         sink.come_back()?;
@@ -155,6 +184,19 @@ impl HttpSink {
         locked(&self.kept).requests.clone()
     }
 
+    /// Every series that a receiver of remote write 2.0 took.
+    #[must_use]
+    pub fn series(&self) -> Vec<Series> {
+        locked(&self.kept).receiver.as_ref().map(Receiver::series).unwrap_or_default()
+    }
+
+    /// What a receiver of remote write 2.0 refused, and why.
+    #[must_use]
+    pub fn refusals(&self) -> Vec<String> {
+        let words = |refusal: &Refusal| format!("{}: {}", refusal.status, refusal.words);
+        locked(&self.kept).refusals.iter().map(words).collect()
+    }
+
     /// The requests answered with 200.
     #[must_use]
     pub fn accepted(&self) -> Vec<Request> {
@@ -179,36 +221,58 @@ fn serve(stream: impl Read + Write, kept: &Mutex<Kept>) -> io::Result<()> {
         match read {
             Ok(request) => {
                 let mut kept = locked(kept);
-                let Some(status) = kept.keep(request) else { return Ok(()) };
-                answer(reader.get_mut(), status, "keep-alive")?;
+                let Some(reply) = kept.keep(request) else { return Ok(()) };
+                answer(reader.get_mut(), &reply, "keep-alive")?;
             }
-            Err(status) => return answer(reader.get_mut(), status, "close"),
+            Err(status) => return answer(reader.get_mut(), &Reply::of(status), "close"),
         }
     }
     Ok(())
 }
 
-fn answer(writer: &mut impl Write, status: u16, connection: &str) -> io::Result<()> {
-    let head = format!("HTTP/1.1 {status} -\r\nContent-Length: 0\r\nConnection: {connection}\r\n\r\n");
+fn answer(writer: &mut impl Write, reply: &Reply, connection: &str) -> io::Result<()> {
+    let Reply { status, headers } = reply;
+    let head =
+        format!("HTTP/1.1 {status} -\r\nContent-Length: 0\r\n{headers}Connection: {connection}\r\n\r\n");
     writer.write_all(head.as_bytes())?;
     writer.flush()
 }
 
+impl Reply {
+    fn of(status: u16) -> Self {
+        Self { status, headers: String::new() }
+    }
+}
+
 impl Kept {
-    /// The status to answer with, `None` for silence.
-    fn keep(&mut self, mut request: Request) -> Option<u16> {
+    /// What to answer with, `None` for silence.
+    fn keep(&mut self, mut request: Request) -> Option<Reply> {
         if self.bytes + request.body.len() > KEPT_BYTES_MAX {
-            return Some(507);
+            return Some(Reply::of(507));
         }
-        let status = match self.answer {
-            Answer::Status(status) => Some(status),
-            Answer::Silence => None,
+        let reply = match (self.answer, &mut self.receiver) {
+            (Answer::Status(status), _) => Some(Reply::of(status)),
+            (Answer::Silence, _) | (Answer::RemoteWrite2, None) => None,
+            (Answer::RemoteWrite2, Some(receiver)) => Some(match receiver.take(&request) {
+                Ok(samples) => written(200, samples),
+                Err(refusal) => {
+                    self.refusals.push(refusal.clone());
+                    written(refusal.status, 0)
+                }
+            }),
         };
-        request.status = status.unwrap_or(0);
+        request.status = reply.as_ref().map_or(0, |reply| reply.status);
         self.bytes += request.body.len();
         self.requests.push(request);
-        status
+        reply
     }
+}
+
+/// A receiver of remote write 2.0 says what it wrote with every answer.
+fn written(status: u16, samples: usize) -> Reply {
+    let kinds = [("Samples", samples), ("Histograms", 0), ("Exemplars", 0)];
+    let headers = kinds.map(|(kind, count)| format!("X-Prometheus-Remote-Write-{kind}-Written: {count}\r\n"));
+    Reply { status, headers: headers.concat() }
 }
 
 /// `None` at the end of the connection; `Err` is the status for what this server does not take.

@@ -35,6 +35,7 @@ mod namespace;
 mod network;
 mod process;
 mod recording;
+mod remote_write;
 mod residents;
 mod scenario;
 mod scratch;

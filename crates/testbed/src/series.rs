@@ -49,6 +49,12 @@ impl Series {
         pairs.map(|(before, point)| point.value.checked_sub(before.value).unwrap_or(point.value)).sum()
     }
 
+    /// What all points add up to where each is growth of its own.
+    #[must_use]
+    pub fn sum(&self) -> u64 {
+        self.points.iter().map(|point| point.value).sum()
+    }
+
     /// The flow that it is of; `None` when its labels name none.
     #[must_use]
     pub fn key(&self) -> Option<FlowKey> {

@@ -14,6 +14,7 @@ mod followers;
 mod from_kubernetes;
 mod harness;
 mod lives;
+mod versions;
 
 use std::thread;
 use std::time::Duration;
