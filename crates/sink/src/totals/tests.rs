@@ -1,8 +1,7 @@
 //! The machine of running totals, in virtual time, against a store that checks what a receiver would.
 
-use std::time::Duration;
-
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use proptest::prelude::*;
 
