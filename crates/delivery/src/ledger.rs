@@ -1,6 +1,8 @@
 //! The exporter's half: its account per node of what was taken, and what of that was delivered.
 //!
-//! In memory for now: a restarted exporter has another spool id and starts from what the collectors still hold.
+//! Where the spool survives the process, taken is what is safe there, and the next ledger begins with what the spool has
+//! of each epoch ([`Known`]). Else the account ends with the process: a restarted exporter has another spool id and starts
+//! from what the collectors still hold.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -46,6 +48,19 @@ pub enum Verdict {
     Replaced,
 }
 
+/// How far an epoch of a node is in a spool that outlived its process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Known {
+    /// Whose.
+    pub node: NodeName,
+    /// The life of its collector.
+    pub epoch: Epoch,
+    /// The highest that is there; all before it came before it.
+    pub taken: Sequence,
+    /// When that was.
+    pub heard: UnixNanos,
+}
+
 /// No more nodes have room. The peer is turned away; an operator must find out who says Hello under so many names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{nodes} nodes are known already")]
@@ -61,9 +76,9 @@ pub struct LedgerBooks {
     pub received: Counter,
     /// Offered again after they were taken.
     pub duplicate: Counter,
-    /// Delivered by every sink.
+    /// Delivered by every sink; where the spool is durable, safe there.
     pub emitted: Counter,
-    /// Taken, not yet delivered.
+    /// Taken, and not that far yet.
     pub held: Counter,
     /// Batches among those received that were taken: each sequence of an epoch once.
     pub taken_batches: u64,
@@ -101,9 +116,12 @@ impl EpochAccount {
         }
     }
 
-    fn ack(&self) -> Ack {
-        let delivered = self.pending.front().map_or(self.taken, |place| place.first.previous());
-        Ack { epoch: self.epoch, taken: self.taken, delivered }
+    /// Taken is what is in the spool; in one that survives a restart, what will be there after one. Nobody waits for sinks
+    /// then, so delivered says the same.
+    fn ack(&self, is_durable: bool) -> Ack {
+        let settled = self.pending.front().map_or(self.taken, |place| place.first.previous());
+        let taken = if is_durable { settled } else { self.taken };
+        Ack { epoch: self.epoch, taken, delivered: settled }
     }
 }
 
@@ -130,9 +148,32 @@ pub struct Ledger {
     /// As far as every account is settled.
     through: Position,
     books: LedgerBooks,
+    is_durable: bool,
 }
 
 impl Ledger {
+    /// The ledger of a durable spool, which has `known` already; of a node with too many epochs the newest stay.
+    pub fn resume(known: impl IntoIterator<Item = Known>) -> Self {
+        let mut ledger = Self { is_durable: true, ..Self::default() };
+        for Known { node, epoch, taken, heard } in known {
+            let account = ledger.nodes.entry(node).or_insert_with(|| NodeAccount {
+                stream: StreamId(0),
+                is_open: false,
+                epochs: Vec::new(),
+            });
+            account.epochs.push(EpochAccount {
+                epoch,
+                began: Sequence(0),
+                taken,
+                reserved: false,
+                pending: VecDeque::new(),
+                heard,
+            });
+            forget_old_epochs(account, &[]);
+        }
+        ledger
+    }
+
     /// A collector dials: its older stream is no longer heard, and each epoch that it holds has an account.
     ///
     /// # Errors
@@ -279,7 +320,7 @@ impl Ledger {
         self.books.duplicate += traffic;
     }
 
-    /// Every sink has accepted all up to and with `through`. Every stream says so, and only the first walks the
+    /// Every sink has accepted all up to and with `through`, or a durable spool has it safe. Every stream says so, and only the first walks the
     /// accounts.
     pub fn delivered(&mut self, through: Position) {
         if through <= self.through {
@@ -291,10 +332,17 @@ impl Ledger {
         }
     }
 
+    /// Whether what is taken survives a restart.
+    #[must_use]
+    pub fn is_durable(&self) -> bool {
+        self.is_durable
+    }
+
     /// How far each of the node's epochs got.
     #[must_use]
     pub fn acks(&self, node: &NodeName) -> Vec<Ack> {
-        self.nodes.get(node).into_iter().flat_map(|account| &account.epochs).map(EpochAccount::ack).collect()
+        let epochs = self.nodes.get(node).into_iter().flat_map(|account| &account.epochs);
+        epochs.map(|known| known.ack(self.is_durable)).collect()
     }
 
     /// The account so far.

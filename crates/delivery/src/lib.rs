@@ -13,7 +13,7 @@
 //! `egressd_protocol::limits`, every queue by its capacity, every wait by a deadline.
 //! May be lost: what a collector still holds when its grace is over, and what an exporter that dies had taken from a
 //! collector that has stopped since or had no room to keep it (`unprotected`). May come twice: what was sent to an
-//! exporter that ended before it said whether it delivered; counted as `maybe_twice`.
+//! exporter without a durable spool that ended before it said whether it delivered; counted as `maybe_twice`.
 
 pub mod dial;
 pub mod ledger;

@@ -10,7 +10,7 @@ use egressd_flow::{
 use egressd_protocol::{Ack, HeldEpoch, SpoolId, Welcome};
 use proptest::prelude::*;
 
-use crate::ledger::{Ledger, StreamId, TooManyNodes, Verdict};
+use crate::ledger::{Known, Ledger, StreamId, TooManyNodes, Verdict};
 use crate::window::{AckError, Window};
 
 const EPOCH: Epoch = Epoch(7);
@@ -54,6 +54,8 @@ struct Pair {
     taken: Vec<(Position, Sequence)>,
     /// How often each sequence reached the sinks.
     delivered: HashMap<Sequence, u32>,
+    /// The spool survives the exporter; what is delivered is safe there.
+    is_durable: bool,
 }
 
 impl Pair {
@@ -75,7 +77,14 @@ impl Pair {
             position: 0,
             taken: Vec::new(),
             delivered: HashMap::new(),
+            is_durable: false,
         }
+    }
+
+    /// With a spool that outlives the exporter, and a window that has no room for what is taken.
+    fn durable() -> Self {
+        let window = Window::new(EPOCH, usize::MAX, 0);
+        Self { ledger: Ledger::resume([]), is_durable: true, ..Self::with_window(window) }
     }
 
     fn steps(&mut self, steps: impl IntoIterator<Item = Step>) {
@@ -128,7 +137,8 @@ impl Pair {
         let held = self.window.held_epochs();
         self.stream = Some(self.ledger.hello(&self.node, &held, UnixNanos(0)).unwrap());
         let (spool, clock) = (SpoolId(self.spool), UnixNanos(0));
-        self.window.welcomed(&Welcome { spool, durable: false, version: String::new(), clock });
+        let durable = self.ledger.is_durable();
+        self.window.welcomed(&Welcome { spool, durable, version: String::new(), clock });
         self.down.extend(self.ledger.acks(&self.node));
     }
 
@@ -179,8 +189,14 @@ impl Pair {
     fn die(&mut self) {
         self.hang_up();
         self.taken.clear();
-        self.ledger = Ledger::default();
-        self.spool += 1;
+        if !self.is_durable {
+            self.ledger = Ledger::default();
+            self.spool += 1;
+            return;
+        }
+        let (node, heard) = (self.node.clone(), UnixNanos(0));
+        let known = self.delivered.keys().max().map(|&taken| Known { node, epoch: EPOCH, taken, heard });
+        self.ledger = Ledger::resume(known);
     }
 
     /// What the left one has taken it delivers, unheard.
@@ -251,6 +267,18 @@ proptest! {
             twice += u64::from(times - 1) * sequence;
         }
         prop_assert!(twice <= pair.window.books().maybe_twice.bytes);
+    }
+
+    /// Goal: an exporter with a durable spool that dies loses nothing, takes nothing twice, and leaves no doubt.
+    #[test]
+    fn a_durable_spool_has_each_batch_once(history in steps(Step::Crash)) {
+        let mut pair = Pair::durable();
+        pair.steps(history);
+        pair.settle();
+        let expected: HashMap<_, _> = (1..=pair.cut).map(|sequence| (Sequence(sequence), 1)).collect();
+        prop_assert_eq!(&pair.delivered, &expected);
+        let books = pair.window.books();
+        prop_assert_eq!((books.held_batches, books.maybe_twice, books.unprotected), Default::default());
     }
 
     /// Goal: a stop in good order, with a stream open, leaves no doubt.

@@ -89,13 +89,16 @@ pub struct ScopeRequest {
 
 /// What the driver needs from the rest of the exporter.
 pub struct Desk {
-    /// This life's spool.
+    /// The spool's id.
     pub spool: SpoolId,
     /// Our version.
     pub version: &'static str,
     /// Where batches go. Closed when the last taking is over after `stop`.
     pub intake: mpsc::Sender<Taking>,
-    /// Up to where every sink has accepted. Its sender goes when nothing more will be.
+    /// The account to go on with: that of a durable spool, or none.
+    pub ledger: Ledger,
+    /// Up to where every sink has accepted, or where the ledger's durable spool is safe. Its sender goes when nothing more
+    /// will be.
     pub delivered: watch::Receiver<Position>,
     /// Who tells what is whose on a node.
     pub scopes: mpsc::Sender<ScopeRequest>,
@@ -124,7 +127,8 @@ pub async fn serve(
     let mut delivered = desk.delivered.clone();
     let idle_max = 2 * desk.patience.hello;
     let shared = Arc::new(Shared {
-        ledger: Mutex::default(),
+        is_durable: desk.ledger.is_durable(),
+        ledger: Mutex::new(desk.ledger),
         streams: Mutex::default(),
         intake: Mutex::new(Some(desk.intake)),
         spool: desk.spool,
@@ -162,6 +166,7 @@ pub async fn serve(
 }
 
 struct Shared {
+    is_durable: bool,
     ledger: Mutex<Ledger>,
     /// Each node's stream; a newer one ends it.
     streams: Mutex<HashMap<NodeName, CancellationToken>>,
@@ -433,7 +438,7 @@ impl Conversation {
         };
         let welcome = Welcome {
             spool: conversation.shared.spool,
-            durable: false,
+            durable: conversation.shared.is_durable,
             version: conversation.shared.version.to_owned(),
             clock: UnixNanos(unix_nanos()),
         };

@@ -9,7 +9,7 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::IntoResponse;
 use axum::routing::get;
-use egressd_delivery::ledger::NODES_MAX;
+use egressd_delivery::ledger::{Ledger, NODES_MAX};
 use egressd_delivery::roster::Roster;
 use egressd_delivery::serve::{Desk, Patience, Role, serve};
 use egressd_delivery::{LedgerMetrics, random_id};
@@ -104,6 +104,7 @@ pub(crate) async fn wire(options: Box<Options>, loaded: Loaded, mut tasks: Tasks
         spool,
         version: VERSION,
         intake,
+        ledger: Ledger::default(),
         delivered,
         scopes,
         settings: Settings { read_interval: options.collector_read_interval, fold: Vec::new() },

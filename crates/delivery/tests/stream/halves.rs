@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use egressd_delivery::dial::{DialConfig, Lines, dial};
+use egressd_delivery::ledger::Ledger;
 use egressd_delivery::roster::Roster;
 use egressd_delivery::serve::{Desk, Patience, Role, ScopeRequest, Taking, serve};
 use egressd_delivery::window::Window;
@@ -120,6 +121,7 @@ impl Exporter {
             spool: SpoolId(spool),
             version: "1",
             intake,
+            ledger: Ledger::default(),
             delivered: delivered_out,
             scopes: tell_scopes(),
             settings: Settings { read_interval: Some(Duration::from_secs(7)), fold: vec![] },
