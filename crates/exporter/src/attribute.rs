@@ -3,7 +3,8 @@
 //! One loop owns the index, so a batch is joined before a change or after it, never meanwhile. Nothing is told and
 //! nothing is named before everything was listed once. A batch waits until the watch had time to tell of the pods in
 //! it; while the watch is interrupted, until that is made up for, or for [`HELD_MAX`]. Batches are named in the order
-//! of their positions, and one has a place in every sink's queue before it is sent to any.
+//! of their positions, each when there is room for it on its way to the spool: a disk that takes nothing keeps nobody
+//! from being told a scope.
 //! Bound: [`WAITING_BYTES_MAX`] of batches that wait, and the index, which is bounded by the cluster.
 //!
 //! Scopes say no more while the watch is interrupted, for [`HELD_MAX`] at most: half of what happened would give an
@@ -21,14 +22,15 @@ use egressd_flow::{Batch, NodeName, Owner, Position, Record, Scope, UnixNanos};
 use egressd_protocol::Hello;
 use egressd_service::admin::Part;
 use egressd_service::clock::unix_nanos;
+use egressd_spool::Taken;
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::OwnedPermit;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::metrics::EnrichMetrics;
-use crate::sinks::{Lane, LaneChange};
 
 #[cfg(test)]
 mod tests;
@@ -50,10 +52,13 @@ const LABELS_OF_A_NODE: usize = 5;
 /// The counts of an [`Arc`] and the allocator's share.
 const SHARED_BYTES: usize = 32;
 
-/// A sink's task is gone; its own error says why.
+/// The spool's task is gone; its own error says why.
 #[derive(Debug, thiserror::Error)]
-#[error("a sink takes nothing any more")]
-pub(crate) struct SinkGone;
+#[error("the spool takes nothing any more")]
+pub(crate) struct SpoolGone;
+
+/// A place on the way to the spool.
+type Place = OwnedPermit<Taken>;
 
 /// Where the cluster is known from.
 pub(crate) enum Cluster {
@@ -67,8 +72,6 @@ pub(crate) enum Cluster {
 pub(crate) struct Inputs {
     pub(crate) takings: mpsc::Receiver<Taking>,
     pub(crate) scope_requests: mpsc::Receiver<ScopeRequest>,
-    /// Sinks that come and go.
-    pub(crate) lanes: mpsc::Receiver<LaneChange>,
     pub(crate) stop: CancellationToken,
 }
 
@@ -76,8 +79,8 @@ enum Event {
     Change(Option<Change>),
     ScopeRequest(ScopeRequest),
     Taking(Option<Taking>),
-    Lane(LaneChange),
-    Due,
+    Due(Result<Place, SpoolGone>),
+    Look,
     Refresh,
     Stop,
 }
@@ -121,8 +124,9 @@ pub(crate) struct Attribution {
     waiting_bytes_max: usize,
     /// How long after its span a batch is named.
     patience: Duration,
+    /// The last that was given to a batch.
     position: Position,
-    lanes: Vec<Lane>,
+    appends: mpsc::Sender<Taken>,
     /// Where who follows flows hears of them; it never makes us wait.
     followers: Option<egressd_serve::Feed>,
     metrics: EnrichMetrics,
@@ -149,10 +153,11 @@ pub(crate) struct Naming {
 }
 
 impl Attribution {
+    /// Batches go to the spool, each with a position behind `last`.
     pub(crate) fn new(
         cluster: Cluster,
         naming: Naming,
-        lanes: Vec<Lane>,
+        (last, appends): (Position, mpsc::Sender<Taken>),
         metrics: EnrichMetrics,
         roster: Roster,
         ready: Part,
@@ -164,7 +169,7 @@ impl Attribution {
             }
         };
         ready.set(is_listed);
-        let mut attribution = Self {
+        Self {
             index,
             patience: if changes.is_some() { naming.patience } else { Duration::ZERO },
             changes,
@@ -177,15 +182,13 @@ impl Attribution {
             waiting: VecDeque::new(),
             waiting_bytes: 0,
             waiting_bytes_max: WAITING_BYTES_MAX,
-            position: Position(0),
-            lanes: Vec::new(),
+            position: last,
+            appends,
             followers: None,
             metrics,
             roster,
             ready,
-        };
-        lanes.into_iter().for_each(|lane| attribution.lane(LaneChange::Join(lane)));
-        attribution
+        }
     }
 
     /// Tells followers of flows too.
@@ -193,8 +196,8 @@ impl Attribution {
         Self { followers, ..self }
     }
 
-    /// Runs until the ledger's driver lets nothing more in; then the sinks see their queues close.
-    pub(crate) async fn run(mut self, mut inputs: Inputs) -> Result<(), SinkGone> {
+    /// Runs until the ledger's driver lets nothing more in; then the spool sees its queue close.
+    pub(crate) async fn run(mut self, mut inputs: Inputs) -> Result<(), SpoolGone> {
         self.roster.cluster(self.index.node_names().cloned());
         let mut refresh = tokio::time::interval_at(Instant::now() + REFRESH, REFRESH);
         loop {
@@ -203,14 +206,15 @@ impl Attribution {
                 Event::Change(None) => self.changes = None,
                 Event::ScopeRequest(request) => self.dialled(request),
                 Event::Taking(Some(taking)) => self.take(taking),
-                Event::Lane(change) => self.lane(change),
-                Event::Due => self.name_due().await?,
+                Event::Due(place) => self.name_next(place?),
+                Event::Look => {}
                 Event::Refresh => self.refresh(),
                 // Who asks for a stop before anything was listed gets no names, and the collectors keep everything.
                 Event::Stop => return Ok(()),
                 Event::Taking(None) => {
                     while !self.waiting.is_empty() {
-                        self.name_next().await?;
+                        let place = self.place().await?;
+                        self.name_next(place);
                     }
                     return Ok(());
                 }
@@ -227,17 +231,18 @@ impl Attribution {
         let (synced, has_room) = (self.is_synced(), self.waiting_bytes < self.waiting_bytes_max);
         // The streams take nothing more then, and what they sent has to be seen to end.
         let takes = synced && (has_room || inputs.stop.is_cancelled());
-        let due = self.waiting.front().map(|waiting| self.due_in(waiting).min(LOOK_AGAIN));
-        let Inputs { takings, scope_requests, lanes, stop } = inputs;
+        let due = self.waiting.front().map(|waiting| self.due_in(waiting));
+        let place = self.place();
+        let Inputs { takings, scope_requests, stop } = inputs;
         tokio::select! {
             biased;
             // First, so that nothing is named or said before what was told earlier.
             change = next_change(&mut self.changes) => Event::Change(change),
             Some(request) = scope_requests.recv() => Event::ScopeRequest(request),
-            Some(change) = lanes.recv() => Event::Lane(change),
             _ = refresh.tick() => Event::Refresh,
             () = stop.cancelled(), if !synced => Event::Stop,
-            () = tokio::time::sleep(due.unwrap_or_default()), if due.is_some() => Event::Due,
+            place = place, if due == Some(Duration::ZERO) => Event::Due(place),
+            () = tokio::time::sleep(due.unwrap_or_default().min(LOOK_AGAIN)), if due > Some(Duration::ZERO) => Event::Look,
             taking = takings.recv(), if takes => Event::Taking(taking),
         }
     }
@@ -254,8 +259,8 @@ impl Attribution {
         waits.saturating_sub(waiting.age).saturating_sub(waiting.arrived.elapsed())
     }
 
-    /// Its stream is told at once, so that it goes on telling scopes; its collector keeps the batch until every sink has
-    /// it.
+    /// Its stream is told at once, so that it goes on telling scopes; its collector keeps the batch until the spool has it
+    /// safe, or every sink has it.
     fn take(&mut self, Taking { hello, batch, taken }: Taking) {
         self.position = Position(self.position.0 + 1);
         self.metrics.taken(batch.sum());
@@ -269,9 +274,10 @@ impl Attribution {
         let _gone = taken.send(position);
     }
 
-    async fn name_due(&mut self) -> Result<(), SinkGone> {
-        let is_due = self.waiting.front().is_some_and(|waiting| self.due_in(waiting).is_zero());
-        if is_due { self.name_next().await } else { Ok(()) }
+    /// Room for one batch on its way to the spool.
+    fn place(&self) -> impl Future<Output = Result<Place, SpoolGone>> + use<> {
+        let reserved = self.appends.clone().reserve_owned();
+        async { reserved.await.map_err(|_| SpoolGone) }
     }
 
     fn change(&mut self, change: Change) {
@@ -374,28 +380,9 @@ impl Attribution {
         self.knowledge.as_ref().map_or_else(|| UnixNanos(unix_nanos()), Knowledge::reaches)
     }
 
-    /// Between two batches, so that a sink has all of those after its place or none.
-    fn lane(&mut self, change: LaneChange) {
-        match change {
-            LaneChange::Join(lane) => {
-                // Batches that wait are still to come to it.
-                let next = self.waiting.front().map_or(self.position.0 + 1, |waiting| waiting.position.0);
-                lane.accepted.send_replace(Position(next - 1));
-                self.lanes.push(lane);
-            }
-            LaneChange::Leave(sink) => self.lanes.retain(|lane| lane.sink != sink),
-        }
-    }
-
-    async fn name_next(&mut self) -> Result<(), SinkGone> {
-        let Some(Waiting { hello, batch, bytes, position, .. }) = self.waiting.pop_front() else {
-            return Ok(());
-        };
+    fn name_next(&mut self, place: Place) {
+        let Some(Waiting { hello, batch, bytes, position, .. }) = self.waiting.pop_front() else { return };
         self.waiting_bytes -= bytes;
-        let mut places = Vec::with_capacity(self.lanes.len());
-        for lane in &self.lanes {
-            places.push(lane.batches.reserve().await.map_err(|_| SinkGone)?);
-        }
         let grouping = if hello.flags.group_public_ips { Grouping::Public } else { Grouping::None };
         let attributed = egressd_enrich::attribute(&self.index, &hello.node, &batch, grouping, position);
         self.metrics.attributed(&attributed);
@@ -403,10 +390,9 @@ impl Attribution {
         if let Some(followers) = &self.followers {
             followers.offer(&attributed);
         }
-        for place in places {
-            place.send(Arc::clone(&attributed));
-        }
-        Ok(())
+        let Batch { epoch, sequence, .. } = batch;
+        // It is sent to the place, which gives back the way to the next one.
+        drop(place.send(Taken { epoch, sequence, batch: attributed }));
     }
 }
 

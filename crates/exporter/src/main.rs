@@ -5,12 +5,14 @@ mod config;
 mod deliver;
 mod file;
 mod follow;
+mod keeper;
 mod keys;
 mod metrics;
 mod nodes;
 mod reference;
 mod reload;
 mod sinks;
+mod spool;
 mod wire;
 
 use std::env;
@@ -57,6 +59,8 @@ struct Loaded {
     source: file::Source,
     /// `None`: the Kubernetes API is asked.
     inventory: Option<egressd_enrich::Index>,
+    /// `None` for a check.
+    spool: Option<spool::Opened>,
 }
 
 fn read_inventory(path: &Path) -> anyhow::Result<egressd_enrich::inventory::Inventory> {
@@ -88,5 +92,10 @@ fn load(options: &config::Options, doubts: Doubts) -> anyhow::Result<Loaded> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(egressd_enrich::kubernetes::check_kubeconfig(kubeconfig))?;
     }
-    Ok(Loaded { file, source, inventory: inventory.map(egressd_enrich::inventory::Inventory::into_index) })
+    let spool = match doubts {
+        Doubts::Refuse => spool::check(&options.spool).map(|()| None),
+        Doubts::Warn => spool::open(&options.spool).map(Some),
+    }?;
+    let inventory = inventory.map(egressd_enrich::inventory::Inventory::into_index);
+    Ok(Loaded { file, source, inventory, spool })
 }

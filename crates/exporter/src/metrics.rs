@@ -12,6 +12,10 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::{ConstGauge, Gauge};
 use prometheus_client::registry::Registry;
 
+mod spool;
+
+pub(crate) use spool::SpoolMetrics;
+
 /// Attribution lets out what it takes in, later; some of it without a name at the far end.
 #[derive(Debug)]
 pub(crate) struct EnrichMetrics {

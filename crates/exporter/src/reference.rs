@@ -36,6 +36,21 @@ once a minute at most and counted in `egressd_exporter_sink_unread_files_total`.
 
 Flags, variables of the environment and the inventory are read at the start only. A sink cannot change its kind: give it
 another name.
+
+## The spool
+
+With `--spool-dir` a restart, also by a kill, loses and doubles nothing: collectors let go of a batch once it is safe
+there, and each sink goes on where it was by its name. Prometheus' totals go on; of the cost API's deltas the request that
+was under way goes again, counted in `egressd_exporter_sink_ambiguous_bytes_total`. The page `/metrics/flows` begins anew.
+
+- A sink that is away for longer than the bounds allow loses the oldest, counted by
+  `egressd_exporter_spool_lost_bytes_total`: the cost API's range that is under way is among it, though it is still
+  pushed if the process lives. Running totals are kept by flow and lose nothing.
+- While the volume is full or read-only nothing new is taken, collectors keep it, and the log says so once a minute; it
+  goes on when there is room. Leave as much room beside `--spool-bytes-max` as the totals take, some 100 bytes a flow and
+  sink, twice.
+- A sink that was taken out of the configuration while the exporter did not run is let go at the next start.
+- Two processes on one directory: the second does not start.
 ";
 
 /// The page as Markdown.

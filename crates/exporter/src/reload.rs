@@ -12,13 +12,12 @@ use egressd_service::clock::unix_nanos;
 use egressd_service::lifecycle::chain;
 use egressd_sink::SinkConfig;
 use tokio::signal::unix::Signal;
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use crate::file::{self, Doubts, Source};
 use crate::metrics::ConfigMetrics;
-use crate::sinks::{LaneChange, Sinks};
+use crate::sinks::Sinks;
 
 /// How often the file is looked at; the kubelet itself takes up to a minute to renew a mount.
 const LOOK: Duration = Duration::from_secs(10);
@@ -32,7 +31,6 @@ pub(crate) struct Reload {
     /// What they were made from; `None` when a change stopped half-way.
     pub(crate) applied: Option<Source>,
     pub(crate) sinks: Sinks,
-    pub(crate) lanes: mpsc::Sender<LaneChange>,
     pub(crate) metrics: ConfigMetrics,
     /// SIGHUP; heard from before anything answers, since it would end a process that does not listen.
     pub(crate) hangup: Signal,
@@ -110,11 +108,7 @@ impl Reload {
         let Ok(sinks) = wanted else { return Some(Changed { wanted: Some(Err(Refused)), ..changed }) };
         let names: Vec<String> = sinks.iter().map(|sink| sink.name.clone()).collect();
         match self.sinks.become_those_of(sinks.clone()).await {
-            Ok(changes) => {
-                for change in changes {
-                    // The fan ends after the file is followed no more.
-                    let _told = self.lanes.send(change).await;
-                }
+            Ok(()) => {
                 info!(path = %changed.source.path.display(), sinks = ?names, "the changed configuration is in use");
                 self.applied = Some(changed.source);
                 self.metrics.reloaded(unix_nanos());

@@ -1,57 +1,41 @@
 //! Which sinks there are: started, changed and ended as the configuration says, without a byte lost between.
 //!
-//! A new sink takes what comes from then on. One that is no longer configured takes nothing more and pushes what it
-//! holds, for [`REMOVAL_MAX`] at most. One whose settings change goes on by the new ones with what it holds.
-//! Bound: one task and one queue of [`BATCHES_QUEUE`] batches a sink.
+//! A new sink takes what comes from then on, and one that the spool knows goes on where it was. One that is no longer
+//! configured gets what is there by then and pushes it, for [`REMOVAL_MAX`] at most; what it does not get rid of is
+//! counted. One whose settings change goes on by the new ones with what it holds.
+//! Bound: two tasks and one queue of [`BATCHES_QUEUE`] batches a sink.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::mem::discriminant;
-use std::sync::Arc;
 use std::time::Duration;
 
-use egressd_flow::{AttributedBatch, Position};
-use egressd_sink::{ClientError, Controls, Report, Sink, SinkConfig, SinkMetrics, system_clock};
-use tokio::sync::{mpsc, watch};
+use egressd_flow::{Counter, Position};
+use egressd_sink::{ClientError, Controls, Keep, Report, Save, Sink, SinkConfig, SinkMetrics, system_clock};
+use egressd_spool::SpoolError;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::deliver::{NOT_YET, Party};
+use crate::keeper::{Feed, Request};
 
 /// Batches on their way to one sink.
 pub(crate) const BATCHES_QUEUE: usize = 16;
 /// How long a sink that is no longer configured has to get rid of what it holds.
 const REMOVAL_MAX: Duration = Duration::from_secs(60);
 
-/// A sink's end of the fan: where its batches go, and where it is told from which position on it has them.
-#[derive(Debug)]
-pub(crate) struct Lane {
-    pub(crate) sink: String,
-    pub(crate) batches: mpsc::Sender<Arc<AttributedBatch>>,
-    pub(crate) accepted: watch::Sender<Position>,
-}
-
-/// The other end.
-pub(crate) struct LaneEnd {
-    pub(crate) batches: mpsc::Receiver<Arc<AttributedBatch>>,
-    pub(crate) accepted: watch::Sender<Position>,
-}
-
-/// A lane that was not there, or will not be.
-#[derive(Debug)]
-pub(crate) enum LaneChange {
-    Join(Lane),
-    Leave(String),
-}
-
-/// Makes a lane, and lets deliveries wait for it.
-pub(crate) async fn lane(sink: &str, parties: &mpsc::Sender<Party>) -> (Lane, LaneEnd) {
-    let (batches, queue) = mpsc::channel(BATCHES_QUEUE);
-    let (accepted, reached) = watch::channel(NOT_YET);
-    // Deliveries end after every sink.
-    let _told = parties.send(Party::Joined(sink.to_owned(), reached)).await;
-    let lane = Lane { sink: sink.to_owned(), batches, accepted: accepted.clone() };
-    (lane, LaneEnd { batches: queue, accepted })
+/// What ties the sinks to the spool.
+pub(crate) struct Supply {
+    pub(crate) requests: mpsc::Sender<Request>,
+    /// How far batches are safe; closed behind the last.
+    pub(crate) safe: watch::Receiver<Position>,
+    /// Where states are kept; `None` when nothing outlives the process.
+    pub(crate) saves: Option<mpsc::Sender<Save>>,
+    /// Fires when the last batch is safe.
+    pub(crate) ending: CancellationToken,
+    /// Who waits until every sink has a batch.
+    pub(crate) parties: mpsc::Sender<Party>,
 }
 
 /// Why sinks cannot be as configured now.
@@ -61,6 +45,14 @@ pub(crate) enum SinksError {
     OtherKind { name: String },
     #[error("sink {name:?} was taken out and still pushes what it held; it comes back when that is done")]
     Leaving { name: String },
+    #[error("sink {name:?} cannot take part in the spool")]
+    Spool {
+        name: String,
+        #[source]
+        source: SpoolError,
+    },
+    #[error("the exporter is stopping")]
+    Stopping,
     #[error("sink {name:?} cannot be used")]
     Client {
         name: String,
@@ -72,58 +64,62 @@ pub(crate) enum SinksError {
 struct Running {
     config: SinkConfig,
     controls: Controls,
+    leave: CancellationToken,
     abandon: CancellationToken,
 }
+
+/// How a sink ended: its name, what it said last, and what it never took.
+pub(crate) type Ended = (String, Report, Counter);
 
 /// The running sinks.
 pub(crate) struct Sinks {
     running: BTreeMap<String, Running>,
     leaving: BTreeSet<String>,
-    tasks: JoinSet<(String, Report)>,
+    tasks: JoinSet<Ended>,
     metrics: SinkMetrics,
-    parties: mpsc::Sender<Party>,
+    supply: Supply,
     abandon: CancellationToken,
 }
 
 impl Sinks {
     /// None yet. `abandon` ends them all, whatever they hold.
-    pub(crate) fn new(
-        metrics: SinkMetrics,
-        parties: mpsc::Sender<Party>,
-        abandon: CancellationToken,
-    ) -> Self {
+    pub(crate) fn new(metrics: SinkMetrics, supply: Supply, abandon: CancellationToken) -> Self {
         Self {
             running: BTreeMap::new(),
             leaving: BTreeSet::new(),
             tasks: JoinSet::new(),
             metrics,
-            parties,
+            supply,
             abandon,
         }
     }
 
-    /// Makes the sinks those of `wanted`; returns what the fan has to be told, in this order.
+    /// Makes the sinks those of `wanted`.
     ///
     /// # Errors
-    /// What cannot be; what has changed before stays changed, and none came or went.
-    pub(crate) async fn become_those_of(
-        &mut self,
-        wanted: Vec<SinkConfig>,
-    ) -> Result<Vec<LaneChange>, SinksError> {
+    /// What cannot be; what has changed before stays changed. Only where the spool is to blame some may have come or gone.
+    pub(crate) async fn become_those_of(&mut self, wanted: Vec<SinkConfig>) -> Result<(), SinksError> {
         let prepared = self.prepare(wanted)?;
         for (config, _) in prepared.iter().filter(|(_, step)| matches!(step, Step::Changes)) {
             self.change(config.clone())?;
         }
         let kept: BTreeSet<&String> = prepared.iter().map(|(config, _)| &config.name).collect();
         let gone: Vec<String> = self.running.keys().filter(|name| !kept.contains(name)).cloned().collect();
-        let mut changes: Vec<LaneChange> = gone.iter().map(|name| self.take_out(name)).collect();
+        gone.iter().for_each(|name| self.take_out(name));
         for (config, step) in prepared {
             if let Step::Begins(begun) = step {
                 let (sink, controls) = *begun;
-                changes.push(LaneChange::Join(self.begin(config, sink, controls).await));
+                self.begin(config, sink, controls).await?;
             }
         }
-        Ok(changes)
+        Ok(())
+    }
+
+    /// Lets go of the sinks that the spool knows from before and that are not among these.
+    pub(crate) async fn are_all(&self) {
+        let sinks = self.running.keys().cloned().collect();
+        // The spool ends after every sink.
+        let _told = self.supply.requests.send(Request::Only { sinks }).await;
     }
 
     fn prepare(&self, wanted: Vec<SinkConfig>) -> Result<Vec<(SinkConfig, Step)>, SinksError> {
@@ -146,14 +142,41 @@ impl Sinks {
         wanted.into_iter().map(step).collect()
     }
 
-    async fn begin(&mut self, config: SinkConfig, sink: Sink, controls: Controls) -> Lane {
+    async fn begin(&mut self, config: SinkConfig, sink: Sink, controls: Controls) -> Result<(), SinksError> {
         let name = config.name.clone();
-        let (lane, end) = lane(&name, &self.parties).await;
-        let abandon = self.abandon.child_token();
-        let task = egressd_sink::run(sink, end.batches, end.accepted, None, abandon.clone());
-        self.running.insert(name.clone(), Running { config, controls, abandon });
-        self.tasks.spawn(async move { (name, task.await) });
-        lane
+        let Supply { requests, safe, saves, ending, parties } = &self.supply;
+        let (accepted, reached) = watch::channel(NOT_YET);
+        // Deliveries end after every sink.
+        let _told = parties.send(Party::Joined(name.clone(), reached)).await;
+        let (answer, joined) = oneshot::channel();
+        let join = Request::Join { sink: name.clone(), accepted: accepted.clone(), answer };
+        requests.send(join).await.map_err(|_| SinksError::Stopping)?;
+        let joined = joined.await.map_err(|_| SinksError::Stopping)?;
+        let resume = match joined {
+            Ok(resume) => resume,
+            Err(source) => {
+                let _told = parties.send(Party::Left(name.clone())).await;
+                return Err(SinksError::Spool { name, source });
+            }
+        };
+        let (leave, abandon) = (CancellationToken::new(), self.abandon.child_token());
+        let (batches, queue) = mpsc::channel(BATCHES_QUEUE);
+        let feed = Feed {
+            sink: name.clone(),
+            after: resume.position,
+            requests: requests.clone(),
+            safe: safe.clone(),
+            batches,
+            leave: leave.clone(),
+        };
+        let keep = saves.clone().map(|saves| Keep { resume, saves, ending: ending.clone() });
+        let task = egressd_sink::run(sink, queue, accepted, keep, abandon.clone());
+        self.running.insert(name.clone(), Running { config, controls, leave, abandon });
+        self.tasks.spawn(async move {
+            let (report, left) = tokio::join!(task, feed.run());
+            (name, report, left)
+        });
+        Ok(())
     }
 
     fn change(&mut self, config: SinkConfig) -> Result<(), SinksError> {
@@ -164,31 +187,32 @@ impl Sinks {
         Ok(())
     }
 
-    fn take_out(&mut self, name: &str) -> LaneChange {
+    fn take_out(&mut self, name: &str) {
         info!(sink = name, longest_ms = REMOVAL_MAX.as_millis(), "taken out, pushing what it holds");
         if let Some(running) = self.running.remove(name) {
             self.leaving.insert(name.to_owned());
+            running.leave.cancel();
             tokio::spawn(async move {
                 tokio::time::sleep(REMOVAL_MAX).await;
                 running.abandon.cancel();
             });
         }
-        LaneChange::Leave(name.to_owned())
     }
 
     /// Waits for the next sink to end; `None` when there is none.
     ///
     /// # Errors
     /// It panicked.
-    pub(crate) async fn ended(&mut self) -> Option<Result<(String, Report), JoinError>> {
+    pub(crate) async fn ended(&mut self) -> Option<Result<Ended, JoinError>> {
         self.tasks.join_next().await
     }
 
     /// Takes note of a sink that has ended.
-    pub(crate) async fn settle(&mut self, (sink, report): (String, Report)) {
+    pub(crate) async fn settle(&mut self, (sink, report, never_taken): Ended) {
         if self.leaving.remove(&sink) {
-            self.metrics.removed(&sink, report.held);
-            let _told = self.parties.send(Party::Left(sink)).await;
+            self.metrics.removed(&sink, report.held, never_taken);
+            let _told = self.supply.requests.send(Request::Leave { sink: sink.clone() }).await;
+            let _told = self.supply.parties.send(Party::Left(sink)).await;
         }
     }
 

@@ -1,6 +1,6 @@
 //! The exporter's parts, from the far end back: sinks, what feeds them, last the streams.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -9,35 +9,43 @@ use axum::extract::State;
 use axum::http::header;
 use axum::response::IntoResponse;
 use axum::routing::get;
+use egressd_delivery::LedgerMetrics;
 use egressd_delivery::ledger::{Ledger, NODES_MAX};
 use egressd_delivery::roster::Roster;
 use egressd_delivery::serve::{Desk, Patience, Role, serve};
-use egressd_delivery::{LedgerMetrics, random_id};
 use egressd_enrich::kubernetes::{ConnectError, Knowledge, WatchCounts};
 use egressd_flow::{Position, UnixNanos};
+use egressd_protocol::Settings;
 use egressd_protocol::limits::MESSAGE_BYTES_MAX;
-use egressd_protocol::{Settings, SpoolId};
 use egressd_service::admin::{self, Admin};
 use egressd_service::clock::unix_nanos;
 use egressd_service::lifecycle::Tasks;
-use egressd_sink::{FLOWS_MAX, Scrape, SinkMetrics, system_clock};
+use egressd_sink::{FLOWS_MAX, SCRAPE, Scrape, SinkMetrics};
+use egressd_spool::{SINKS_MAX, Taken};
 use prometheus_client::registry::Registry;
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::runtime::Handle;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
+use tokio::task::spawn_blocking;
+use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::attribute::{Attribution, Cluster, Inputs, Naming, WAITING_BYTES_MAX};
 use crate::config::Options;
 use crate::deliver::Party;
-use crate::metrics::{ConfigMetrics, EnrichMetrics, NodeMetrics, WatchMetrics};
+use crate::keeper::{GROUP_MAX, Keeper};
+use crate::metrics::{ConfigMetrics, EnrichMetrics, NodeMetrics, SpoolMetrics, WatchMetrics};
 use crate::reload::Reload;
-use crate::sinks::{BATCHES_QUEUE, Lane, LaneChange, Sinks};
-use crate::{Loaded, deliver, file, follow, nodes, sinks};
+use crate::sinks::{BATCHES_QUEUE, Sinks, Supply};
+use crate::spool::Opened;
+use crate::{Loaded, deliver, file, follow, keeper, nodes, spool};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Sinks that come or go, on their way to those who have to know.
-const LANE_CHANGES_QUEUE: usize = 16;
+/// Sinks that come or go, on their way to who tells what all of them have.
+const PARTIES_QUEUE: usize = 16;
+/// What sinks want of the spool; each waits for its answer.
+const REQUESTS_QUEUE: usize = 64;
 /// Collectors that dialled and wait for their scope.
 const SCOPE_REQUESTS_QUEUE: usize = 64;
 /// Changes of the cluster on their way to its index.
@@ -48,10 +56,10 @@ const WATCH_PATIENCE: Duration = Duration::from_secs(3);
 pub(crate) async fn wire(options: Box<Options>, loaded: Loaded, mut tasks: Tasks) -> anyhow::Result<Tasks> {
     let mut registry = Registry::default();
     let mut admin = Admin::default();
-    let spool = SpoolId(random_id().context("no random bytes")?);
+    let Opened { spool, id, recovery } = loaded.spool.context("the spool was only checked")?;
     info!(
         version = VERSION,
-        spool = %format_args!("{:016x}", spool.0),
+        spool = %format_args!("{:016x}", id.0),
         grpc_port = options.grpc_listen_port,
         http_port = options.http_listen_port,
         cluster = if loaded.inventory.is_some() { "inventory" } else { "kubernetes" },
@@ -65,14 +73,28 @@ pub(crate) async fn wire(options: Box<Options>, loaded: Loaded, mut tasks: Tasks
         waiting_bytes_max = WAITING_BYTES_MAX,
         "bounds; a sink's table takes at most about 250 bytes a flow"
     );
+    spool::tell_bounds(options.spool.config(), &spool);
     let hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
     let grpc = admin::bind(options.grpc_listen_port).await?;
     let http = admin::bind(options.http_listen_port).await?;
 
     let roster = Roster::default();
     NodeMetrics::register(&mut registry, roster.clone());
-    let Fan { lanes, lane_changes, delivered, scrape } =
-        fan_out(options.config_path, loaded.file, loaded.source, hangup, &mut registry, &mut tasks).await?;
+    let (ledger, last) = if spool.durable() {
+        (Ledger::resume(spool::known(&spool)), spool.last())
+    } else {
+        (Ledger::default(), Position::default())
+    };
+    let is_durable = ledger.is_durable();
+    let sink_metrics = SinkMetrics::register(&mut registry);
+    let scrape = Scrape::new(&sink_metrics);
+    let spool_metrics = SpoolMetrics::register(&mut registry, &spool, &recovery);
+    let Kept { appends, supply, safe, delivered } =
+        keep(Keeper::new(spool, scrape.clone()), spool_metrics, &mut tasks).await;
+    let sinks = Sinks::new(sink_metrics, supply, tasks.abandon.clone());
+    let metrics = ConfigMetrics::register(&mut registry);
+    let follow = Reload { path: options.config_path, applied: Some(loaded.source), sinks, metrics, hangup };
+    follow_configuration(follow, loaded.file, &mut tasks).await?;
 
     let (intake, takings) = mpsc::channel(BATCHES_QUEUE);
     let (scopes, scope_requests) = mpsc::channel(SCOPE_REQUESTS_QUEUE);
@@ -91,21 +113,22 @@ pub(crate) async fn wire(options: Box<Options>, loaded: Loaded, mut tasks: Tasks
             patience: WATCH_PATIENCE,
             host_network: options.host_network_pods,
         },
-        lanes,
+        (last, appends),
         EnrichMetrics::register(&mut registry),
         roster.clone(),
         admin.part("cluster"),
     )
     .with_followers(followers);
-    let inputs = Inputs { takings, scope_requests, lanes: lane_changes, stop: tasks.stop.clone() };
+    let inputs = Inputs { takings, scope_requests, stop: tasks.stop.clone() };
     tasks.spawn("attribution", attribution.run(inputs));
 
     let desk = Desk {
-        spool,
+        spool: id,
         version: VERSION,
         intake,
-        ledger: Ledger::default(),
-        delivered,
+        ledger,
+        // A sink that is away keeps nothing with the collectors where the spool outlives us.
+        delivered: if is_durable { safe } else { delivered },
         scopes,
         settings: Settings { read_interval: options.collector_read_interval, fold: Vec::new() },
         patience: Patience::USUAL,
@@ -119,42 +142,62 @@ pub(crate) async fn wire(options: Box<Options>, loaded: Loaded, mut tasks: Tasks
     Ok(tasks)
 }
 
-/// The far end: where batches go, and how far all of it got.
-struct Fan {
-    lanes: Vec<Lane>,
-    /// Those that come and go later.
-    lane_changes: mpsc::Receiver<LaneChange>,
+/// The ways into the spool and out of it.
+struct Kept {
+    appends: mpsc::Sender<Taken>,
+    supply: Supply,
+    /// How far batches are safe.
+    safe: watch::Receiver<Position>,
+    /// How far every sink has accepted them.
     delivered: watch::Receiver<Position>,
-    scrape: Scrape,
 }
 
-/// Starts the sinks, what follows their configuration, and what tells how far all of them got.
-async fn fan_out(
-    path: Option<PathBuf>,
-    settings: file::Settings,
-    source: file::Source,
-    hangup: Signal,
-    registry: &mut Registry,
-    tasks: &mut Tasks,
-) -> anyhow::Result<Fan> {
-    let (parties, parties_out) = mpsc::channel(LANE_CHANGES_QUEUE);
+/// Starts who owns the spool, on a thread where the disk may take its time, and who tells how far every sink is. The page
+/// of totals has a batch when it is safe.
+async fn keep(keeper: Keeper, metrics: SpoolMetrics, tasks: &mut Tasks) -> Kept {
+    let (appends, appends_out) = mpsc::channel(GROUP_MAX);
+    let (requests, requests_out) = mpsc::channel(REQUESTS_QUEUE);
+    let (saves, saves_out) = mpsc::channel(SINKS_MAX);
+    let (safe, safe_out) = watch::channel(keeper.safe());
+    let (parties, parties_out) = mpsc::channel(PARTIES_QUEUE);
     let (delivered, delivered_out) = watch::channel(Position::default());
     tasks.spawn("deliver", deliver::deliver(parties_out, delivered));
-    let sink_metrics = SinkMetrics::register(registry);
-    let scrape = Scrape::new(&sink_metrics);
-    let mut lanes = vec![add_scrape(&scrape, &parties, tasks).await];
-    let mut sinks = Sinks::new(sink_metrics, parties, tasks.abandon.clone());
-    for change in sinks.become_those_of(settings.sinks).await? {
-        match change {
-            LaneChange::Join(lane) => lanes.push(lane),
-            LaneChange::Leave(_) => {}
-        }
-    }
-    let (changes, lane_changes) = mpsc::channel(LANE_CHANGES_QUEUE);
-    let metrics = ConfigMetrics::register(registry);
-    let reload = Reload { path, applied: Some(source), sinks, lanes: changes, metrics, hangup };
+    let page = Party::Joined(SCRAPE.to_owned(), safe_out.clone());
+    // Deliveries end after it.
+    let _told = parties.send(page).await;
+    let supply = Supply {
+        requests,
+        safe: safe_out.clone(),
+        saves: keeper.spool().durable().then_some(saves),
+        ending: CancellationToken::new(),
+        parties,
+    };
+    let inputs = keeper::Inputs {
+        appends: appends_out,
+        requests: requests_out,
+        saves: saves_out,
+        safe,
+        ending: supply.ending.clone(),
+        abandon: tasks.abandon.clone(),
+    };
+    let (runtime, driving) = (Handle::current(), keeper::drive(keeper, metrics, inputs));
+    let driving = spawn_blocking(move || runtime.block_on(driving));
+    tasks.spawn("spool", async {
+        driving.await.context("the spool's thread panicked")?.context("the spool failed")
+    });
+    Kept { appends, supply, safe: safe_out, delivered: delivered_out }
+}
+
+/// Starts the sinks, and what follows their configuration.
+async fn follow_configuration(
+    mut reload: Reload,
+    settings: file::Settings,
+    tasks: &mut Tasks,
+) -> anyhow::Result<()> {
+    reload.sinks.become_those_of(settings.sinks).await?;
+    reload.sinks.are_all().await;
     tasks.spawn("sinks", reload.run(tasks.stop.clone()));
-    Ok(Fan { lanes, lane_changes, delivered: delivered_out, scrape })
+    Ok(())
 }
 
 /// Watches the cluster; what is wrong with the API is no reason not to start.
@@ -176,17 +219,6 @@ async fn kubernetes(
         anyhow::Ok(())
     });
     Ok(Cluster::Kubernetes(changes_out, knowledge))
-}
-
-/// The page of totals takes batches as sinks do.
-async fn add_scrape(scrape: &Scrape, parties: &mpsc::Sender<Party>, tasks: &mut Tasks) -> Lane {
-    let (lane, end) = sinks::lane(egressd_sink::SCRAPE, parties).await;
-    let scrape = scrape.clone();
-    tasks.spawn("scrape", async move {
-        scrape.collect(end.batches, end.accepted, system_clock()).await;
-        anyhow::Ok(())
-    });
-    lane
 }
 
 /// The totals as anybody may scrape them.

@@ -129,6 +129,48 @@ fn check_says_what_is_wrong_with_a_kubeconfig() {
     }
 }
 
+/// Goal: a spool directory that cannot be used is refused before anything starts, by `check` and by `run` alike, and a
+/// bound that makes no sense by the command line.
+#[test]
+fn a_spool_that_cannot_be_used_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let [foreign, file, new] = ["foreign", "file", "new"].map(|name| directory.path().join(name));
+    fs::create_dir(&foreign).unwrap();
+    fs::write(foreign.join("segment-00000000000000000000"), "").unwrap();
+    fs::write(&file, "").unwrap();
+    let flag = |flag: &str, value: &Path| [flag.to_owned(), value.to_str().unwrap().to_owned()];
+    for (arguments, words) in [
+        (flag("--spool-dir", &foreign), "is not of this spool: give the spool a directory of its own"),
+        (flag("--spool-dir", &file), "cannot be used"),
+        (flag("--spool-bytes-max", Path::new("1048575")), "1048575 is not in 1048576.."),
+        (flag("--spool-age-max", Path::new("0s")), "nothing could be kept for no time"),
+    ] {
+        for verb in ["check", "run"] {
+            let output =
+                exporter(&directory, verb, "sinks: {}", INVENTORY).args(&arguments).output().unwrap();
+            assert_eq!(output.status.code(), Some(64), "{verb} {arguments:?}: {}", said(&output));
+            assert!(said(&output).contains(words), "{verb} {arguments:?}: {}", said(&output));
+        }
+    }
+    let mut good = exporter(&directory, "check", "sinks: {}", INVENTORY);
+    assert!(good.args(flag("--spool-dir", &new)).output().unwrap().status.success());
+    assert!(!new.exists(), "a check makes nothing");
+
+    let http = free_port();
+    let mut first = exporter(&directory, "run", "sinks: {}", INVENTORY);
+    first.args(["--grpc-listen-port", &free_port().to_string(), "--http-listen-port", &http.to_string()]);
+    first.arg("--flows-listen=");
+    let mut child = first.args(flag("--spool-dir", &new)).stderr(Stdio::null()).spawn().unwrap();
+    until_ready(http, &mut child);
+    assert!(get(http, "/metrics").unwrap().contains("egressd_exporter_spool_durable 1"));
+    let second = first.stderr(Stdio::piped()).output().unwrap();
+    assert_eq!(second.status.code(), Some(64), "{}", said(&second));
+    assert!(said(&second).contains("another process uses the spool"), "{}", said(&second));
+    assert!(good.output().unwrap().status.success(), "a spool in use can be used");
+    signal(&child, Signal::SIGTERM);
+    assert!(child.wait().unwrap().success());
+}
+
 /// What the original's chart rendered, where the captures are beside the project.
 fn renders_of_the_original() -> Vec<String> {
     let captures = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/captures/original-chart");

@@ -343,6 +343,11 @@ impl Pusher {
                 }
             }
         }
+        // What is on its way is held too.
+        batches.close();
+        while let Ok(batch) = batches.try_recv() {
+            self.apply(&mut destination, &batch);
+        }
         self.report(&destination)
     }
 
@@ -350,7 +355,7 @@ impl Pusher {
     fn resume<D: Destination>(&self, destination: &mut D) {
         let Some(Keep { resume, .. }) = &self.keep else { return };
         match destination.resume(resume, (self.clock)()) {
-            Ok(held) => self.metrics.resumed(held),
+            Ok(held) => self.metrics.received(held),
             Err(error) => {
                 self.metrics.state_lost();
                 error!(sink = self.name, %error, "what the life before kept for this sink is lost: see its documentation");

@@ -167,11 +167,14 @@ impl SinkMetrics {
         registry.register(full("push_seconds"), help, self.push_seconds.clone());
     }
 
-    /// A sink that was taken out of the configuration has ended; `left` is what its [`Report`](crate::Report) holds.
-    pub fn removed(&self, sink: &str, left: Traffic) {
+    /// A sink that was taken out of the configuration has ended; `held` is what its [`Report`](crate::Report) holds, and
+    /// `never_taken` what was there for it beside that.
+    pub fn removed(&self, sink: &str, held: Traffic, never_taken: Traffic) {
         let mut last = Applied::default();
-        last.discard(Reason::removed, left);
+        last.discard(Reason::removed, held);
+        last.discard(Reason::removed, never_taken);
         let metrics = self.of(sink);
+        metrics.received(never_taken);
         metrics.applied(&last);
         metrics.levels(Traffic::default(), 0);
         metrics.aside(0);
@@ -248,10 +251,10 @@ impl OneSink {
         }
     }
 
-    /// What a life before had taken in and not let out is held again.
-    pub(crate) fn resumed(&self, held: Traffic) {
-        self.received_bytes.inc_by(held.bytes);
-        self.received_packets.inc_by(held.packets);
+    /// Bytes came otherwise than in a batch: held from the life before, or never taken by a sink that is gone.
+    pub(crate) fn received(&self, traffic: Traffic) {
+        self.received_bytes.inc_by(traffic.bytes);
+        self.received_packets.inc_by(traffic.packets);
     }
 
     /// What a life before had kept is not understood.

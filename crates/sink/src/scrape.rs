@@ -18,10 +18,8 @@ use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelKey, EncodeLabel
 use prometheus_client::encoding::{MetricEncoder, NoLabelSet};
 use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
-use tokio::sync::{mpsc, watch};
 
 use crate::books::{Applied, Reason};
-use crate::driver::Clock;
 use crate::labels::FlowView;
 use crate::metrics::{OneSink, SinkMetrics};
 use crate::table::{FLOWS_MAX, Table};
@@ -74,18 +72,6 @@ impl Scrape {
         let state =
             State { table: Table::new(flows_max), applied: Position::default(), swept: UnixNanos::default() };
         Self { state: Arc::new(Mutex::new(state)), metrics: metrics.of(SCRAPE) }
-    }
-
-    /// Folds batches in until their channel closes, and accepts each at once.
-    pub async fn collect(
-        self,
-        mut batches: mpsc::Receiver<Arc<AttributedBatch>>,
-        accepted: watch::Sender<Position>,
-        clock: Clock,
-    ) {
-        while let Some(batch) = batches.recv().await {
-            accepted.send_replace(self.apply(&batch, clock()));
-        }
     }
 
     /// Folds one batch in; every byte up to the returned position is in the totals.

@@ -68,22 +68,36 @@ pub(crate) fn recover(mut disk: Box<dyn Disk>, id: u64) -> Result<Recovered, Spo
     Ok(Recovered { log: Log::new(disk, id, segments), watermarks, sinks, last, recovery })
 }
 
+/// Refuses a directory that is not a spool of ours.
+pub(crate) fn check(disk: &dyn Disk) -> Result<(), SpoolError> {
+    let files = disk.list().map_err(|source| SpoolError::disk("the directory", source))?;
+    find(disk, &files).map(drop)
+}
+
 /// Whose spool it is; makes it `id`'s when it is nobody's.
 fn identify(disk: &mut dyn Disk, files: &[(String, u64)], id: u64) -> Result<(u64, bool), SpoolError> {
+    if let Some(known) = find(disk, files)? {
+        return Ok((known, false));
+    }
+    begin(disk, id).map_err(|source| SpoolError::disk(IDENTITY, source))?;
+    Ok((id, true))
+}
+
+/// Whose spool it is; `None` when it is nobody's.
+fn find(disk: &dyn Disk, files: &[(String, u64)]) -> Result<Option<u64>, SpoolError> {
     let foreign = |name: &str| SpoolError::Foreign { name: name.to_owned() };
     let Some((_, bytes)) = files.iter().find(|(name, _)| name == IDENTITY) else {
         let ours = |name: &str| segment::parse_name(name).is_some() || cursor::is_file_name(name);
         if let Some((name, _)) = files.iter().find(|(name, _)| ours(name)) {
             return Err(foreign(name));
         }
-        begin(disk, id).map_err(|source| SpoolError::disk(IDENTITY, source))?;
-        return Ok((id, true));
+        return Ok(None);
     };
     let mut found = Vec::new();
     let read = disk.read(IDENTITY, 0, length(*bytes).min(IDENTITY_BYTES), &mut found);
     read.map_err(|source| SpoolError::disk(IDENTITY, source))?;
     let version = parse_identity(&found).ok_or_else(|| foreign(IDENTITY))?;
-    version.map(|id| (id, false)).map_err(|found| SpoolError::NewerVersion { found, known: VERSION })
+    version.map(Some).map_err(|found| SpoolError::NewerVersion { found, known: VERSION })
 }
 
 fn begin(disk: &mut dyn Disk, id: u64) -> std::io::Result<()> {

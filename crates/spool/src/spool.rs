@@ -85,6 +85,22 @@ impl Spool {
         Self::on(Box::new(Directory::open(path)?), config, id)
     }
 
+    /// Whether [`open`](Self::open) would find a spool of ours in a directory, or make one; one that is in use is one. Makes
+    /// nothing but its lock.
+    ///
+    /// # Errors
+    /// It is no spool of ours, or the disk fails.
+    pub fn check(path: &Path) -> Result<(), SpoolError> {
+        if !path.exists() {
+            return Ok(());
+        }
+        match Directory::open(path) {
+            Ok(directory) => recovery::check(&directory),
+            Err(SpoolError::InUse { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Opens the spool on a disk; otherwise as [`open`](Self::open).
     ///
     /// # Errors

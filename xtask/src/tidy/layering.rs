@@ -23,7 +23,7 @@ const ARROWS: [(&str, &[&str]); 16] = [
     ("service", &[]),
     // The binaries name the stream's nouns (Settings, Status, its limits) and never its messages.
     ("collector", &["conntrack", "delivery", "flow", "meter", "protocol", "service"]),
-    ("exporter", &["delivery", "enrich", "flow", "protocol", "serve", "service", "sink"]),
+    ("exporter", &["delivery", "enrich", "flow", "protocol", "serve", "service", "sink", "spool"]),
     // The truth is independent of the code under test: the testbed starts the daemons and links nothing of them.
     ("testbed", &[]),
     // The bench holds what a daemon holds of a stage, and has the testbed feed it.

@@ -1,18 +1,18 @@
 //! What collectors are told and what batches are named, in the order in which the cluster becomes known.
 
 use egressd_enrich::{Node, Pod, PodUid};
-use egressd_flow::{
-    AttributedBatch, Batch, Counter, Epoch, IpProtocol, Sequence, Span, TopologyZone, Traffic,
-};
+use egressd_flow::{Batch, Counter, Epoch, IpProtocol, Sequence, Span, TopologyZone, Traffic};
 use egressd_protocol::{CollectorFlags, Hello, Source};
 use egressd_service::admin::Admin;
 use prometheus_client::registry::Registry;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use super::*;
 
+/// Of the spool, before the first batch.
+const LAST: Position = Position(40);
 const PATIENCE: Duration = Duration::from_secs(60);
 
 fn node(name: &str) -> NodeName {
@@ -43,21 +43,15 @@ fn nodes() -> Change {
     }])
 }
 
-fn lane(sink: &str, batches: mpsc::Sender<Arc<AttributedBatch>>) -> (Lane, watch::Receiver<Position>) {
-    let (accepted, reached) = watch::channel(Position(u64::MAX));
-    (Lane { sink: sink.to_owned(), batches, accepted }, reached)
-}
-
 /// An attribution under test, and everything around it.
 struct Bench {
     changes: mpsc::Sender<Change>,
     takings: mpsc::Sender<Taking>,
     requests: mpsc::Sender<ScopeRequest>,
-    lanes: mpsc::Sender<LaneChange>,
     stop: CancellationToken,
-    attributed: mpsc::Receiver<Arc<AttributedBatch>>,
+    attributed: mpsc::Receiver<Taken>,
     registry: Registry,
-    running: JoinHandle<Result<(), SinkGone>>,
+    running: JoinHandle<Result<(), SpoolGone>>,
 }
 
 impl Bench {
@@ -77,22 +71,21 @@ impl Bench {
         let (changes, changes_out) = mpsc::channel(16);
         let (takings, takings_out) = mpsc::channel(16);
         let (requests, scope_requests) = mpsc::channel(16);
-        let (sink, attributed) = mpsc::channel(16);
+        let (appends, attributed) = mpsc::channel(16);
         let stop = CancellationToken::new();
         let mut registry = Registry::default();
         let mut attribution = Attribution::new(
             Cluster::Kubernetes(changes_out, knowledge),
             naming,
-            vec![lane("first", sink).0],
+            (LAST, appends),
             EnrichMetrics::register(&mut registry),
             Roster::default(),
             Admin::default().part("cluster"),
         );
         attribution.waiting_bytes_max = waiting_bytes_max;
-        let (lanes, lanes_out) = mpsc::channel(16);
-        let inputs = Inputs { takings: takings_out, scope_requests, lanes: lanes_out, stop: stop.clone() };
+        let inputs = Inputs { takings: takings_out, scope_requests, stop: stop.clone() };
         let running = tokio::spawn(attribution.run(inputs));
-        Self { changes, takings, requests, lanes, stop, attributed, registry, running }
+        Self { changes, takings, requests, stop, attributed, registry, running }
     }
 
     async fn change(&self, change: Change) {
@@ -165,7 +158,8 @@ impl Bench {
 
     /// The name at the far end of the next batch that reaches the sink.
     async fn named(&mut self) -> String {
-        let batch = timeout(PATIENCE, self.attributed.recv()).await.expect("a batch comes").unwrap();
+        let Taken { batch, .. } =
+            timeout(PATIENCE, self.attributed.recv()).await.expect("a batch comes").unwrap();
         match &batch.records[0].remote.identity {
             Ok(identity) => identity.pod.as_ref().map_or("a node".to_owned(), |pod| pod.name.to_string()),
             Err(unattributed) => unattributed.reason().to_owned(),
@@ -209,7 +203,7 @@ async fn nothing_is_said_before_everything_was_listed() {
     owners.sort();
     assert_eq!((whole, owners), (true, vec!["db unmeasured".to_owned(), "web".to_owned()]));
     assert_eq!(bench.named().await, "db");
-    assert_eq!(taken.await, Ok(Position(1)));
+    assert_eq!(taken.await, Ok(Position(LAST.0 + 1)));
 }
 
 /// Goal: after the whole, a collector is told what changes on its node, and excluded pods as such.
@@ -243,8 +237,8 @@ async fn a_node_is_an_owner_where_host_network_pods_are_measured() {
         assert_eq!((scope.whole, names, scope.node_addresses.len()), (true, expected, 1));
         for owner in &scope.owners {
             let _taken = bench.offer_of(owner, "10.0.0.2", UnixNanos(unix_nanos())).await;
-            let batch = timeout(PATIENCE, bench.attributed.recv()).await.expect("a batch comes").unwrap();
-            let local = &batch.records[0].local;
+            let taken = timeout(PATIENCE, bench.attributed.recv()).await.expect("a batch comes").unwrap();
+            let local = &taken.batch.records[0].local;
             assert_eq!((&local.pod, local.node.as_ref()), (&None, Some(&node("node-a"))));
         }
     }
@@ -281,7 +275,7 @@ async fn a_batch_waits_for_the_watch() {
     let taken = bench.offer("10.0.0.2").await;
     bench.change(Change::Pod(pod("late", "shop", "10.0.0.2"))).await;
     assert_eq!(bench.named().await, "late");
-    assert_eq!(taken.await, Ok(Position(1)));
+    assert_eq!(taken.await, Ok(Position(LAST.0 + 1)));
 }
 
 /// Goal: a batch waits by a clock that nobody sets: the one on the wall stands still here.
@@ -303,7 +297,7 @@ async fn a_batch_waits_for_an_interrupted_watch() {
     bench.change(nodes()).await;
     knowledge.interrupt();
     let taken = bench.offer("10.0.0.2").await;
-    assert_eq!(taken.await, Ok(Position(1)), "its stream need not wait");
+    assert_eq!(taken.await, Ok(Position(LAST.0 + 1)), "its stream need not wait");
     assert_eq!(bench.figures(), [5, 0, 5]);
     let silence = timeout(2 * LOOK_AGAIN, bench.attributed.recv()).await;
     assert!(silence.is_err(), "it is named before the watch goes on");
@@ -396,40 +390,23 @@ async fn a_batch_waits_no_longer_than_it_may() {
     }
 }
 
-/// Goal: a sink that joins amid the batches is told from where on it has them and gets all of those; one that leaves
-/// sees its queue end.
-#[tokio::test]
-async fn sinks_join_and_leave_between_two_batches() {
+/// Goal: a batch goes to the spool under the epoch and the sequence that it came under; while the spool takes nothing
+/// collectors are told scopes all the same, and what waits goes on when it takes something.
+#[tokio::test(start_paused = true)]
+async fn a_spool_that_takes_nothing_keeps_no_scope_back() {
     let mut bench = Bench::start(Duration::ZERO);
     bench.change(Change::Pods(vec![])).await;
     bench.change(nodes()).await;
-    let _taken = bench.offer("10.0.0.2").await;
-    bench.named().await;
-    let (second, mut second_out) = mpsc::channel(16);
-    let (lane, mut from) = lane("second", second);
-    bench.lanes.send(LaneChange::Join(lane)).await.unwrap();
-    timeout(PATIENCE, from.wait_for(|from| *from == Position(1))).await.expect("it is told").unwrap();
-    let _taken = bench.offer("10.0.0.2").await;
-    bench.named().await;
-    bench.lanes.send(LaneChange::Leave("first".to_owned())).await.unwrap();
-    assert!(timeout(PATIENCE, bench.attributed.recv()).await.expect("it ends").is_none());
-    let _taken = bench.offer("10.0.0.2").await;
-    let seconds = [second_out.recv().await, second_out.recv().await].map(|batch| batch.unwrap().position.0);
-    assert_eq!(seconds, [2, 3]);
-}
-
-/// Goal: a sink that joins while batches wait for their names gets those too, and has none of them before.
-#[tokio::test]
-async fn a_sink_that_joins_gets_what_waits() {
-    let bench = Bench::start(Duration::from_secs(1));
-    bench.change(Change::Pods(vec![])).await;
-    bench.change(nodes()).await;
-    assert_eq!(bench.offer("10.0.0.2").await.await, Ok(Position(1)));
-    let (second, mut second_out) = mpsc::channel(16);
-    let (lane, mut from) = lane("second", second);
-    bench.lanes.send(LaneChange::Join(lane)).await.unwrap();
-    timeout(PATIENCE, from.wait_for(|from| *from == Position(0))).await.expect("it is told").unwrap();
-    assert_eq!(second_out.recv().await.unwrap().position, Position(1));
+    for _ in 0..17 {
+        bench.offer("10.0.0.2").await.await.unwrap();
+    }
+    bench.change(Change::Pod(pod("late", "shop", "10.0.0.9"))).await;
+    let mut scopes = bench.dial(&[], 4).await;
+    assert_eq!(told(&mut scopes).await, (true, vec!["late".to_owned()]));
+    for position in 1..=17 {
+        let Taken { epoch, sequence, batch } = bench.attributed.recv().await.unwrap();
+        assert_eq!((epoch, sequence, batch.position), (Epoch(1), Sequence(1), Position(LAST.0 + position)));
+    }
 }
 
 /// Goal: a stop names what waits and ends; before the cluster is known it takes nothing and ends.
@@ -446,7 +423,7 @@ async fn a_stop_names_what_waits() {
     stop.cancel();
     drop(takings);
     timeout(PATIENCE, running).await.expect("it ends").unwrap().unwrap();
-    assert_eq!(attributed.recv().await.unwrap().position, Position(1));
+    assert_eq!(attributed.recv().await.unwrap().batch.position, Position(LAST.0 + 1));
     drop((changes, requests));
 
     let unsynced = Bench::start(Duration::ZERO);
@@ -464,15 +441,15 @@ async fn a_stop_is_seen_without_room_for_another_batch() {
     let mut bench = Bench::with_room(naming, Knowledge::default(), 1);
     bench.change(Change::Pods(vec![])).await;
     bench.change(nodes()).await;
-    assert_eq!(bench.offer("10.0.0.2").await.await, Ok(Position(1)));
+    assert_eq!(bench.offer("10.0.0.2").await.await, Ok(Position(LAST.0 + 1)));
     let mut second = bench.offer("10.0.0.3").await;
     assert!(timeout(PATIENCE, &mut second).await.is_err(), "there is no room");
     bench.stop.cancel();
     drop(bench.takings);
     timeout(PATIENCE, bench.running).await.expect("it ends").unwrap().unwrap();
-    assert_eq!(second.await, Ok(Position(2)));
-    assert_eq!(bench.attributed.recv().await.unwrap().position, Position(1));
-    assert_eq!(bench.attributed.recv().await.unwrap().position, Position(2));
+    assert_eq!(second.await, Ok(Position(LAST.0 + 2)));
+    assert_eq!(bench.attributed.recv().await.unwrap().batch.position, Position(LAST.0 + 1));
+    assert_eq!(bench.attributed.recv().await.unwrap().batch.position, Position(LAST.0 + 2));
 }
 
 /// Goal: what a batch is weighed at covers its owners and its place, not only its records.

@@ -71,16 +71,3 @@ fn idle_flows_are_forgotten() {
     let page = scrape.render(seconds(702));
     assert!(samples(&page).iter().any(|line| line.contains("8.8.8.8") && line.ends_with(" 10")), "{page}");
 }
-
-/// Goal: the consumer accepts each batch at once, and ends with its channel.
-#[tokio::test]
-async fn batches_are_accepted_at_once() {
-    let (batches, received) = mpsc::channel(4);
-    let (accepted, position) = watch::channel(Position::default());
-    for at in 1..=3 {
-        batches.send(Arc::new(batch(at, &[]))).await.unwrap();
-    }
-    drop(batches);
-    scrape(64).collect(received, accepted, Arc::new(|| seconds(1))).await;
-    assert_eq!(*position.borrow(), Position(3));
-}

@@ -3,7 +3,7 @@
 //! A message of protobuf, since its parts are small numbers and it tells a field that is not there from one that does
 //! not read: names once, then the flows, each with its series. Whoever keeps it holds it against a sum of its own.
 //!
-//! Invariant: what does not hold together is refused as a whole. Bound: the table's flows, at most about 100 bytes each
+//! Invariant: what does not hold together is refused as a whole. Bound: the table's flows, about 100 bytes each
 //! beside the names.
 
 use std::hash::BuildHasher;

@@ -157,6 +157,21 @@ fn every_kind_of_flow_comes_back() {
     assert_eq!(next.flows(), lines.len());
 }
 
+/// Goal: a state takes at most the stated bytes a flow beside its names, with all three series and IPv6 at both ends.
+#[test]
+fn a_state_is_compact() {
+    let line = |flow: usize| {
+        format!("web/app@n1/a fd00::1 > pg/db@n2/b fd00::1:{flow:x} tcp tx=7000/1 rx=900000/2 undirected=1/1")
+    };
+    let lines: Vec<String> = (1..=10_000).map(line).collect();
+    let mut totals = Totals::new(20_000, 100, true);
+    totals.resume((Position(0), &[]), PLACE, Position(0), seconds(0)).unwrap();
+    totals.apply(&batch(1, &lines.iter().map(String::as_str).collect::<Vec<_>>()), seconds(1_800_000_000));
+    let (_, state) = totals.state(PLACE);
+    let bytes_a_flow = state.len() / lines.len();
+    assert!((50..=130).contains(&bytes_a_flow), "{bytes_a_flow}");
+}
+
 /// Goal: a clock that was set back between two lives does not have times said twice.
 #[test]
 fn times_rise_over_a_clock_that_was_set_back() {

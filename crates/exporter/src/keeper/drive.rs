@@ -1,0 +1,237 @@
+//! Has the keeper do what attribution and the sinks ask for, one thing after another.
+//!
+//! While the disk takes nothing, nothing more is appended: attribution waits, then the streams do, and collectors keep
+//! what they have. A state that cannot be kept is tried again before anything else is done for its sink.
+//! Bound: the queues of [`Inputs`], and one state a sink.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use egressd_flow::{AttributedBatch, Position, UnixNanos};
+use egressd_service::clock::unix_nanos;
+use egressd_service::lifecycle::chain;
+use egressd_sink::{Resume, Save};
+use egressd_spool::{SpoolError, Taken};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use super::{GROUP_MAX, Keeper};
+use crate::metrics::SpoolMetrics;
+
+/// How long to wait after the disk failed.
+const RETRY: Duration = Duration::from_secs(1);
+/// How often it is looked what may go, beside at each new segment.
+const LET_GO_EVERY: Duration = Duration::from_mins(1);
+/// How often a failing disk is complained of.
+const COMPLAIN_EVERY: Duration = Duration::from_mins(1);
+
+/// What a sink, or who manages them, wants.
+#[derive(Debug)]
+pub(crate) enum Request {
+    /// To take part; what every batch behind its position is waited for is told it at the same time.
+    Join {
+        sink: String,
+        accepted: watch::Sender<Position>,
+        answer: oneshot::Sender<Result<Resume, SpoolError>>,
+    },
+    /// To take no part any more.
+    Leave { sink: String },
+    /// The sinks are these: any other that the spool knows of was taken out while nobody ran.
+    Only { sinks: Vec<String> },
+    /// Batches behind a position.
+    Read { sink: String, after: Position, answer: oneshot::Sender<Vec<Arc<AttributedBatch>>> },
+}
+
+/// What comes in.
+pub(crate) struct Inputs {
+    /// Named batches, in order. Closed when there are no more.
+    pub(crate) appends: mpsc::Receiver<Taken>,
+    /// Closed when every sink has ended.
+    pub(crate) requests: mpsc::Receiver<Request>,
+    pub(crate) saves: mpsc::Receiver<Save>,
+    /// Told each position that is safe; dropped behind the last.
+    pub(crate) safe: watch::Sender<Position>,
+    /// Fires when the last batch is safe.
+    pub(crate) ending: CancellationToken,
+    pub(crate) abandon: CancellationToken,
+}
+
+struct Driver {
+    keeper: Keeper,
+    metrics: SpoolMetrics,
+    /// `None` behind the last append.
+    safe: Option<watch::Sender<Position>>,
+    ending: CancellationToken,
+    /// States that the disk did not take.
+    unkept: VecDeque<Save>,
+    /// Appends are over.
+    is_closed: bool,
+    /// When the disk is tried again; `None` while it works.
+    retry: Option<Instant>,
+    complained: Option<Instant>,
+}
+
+/// Runs until nothing comes in any more, or `abandon` fires.
+///
+/// # Errors
+/// The spool refuses what no disk is to blame for.
+pub(crate) async fn drive(keeper: Keeper, metrics: SpoolMetrics, inputs: Inputs) -> Result<(), SpoolError> {
+    let Inputs { mut appends, mut requests, mut saves, safe, ending, abandon } = inputs;
+    let mut driver = Driver {
+        keeper,
+        metrics,
+        safe: Some(safe),
+        ending,
+        unkept: VecDeque::new(),
+        is_closed: false,
+        retry: None,
+        complained: None,
+    };
+    let mut is_used = true;
+    let mut let_go = tokio::time::interval_at(Instant::now() + LET_GO_EVERY, LET_GO_EVERY);
+    while is_used || driver.safe.is_some() {
+        driver.publish();
+        let (works, retry) = (driver.retry.is_none(), driver.retry.unwrap_or_else(Instant::now));
+        tokio::select! {
+            () = abandon.cancelled() => break,
+            taken = appends.recv(), if works && !driver.is_closed => driver.append(taken, &mut appends)?,
+            request = requests.recv(), if is_used => match request {
+                Some(request) => driver.serve(request)?,
+                None => is_used = false,
+            },
+            Some(save) = saves.recv() => driver.save(save)?,
+            () = sleep_until(retry), if !works => driver.go_on()?,
+            _ = let_go.tick(), if works => driver.let_go()?,
+        }
+    }
+    driver.publish();
+    Ok(())
+}
+
+impl Driver {
+    /// What has gathered becomes safe together.
+    fn append(&mut self, taken: Option<Taken>, more: &mut mpsc::Receiver<Taken>) -> Result<(), SpoolError> {
+        match taken {
+            Some(taken) => {
+                self.keeper.take(taken);
+                for _ in 1..GROUP_MAX {
+                    let Ok(taken) = more.try_recv() else { break };
+                    self.keeper.take(taken);
+                }
+            }
+            None => self.is_closed = true,
+        }
+        self.flush()
+    }
+
+    fn flush(&mut self) -> Result<(), SpoolError> {
+        let begun = Instant::now();
+        if self.keeper.is_behind() {
+            let flushed = self.keeper.flush(now());
+            self.metrics.synced(begun.elapsed());
+            if !self.works(flushed)? {
+                return Ok(());
+            }
+        }
+        let safe = self.keeper.safe();
+        if let Some(told) = &self.safe {
+            told.send_if_modified(|told| std::mem::replace(told, safe) < safe);
+        }
+        if self.is_closed {
+            self.safe = None;
+            self.ending.cancel();
+        }
+        Ok(())
+    }
+
+    /// The disk may take again what it did not.
+    fn go_on(&mut self) -> Result<(), SpoolError> {
+        self.retry = None;
+        for save in std::mem::take(&mut self.unkept) {
+            self.save(save)?;
+        }
+        self.flush()?;
+        if self.retry.is_none() && self.complained.take().is_some() {
+            info!("the spool's disk works again");
+        }
+        Ok(())
+    }
+
+    fn serve(&mut self, request: Request) -> Result<(), SpoolError> {
+        match request {
+            Request::Join { sink, accepted, answer } => {
+                let joined = self.keeper.join(&sink);
+                if let Ok(Resume { position, .. }) = &joined {
+                    accepted.send_replace(*position);
+                }
+                // Who asked is gone at a stop.
+                let _gone = answer.send(joined);
+            }
+            Request::Leave { sink } => {
+                let left = self.keeper.leave(&sink);
+                self.works(left)?;
+            }
+            Request::Only { sinks } => {
+                let is_other = |(name, _): &(&str, _)| !sinks.iter().any(|sink| sink == name);
+                let others = self.keeper.spool().sinks().filter(is_other);
+                let others: Vec<String> = others.map(|(name, _)| name.to_owned()).collect();
+                for sink in others {
+                    warn!(sink, "not configured any more: what it had not accepted is let go");
+                    let left = self.keeper.leave(&sink);
+                    self.works(left)?;
+                }
+            }
+            Request::Read { sink, after, answer } => match self.keeper.read(&sink, after) {
+                Ok(batches) => drop(answer.send(batches)),
+                // Who asked asks again.
+                Err(failed) => drop(self.works(Err(failed))?),
+            },
+        }
+        Ok(())
+    }
+
+    fn save(&mut self, save: Save) -> Result<(), SpoolError> {
+        let kept = self.keeper.save(&save.sink, save.position, &save.state);
+        if matches!(kept, Err(SpoolError::UnknownSink { .. })) {
+            return Ok(());
+        }
+        if self.works(kept)? {
+            // A sink that was abandoned does not listen.
+            let _gone = save.kept.send(());
+        } else {
+            self.unkept.push_back(save);
+        }
+        Ok(())
+    }
+
+    fn let_go(&mut self) -> Result<(), SpoolError> {
+        let gone = self.keeper.let_go(now());
+        self.works(gone).map(drop)
+    }
+
+    /// Whether it went well. What the disk does not do is done again later.
+    fn works(&mut self, done: Result<(), SpoolError>) -> Result<bool, SpoolError> {
+        let Err(failed) = done else { return Ok(true) };
+        if !failed.is_transient() {
+            return Err(failed);
+        }
+        self.metrics.failed();
+        self.retry = Some(Instant::now() + RETRY);
+        if self.complained.is_none_or(|at| at.elapsed() >= COMPLAIN_EVERY) {
+            self.complained = Some(Instant::now());
+            error!(error = %chain(&failed), "the spool takes nothing, collectors keep what they have, trying again");
+        }
+        Ok(false)
+    }
+
+    fn publish(&mut self) {
+        self.metrics.publish(self.keeper.spool());
+    }
+}
+
+fn now() -> UnixNanos {
+    UnixNanos(unix_nanos())
+}
