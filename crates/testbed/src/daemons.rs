@@ -30,6 +30,8 @@ pub const EXPORTER_HTTP_PORT: u16 = 6060;
 pub const COLLECTOR_HTTP_PORT: u16 = 6061;
 /// The exporter's configuration without any sink.
 pub const CONFIG_WITHOUT_SINKS: &str = "exportInterval: 2s\nsinks: {}\n";
+/// Of an exporter with a spool: the least there is.
+const SPOOL_BYTES_MAX: &str = "1048576";
 const READY_WITHIN: Duration = Duration::from_secs(30);
 /// Above the 25 s that a stop may take by default.
 const END_WITHIN: Duration = Duration::from_secs(30);
@@ -125,9 +127,26 @@ impl<'c> Daemon<'c> {
         config: &str,
         environment: &[(&str, &str)],
     ) -> Result<Self, Error> {
+        Self::exporter_keeping(cluster, program, config, environment, None)
+    }
+
+    /// As [`exporter`](Self::exporter); with a directory for its spool.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn exporter_keeping(
+        cluster: &'c Cluster,
+        program: impl AsRef<OsStr>,
+        config: &str,
+        environment: &[(&str, &str)],
+        spool: Option<&Path>,
+    ) -> Result<Self, Error> {
         let inventory = cluster.write_file("inventory.yaml", &cluster.inventory())?;
         let mut command = Command::new(program);
         command.arg("run").arg("--inventory").arg(inventory).envs(environment.iter().copied());
+        if let Some(spool) = spool {
+            command.arg("--spool-dir").arg(spool).args(["--spool-bytes-max", SPOOL_BYTES_MAX]);
+        }
         Self::start_exporter(cluster, command, config)
     }
 
@@ -312,8 +331,22 @@ impl<'c> Daemons<'c> {
         config: &str,
         environment: &[(&str, &str)],
     ) -> Result<Self, Error> {
+        Self::start_keeping(cluster, programs, config, environment, None)
+    }
+
+    /// As [`start`](Self::start); with a directory for the exporter's spool.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn start_keeping(
+        cluster: &'c Cluster,
+        programs: &Programs,
+        config: &str,
+        environment: &[(&str, &str)],
+        spool: Option<&Path>,
+    ) -> Result<Self, Error> {
         init_nodes(cluster, &programs.collector)?;
-        let exporter = Daemon::exporter(cluster, &programs.exporter, config, environment)?;
+        let exporter = Daemon::exporter_keeping(cluster, &programs.exporter, config, environment, spool)?;
         let start = |node: &Node| Daemon::collector(cluster, &programs.collector, node.name, &[]);
         let collectors = const { &NODES }.iter().map(start).collect::<Result<_, _>>()?;
         let mut daemons = Self { exporter, collectors };

@@ -24,6 +24,8 @@ pub struct Ingestion<'c> {
     /// Accepted requests that are in `flows`.
     requests: usize,
     flows: Flows,
+    /// Where bodies that repeat the one before go, if they are told apart.
+    repeated: Option<Flows>,
 }
 
 impl<'c> Ingestion<'c> {
@@ -33,7 +35,19 @@ impl<'c> Ingestion<'c> {
     /// [`Error::Os`] when the schema cannot be written.
     pub fn new(cluster: &'c Cluster) -> Result<Self, Error> {
         let schema = cluster.write_file(SCHEMA_FILE, SCHEMA)?;
-        Ok(Self { cluster, schema, requests: 0, flows: Flows::default() })
+        Ok(Self { cluster, schema, requests: 0, flows: Flows::default(), repeated: None })
+    }
+
+    /// From now on a body that is byte for byte the one accepted before it is no part of the sum, and told apart: that of a
+    /// sender that was killed before it knew of the answer.
+    pub fn tell_repeats_apart(&mut self) {
+        self.repeated.get_or_insert_default();
+    }
+
+    /// The sum of those.
+    #[must_use]
+    pub fn repeated(&self) -> Flows {
+        self.repeated.clone().unwrap_or_default()
     }
 
     /// Adds what the sink has accepted meanwhile, and gives the sum per flow.
@@ -41,8 +55,15 @@ impl<'c> Ingestion<'c> {
     /// # Errors
     /// [`Error::Command`] for a body that gzip or protoc refuse, [`Error::Malformed`] for an item that is no flow.
     pub fn flows(&mut self, sink: &HttpSink) -> Result<&Flows, Error> {
-        for request in sink.accepted().iter().skip(self.requests) {
-            self.flows.merge(flows_in(&self.decode(request)?)?);
+        let accepted = sink.accepted();
+        while let Some(request) = accepted.get(self.requests) {
+            let before = self.requests.checked_sub(1).and_then(|before| accepted.get(before));
+            let repeats = before.is_some_and(|before| before.body == request.body);
+            let flows = flows_in(&self.decode(request)?)?;
+            match &mut self.repeated {
+                Some(repeated) if repeats => repeated.merge(flows),
+                _ => self.flows.merge(flows),
+            }
             self.requests += 1;
         }
         Ok(&self.flows)

@@ -3,7 +3,7 @@
 //! Invariant: they stand in a tmpfs that is mounted nowhere and held by one descriptor, so they vanish with the
 //! process even on SIGKILL. Children reach them as `/proc/PID/fd/N/…`.
 //!
-//! Bound: 512 MiB of memory, then writers get ENOSPC.
+//! Bound: 512 MiB of memory unless said otherwise, then writers get ENOSPC.
 
 use std::fs::{self, File};
 use std::io;
@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::exec;
 use crate::namespace::on_own_thread;
 
-const OPTIONS: &str = "size=512m,mode=0700";
+const MIB_MAX: u32 = 512;
 /// Only the thread that mounts sees the file system there, and only until it ends.
 const MOUNT_POINT: &str = "/tmp";
 
@@ -32,12 +32,21 @@ impl Scratch {
     /// # Errors
     /// [`Error::Os`] without root.
     pub fn create() -> Result<Self, Error> {
-        let root = on_own_thread(|| -> io::Result<File> {
+        Self::of_mib(MIB_MAX)
+    }
+
+    /// An empty one that is full with so many MiB.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    pub fn of_mib(mib: u32) -> Result<Self, Error> {
+        let options = format!("size={mib}m,mode=0700");
+        let root = on_own_thread(move || -> io::Result<File> {
             unshare(CloneFlags::CLONE_NEWNS)?;
             let none = None::<&str>;
             mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
             let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV;
-            mount(Some("tmpfs"), MOUNT_POINT, Some("tmpfs"), flags, Some(OPTIONS))?;
+            mount(Some("tmpfs"), MOUNT_POINT, Some("tmpfs"), flags, Some(options.as_str()))?;
             File::open(MOUNT_POINT)
         })
         .map_err(Error::os("mount", "the scratch directory"))?;

@@ -13,6 +13,7 @@ mod failing_sinks;
 mod followers;
 mod from_kubernetes;
 mod harness;
+mod killed;
 mod lives;
 mod versions;
 
