@@ -302,6 +302,7 @@ impl Totals {
             }
             self.cycle = match cycle.phase {
                 Phase::Aside => {
+                    self.keep_if(|keeping, _| keeping.has_news);
                     self.aside.from = if self.aside.is_over() { cycle.next } else { 0 };
                     Some(Cycle { phase: Phase::first(self.temporality), next: 0, ..cycle })
                 }

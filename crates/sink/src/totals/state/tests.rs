@@ -109,6 +109,32 @@ fn nothing_is_said_before_it_is_caught_up() {
     assert_eq!(push(&mut next, seconds(4)), ["4000 Transmit 8.8.8.8 12"]);
 }
 
+/// Goal: the end of a series that was set aside is kept before its return says a zero, also within one cycle: a life that
+/// begins from a state before the end goes on with the total, which must come after no zero.
+#[test]
+fn an_end_set_aside_is_kept_before_a_return() {
+    let mut totals = keeping();
+    send(&mut totals, 10, seconds(1));
+    for now in [2, 2] {
+        push(&mut totals, seconds(now));
+        totals.kept();
+    }
+    totals.begin();
+    assert_eq!(request(&mut totals, seconds(700)).as_deref(), Some("700000 Transmit 8.8.8.8 stale"));
+    assert!(totals.refused(Verdict::Rejected, seconds(700)).aside.is_some());
+    while totals.is_running() {
+        assert_eq!(request(&mut totals, seconds(700)), None);
+        totals.kept();
+    }
+    totals.begin();
+    assert_eq!(request(&mut totals, seconds(701)).as_deref(), Some("701000 Transmit 8.8.8.8 stale"));
+    send(&mut totals, 3, seconds(701));
+    totals.settle();
+    assert_eq!((request(&mut totals, seconds(701)), totals.is_due()), (None, true));
+    totals.kept();
+    assert_eq!(request(&mut totals, seconds(701)).as_deref(), Some("701001 Transmit 8.8.8.8 zero"));
+}
+
 /// Goal: what changed in the configuration while nobody ran is taken up once caught up: another place begins anew with
 /// what was not accepted, and received bytes are as they were until then.
 #[test]
