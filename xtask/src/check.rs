@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::steps::{self, Step};
 use crate::workspace::Workspace;
-use crate::{accuracy, process, python, setup, tidy};
+use crate::{accuracy, process, python, setup, sim, tidy};
 
 /// Everything that must pass, on the development profile.
 ///
@@ -22,6 +22,7 @@ pub(crate) fn test(workspace: &Workspace) -> Result<()> {
         // Tests of the testbed start the daemons from the target folder, which `cargo test` alone would not fill.
         Step::new("binaries", || cargo(workspace, &["build", "--workspace", "--bins"])),
         Step::new("gRPC client", || grpc_client(workspace)),
+        Step::new("simulation", || sim::short(workspace)),
         Step::new("accuracy", || accuracy::short(workspace)),
         Step::new("documentation", || document(workspace)),
         Step::new("tests and doc tests", || run_tests(workspace)),

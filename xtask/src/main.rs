@@ -18,6 +18,7 @@ mod fuzz;
 mod process;
 mod python;
 mod setup;
+mod sim;
 mod steps;
 mod tidy;
 mod workspace;
@@ -42,6 +43,8 @@ enum Command {
     Bench(bench::Args),
     /// Look for inputs that break what decodes outside bytes, guided by what each reaches
     Fuzz(fuzz::Args),
+    /// Run whole-system histories, each from one seed: fake kernel, network, disk and stores around the real machines
+    Sim(sim::Args),
     /// Everything that must pass, set-up included
     Test,
     /// Formatting and clippy
@@ -67,6 +70,7 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Accuracy(args) => accuracy::run(&args, &Workspace::read()?),
         Command::Bench(args) => bench::run(&args, &Workspace::read()?),
         Command::Fuzz(args) => fuzz::run(&args, &Workspace::read()?),
+        Command::Sim(args) => sim::run(&args, &Workspace::read()?),
         Command::Test => check::test(&Workspace::read()?),
         Command::Lint => check::lint(&Workspace::read()?),
         Command::Tidy => tidy::run(&Workspace::read()?),

@@ -10,7 +10,7 @@ use crate::workspace::{Dependency, Kind, Package, short};
 
 /// The crates of ours that each of our crates may link, by short name, in the order data goes.
 /// Tests may use any crate. A binary and `xtask` stand on no right-hand side: nothing links them.
-const ARROWS: [(&str, &[&str]); 16] = [
+const ARROWS: [(&str, &[&str]); 17] = [
     ("flow", &[]),
     ("protocol", &["flow"]),
     ("conntrack", &["flow"]),
@@ -30,6 +30,8 @@ const ARROWS: [(&str, &[&str]); 16] = [
     ("bench", &["conntrack", "flow", "meter", "testbed"]),
     // The fuzz targets are the decoders of outside bytes, wherever they are.
     ("fuzz", &["conntrack", "flow", "meter"]),
+    // The simulation joins every stage's machines, as the two binaries do.
+    ("sim", &["delivery", "enrich", "flow", "meter", "protocol", "sink", "spool"]),
     ("xtask", &[]),
 ];
 
