@@ -40,6 +40,9 @@ pub(super) struct Refused {
     fresh_bytes: u64,
     #[prost(uint64, tag = "9")]
     fresh_packets: u64,
+    /// Lives that may have told it, and were not counted for that.
+    #[prost(uint64, tag = "10")]
+    lives: u64,
 }
 
 impl Refused {
@@ -55,6 +58,7 @@ impl Refused {
             through: through.0,
             fresh_bytes: fresh.bytes,
             fresh_packets: fresh.packets,
+            lives: 0,
         }
     }
 
@@ -114,30 +118,20 @@ pub(super) struct Aside {
     untried: usize,
     tries: usize,
     portion: Portion,
-    /// The first so many may be in a request of the life before.
-    doubtful: usize,
 }
 
 impl Aside {
     pub(super) fn new() -> Self {
         // An eighth of a table is for rests.
         let known = Table::new(ASIDE_MAX * 8 / 7 + 1);
-        Self {
-            flows: VecDeque::new(),
-            known,
-            named: 0,
-            untried: 0,
-            tries: 0,
-            portion: Portion::ONE,
-            doubtful: 0,
-        }
+        Self { flows: VecDeque::new(), known, named: 0, untried: 0, tries: 0, portion: Portion::ONE }
     }
 
     /// Those of the life before.
     pub(super) fn restore(&mut self, flows: Vec<Refused>) {
         self.flows = flows.into();
         self.flows.truncate(ASIDE_MAX);
-        self.doubtful = self.flows.len();
+        self.flows.iter_mut().for_each(|flow| flow.lives += 1);
     }
 
     pub(super) fn flows(&self) -> impl Iterator<Item = &Refused> {
@@ -194,11 +188,13 @@ impl Aside {
         self.named > 0
     }
 
-    /// What the current request says, and how much of it the life before may have said; the latter once.
+    /// What the current request says, and how much of it lives before may have said; the latter once.
     pub(super) fn requested(&mut self) -> (Counter, Counter) {
         let said = sum(self.flows.iter().take(self.named));
-        let doubtful = sum(self.flows.iter().take(self.named.min(self.doubtful)));
-        self.doubtful = self.doubtful.saturating_sub(self.named);
+        let mut doubtful = Counter::default();
+        for flow in self.flows.iter_mut().take(self.named) {
+            doubtful += super::times(flow.delta().sum(), std::mem::take(&mut flow.lives));
+        }
         (said, doubtful)
     }
 

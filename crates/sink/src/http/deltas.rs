@@ -83,6 +83,9 @@ struct Note {
     /// What is set aside, of this range and of those before.
     #[prost(message, repeated, tag = "4")]
     aside: Vec<Refused>,
+    /// Lives before this one that may have made the request that is next, and were not counted for that.
+    #[prost(uint64, tag = "5")]
+    lives: u64,
 }
 
 const FORMAT: u32 = 1;
@@ -100,8 +103,8 @@ struct Keeping {
     aside_before: Counter,
     /// What of that range was accepted then.
     accepted_before: Counter,
-    /// Whether the life before may have made the current request.
-    is_doubtful: bool,
+    /// Lives before this one that may have made the current request.
+    doubts: u64,
 }
 
 /// The growth that one destination has not accepted yet.
@@ -161,7 +164,8 @@ impl Deltas {
             Some(Frozen { request, through, .. }) => (*through, request.start as u64),
             None => (self.standing.accepted, 0),
         };
-        let note = Note { format: FORMAT, through: through.0, accepted_flows, aside };
+        let lives = self.keeping.as_ref().map_or(0, |keeping| keeping.doubts);
+        let note = Note { format: FORMAT, through: through.0, accepted_flows, aside, lives };
         let is_empty = self.frozen.is_none() && note.aside.is_empty();
         (self.standing.accepted, if is_empty { Vec::new() } else { note.encode_to_vec() })
     }
@@ -198,12 +202,14 @@ impl Deltas {
     /// What of the range under way a life before had accepted, once.
     pub(crate) fn take_accepted_before(&mut self) -> Counter {
         let taken = self.keeping.as_mut().map(|keeping| std::mem::take(&mut keeping.accepted_before));
-        taken.unwrap_or_default()
+        let taken = taken.unwrap_or_default();
+        self.release(taken);
+        taken
     }
 
-    /// Whether a life before may have made the current request; once.
-    pub(crate) fn take_doubt(&mut self) -> bool {
-        self.keeping.as_mut().is_some_and(|keeping| std::mem::take(&mut keeping.is_doubtful))
+    /// How many lives before may have made the current request; once.
+    pub(crate) fn take_doubts(&mut self) -> u64 {
+        self.keeping.as_mut().map_or(0, |keeping| std::mem::take(&mut keeping.doubts))
     }
 
     /// Folds a batch in. One whose position was applied before changes nothing.
@@ -257,8 +263,8 @@ impl Deltas {
         let passed = sum(&flows[..start]);
         // What was set aside of the range is held on.
         let accepted = passed.growth(keeping.aside_before).unwrap_or(passed);
-        (keeping.accepted_before, keeping.is_doubtful) = (accepted, true);
-        self.standing.held.release(accepted);
+        // Kept before the request is made again: otherwise a third life would not know of a second.
+        (keeping.accepted_before, keeping.doubts, keeping.is_due) = (accepted, note.lives + 1, true);
         self.frozen = Some(Frozen { flows, request: start..start, through: Position(note.through) });
     }
 

@@ -152,7 +152,10 @@ impl Destination for CostApi {
         // Of a damaged note nothing reads either.
         let state = resume.state.as_deref().unwrap_or(DAMAGED);
         let (aside, held) = self.deltas.resume((resume.position, state), resume.caught_up)?;
-        self.aside.restore(aside);
+        if !aside.is_empty() {
+            self.aside.restore(aside);
+            self.deltas.make_due();
+        }
         Ok(held)
     }
 
@@ -202,15 +205,15 @@ impl Destination for CostApi {
         self.body.clone()
     }
 
-    /// The first request of a range that a life before was at may be one that it made, and so may any of a flow that was
-    /// set aside then.
+    /// The first request of a range that lives before were at may be one that each of them made, and so may any of a flow
+    /// that was set aside then.
     fn settle(&mut self, verdict: Verdict, now: UnixNanos) -> Settled {
         let mut settled = Settled { emitted: self.deltas.take_accepted_before(), ..Settled::default() };
         let (said, doubtful) = if self.aside.is_asked() {
             self.aside.requested()
         } else {
             let said = self.deltas.requested();
-            (said, if self.deltas.take_doubt() { said } else { Counter::default() })
+            (said, times(said, self.deltas.take_doubts()))
         };
         settled.ambiguous = doubtful;
         if verdict.is_open() {
@@ -239,6 +242,12 @@ impl Destination for CostApi {
     fn flows_aside(&self) -> usize {
         self.aside.len()
     }
+}
+
+/// So many times a figure.
+fn times(counter: Counter, times: u64) -> Counter {
+    let Counter { bytes, packets } = counter;
+    Counter { bytes: bytes.saturating_mul(times), packets: packets.saturating_mul(times) }
 }
 
 /// The message of the first flows that fit, at least one, and how many these are.
