@@ -13,6 +13,8 @@ use egressd_spool::SpoolConfig;
 use ipnet::IpNet;
 use tracing::Level;
 
+use crate::lease::LeaseOptions;
+
 /// Names both ends of every flow and writes to the sinks.
 #[derive(Debug, Parser)]
 #[command(name = "egressd-exporter", version)]
@@ -82,6 +84,9 @@ pub(crate) struct Options {
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
           action = ArgAction::Set, value_parser = parse_go_bool)]
     pub(crate) host_network_pods: bool,
+
+    #[command(flatten)]
+    pub(crate) lease: LeaseOptions,
 }
 
 /// An address to listen on; `None`: nowhere.

@@ -7,6 +7,7 @@ mod file;
 mod follow;
 mod keeper;
 mod keys;
+mod lease;
 mod metrics;
 mod nodes;
 mod reference;
@@ -61,6 +62,8 @@ struct Loaded {
     inventory: Option<egressd_enrich::Index>,
     /// `None` for a check.
     spool: Option<spool::Opened>,
+    /// `None`: nobody stands by.
+    candidate: Option<lease::Candidate>,
 }
 
 fn read_inventory(path: &Path) -> anyhow::Result<egressd_enrich::inventory::Inventory> {
@@ -72,6 +75,11 @@ fn load(options: &config::Options, doubts: Doubts) -> anyhow::Result<Loaded> {
         .install_default()
         .map_err(|_| anyhow::anyhow!("another TLS provider is installed already"))?;
     let environment = |name: &str| env::var(name).ok();
+    let beside = lease::Beside {
+        inventory: options.inventory.is_some(),
+        spool_dir: options.spool.spool_dir.is_some(),
+    };
+    let candidate = options.lease.candidate(beside, options.grpc_listen_port, &lease::Own)?;
     let source = file::read(options.config_path.as_deref())?;
     let file = file::understand(&source, doubts, &environment)
         .and_then(|settings| file::try_access(&source, &settings).map(|()| settings));
@@ -97,5 +105,5 @@ fn load(options: &config::Options, doubts: Doubts) -> anyhow::Result<Loaded> {
         Doubts::Warn => spool::open(&options.spool).map(Some),
     }?;
     let inventory = inventory.map(egressd_enrich::inventory::Inventory::into_index);
-    Ok(Loaded { file, source, inventory, spool })
+    Ok(Loaded { file, source, inventory, spool, candidate })
 }

@@ -4,7 +4,9 @@ use egressd_delivery::roster::Roster;
 use egressd_enrich::Index;
 use egressd_enrich::kubernetes::{Knowledge, WatchCounts};
 use egressd_flow::{AttributedBatch, Counter as Traffic, Unattributed};
+use egressd_service::clock::boot_now;
 use egressd_service::figures::{Figures, ReasonLabel, set};
+use egressd_sink::Lead;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
@@ -82,6 +84,48 @@ impl EnrichMetrics {
     pub(crate) fn cluster(&self, index: &Index) {
         self.nodes.set(i64::try_from(index.nodes()).unwrap_or(i64::MAX));
         self.pods.set(i64::try_from(index.pods()).unwrap_or(i64::MAX));
+    }
+}
+
+/// The election.
+#[derive(Debug, Default)]
+pub(crate) struct LeaseMetrics {
+    pub(crate) holders: Counter,
+    pub(crate) failures: Counter,
+}
+
+impl LeaseMetrics {
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        registry.register(
+            "egressd_exporter_lease_holders",
+            "Holders of the lease that this exporter saw, itself included, one after the other",
+            metrics.holders.clone(),
+        );
+        registry.register(
+            "egressd_exporter_lease_failures",
+            "Requests for the lease that were refused or not answered; each was tried again",
+            metrics.failures.clone(),
+        );
+        metrics
+    }
+}
+
+/// Whether this exporter writes, read when it is scraped.
+#[derive(Debug)]
+pub(crate) struct LeadMetric(Lead);
+
+impl LeadMetric {
+    pub(crate) fn register(registry: &mut Registry, lead: Lead) {
+        registry.register_collector(Box::new(Self(lead)));
+    }
+}
+
+impl Collector for LeadMetric {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        let leads = ConstGauge::new(i64::from(self.0.remaining(boot_now()).is_some()));
+        let help = "1 while this exporter writes: it leads, or nobody stands by";
+        leads.encode(encoder.encode_descriptor("egressd_exporter_leader", help, None, leads.metric_type())?)
     }
 }
 

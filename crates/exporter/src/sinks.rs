@@ -10,7 +10,9 @@ use std::mem::discriminant;
 use std::time::Duration;
 
 use egressd_flow::{Counter, Position};
-use egressd_sink::{ClientError, Controls, Keep, Report, Save, Sink, SinkConfig, SinkMetrics, system_clock};
+use egressd_sink::{
+    ClientError, Controls, Keep, Lead, Report, Save, Sink, SinkConfig, SinkMetrics, system_clock,
+};
 use egressd_spool::SpoolError;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::{JoinError, JoinSet};
@@ -78,18 +80,20 @@ pub(crate) struct Sinks {
     tasks: JoinSet<Ended>,
     metrics: SinkMetrics,
     supply: Supply,
+    lead: Lead,
     abandon: CancellationToken,
 }
 
 impl Sinks {
-    /// None yet. `abandon` ends them all, whatever they hold.
-    pub(crate) fn new(metrics: SinkMetrics, supply: Supply, abandon: CancellationToken) -> Self {
+    /// None yet. They push while there is `lead`; `abandon` ends them all, whatever they hold.
+    pub(crate) fn new(metrics: SinkMetrics, supply: Supply, lead: Lead, abandon: CancellationToken) -> Self {
         Self {
             running: BTreeMap::new(),
             leaving: BTreeSet::new(),
             tasks: JoinSet::new(),
             metrics,
             supply,
+            lead,
             abandon,
         }
     }
@@ -134,7 +138,8 @@ impl Sinks {
                 None if self.leaving.contains(&name) => return Err(SinksError::Leaving { name }),
                 None => {
                     let made = Sink::new(config.clone(), &self.metrics, system_clock());
-                    Step::Begins(Box::new(made.map_err(|source| SinksError::Client { name, source })?))
+                    let (sink, controls) = made.map_err(|source| SinksError::Client { name, source })?;
+                    Step::Begins(Box::new((sink.led_by(self.lead.clone()), controls)))
                 }
             };
             Ok((config, step))

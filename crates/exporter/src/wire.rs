@@ -1,6 +1,5 @@
 //! The exporter's parts, from the far end back: sinks, what feeds them, last the streams.
 
-use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -13,15 +12,17 @@ use egressd_delivery::LedgerMetrics;
 use egressd_delivery::ledger::{Ledger, NODES_MAX};
 use egressd_delivery::roster::Roster;
 use egressd_delivery::serve::{Desk, Patience, Role, serve};
-use egressd_enrich::kubernetes::{ConnectError, Knowledge, WatchCounts};
+use egressd_enrich::Change;
+use egressd_enrich::kubernetes::{Knowledge, WatchCounts};
 use egressd_flow::{Position, UnixNanos};
 use egressd_protocol::Settings;
 use egressd_protocol::limits::MESSAGE_BYTES_MAX;
 use egressd_service::admin::{self, Admin};
 use egressd_service::clock::unix_nanos;
 use egressd_service::lifecycle::Tasks;
-use egressd_sink::{FLOWS_MAX, SCRAPE, Scrape, SinkMetrics};
+use egressd_sink::{FLOWS_MAX, Lead, SCRAPE, Scrape, SinkMetrics};
 use egressd_spool::{SINKS_MAX, Taken};
+use kube::Client;
 use prometheus_client::registry::Registry;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
@@ -34,7 +35,10 @@ use crate::attribute::{Attribution, Cluster, Inputs, Naming, WAITING_BYTES_MAX};
 use crate::config::Options;
 use crate::deliver::Party;
 use crate::keeper::{GROUP_MAX, Keeper};
-use crate::metrics::{ConfigMetrics, EnrichMetrics, NodeMetrics, SpoolMetrics, WatchMetrics};
+use crate::lease::{Contest, Word};
+use crate::metrics::{
+    ConfigMetrics, EnrichMetrics, LeadMetric, LeaseMetrics, NodeMetrics, SpoolMetrics, WatchMetrics,
+};
 use crate::reload::Reload;
 use crate::sinks::{BATCHES_QUEUE, Sinks, Supply};
 use crate::spool::Opened;
@@ -63,6 +67,7 @@ pub(crate) async fn wire(options: Box<Options>, loaded: Loaded, mut tasks: Tasks
         grpc_port = options.grpc_listen_port,
         http_port = options.http_listen_port,
         cluster = if loaded.inventory.is_some() { "inventory" } else { "kubernetes" },
+        leader_elect = loaded.candidate.is_some(),
         "starting"
     );
     info!(
@@ -80,6 +85,14 @@ pub(crate) async fn wire(options: Box<Options>, loaded: Loaded, mut tasks: Tasks
 
     let roster = Roster::default();
     NodeMetrics::register(&mut registry, roster.clone());
+    let (contender, lead, role) = match loaded.candidate {
+        None => (None, Lead::always(), watch::channel(Role::Leader).1),
+        Some(candidate) => {
+            let (word, lead, role) = Word::new(LeaseMetrics::register(&mut registry));
+            (Some((candidate, word)), lead, role)
+        }
+    };
+    LeadMetric::register(&mut registry, lead.clone());
     let (ledger, last) = if spool.durable() {
         (Ledger::resume(spool::known(&spool)), spool.last())
     } else {
@@ -91,7 +104,8 @@ pub(crate) async fn wire(options: Box<Options>, loaded: Loaded, mut tasks: Tasks
     let spool_metrics = SpoolMetrics::register(&mut registry, &spool, &recovery);
     let Kept { appends, supply, safe, delivered } =
         keep(Keeper::new(spool, scrape.clone()), spool_metrics, &mut tasks).await;
-    let sinks = Sinks::new(sink_metrics, supply, tasks.abandon.clone());
+    let abandon_sinks = tasks.abandon.child_token();
+    let sinks = Sinks::new(sink_metrics, supply, lead, abandon_sinks.clone());
     let metrics = ConfigMetrics::register(&mut registry);
     let follow = Reload { path: options.config_path, applied: Some(loaded.source), sinks, metrics, hangup };
     follow_configuration(follow, loaded.file, &mut tasks).await?;
@@ -100,7 +114,16 @@ pub(crate) async fn wire(options: Box<Options>, loaded: Loaded, mut tasks: Tasks
     let (scopes, scope_requests) = mpsc::channel(SCOPE_REQUESTS_QUEUE);
     let cluster = match loaded.inventory {
         Some(index) => Cluster::Inventory(Box::new(index)),
-        None => kubernetes(options.kubeconfig.flatten().as_deref(), &mut registry, &mut tasks).await?,
+        None => {
+            let client = egressd_enrich::kubernetes::connect(options.kubeconfig.flatten().as_deref()).await?;
+            let (changes, knowledge) = kubernetes(client.clone(), &mut registry, &mut tasks);
+            if let Some((candidate, word)) = contender {
+                let (identity, knowledge) = (candidate.identity(id.0), knowledge.clone());
+                let contest = Contest { client, candidate, identity, knowledge, word, abandon_sinks };
+                tasks.spawn("lease", contest.run(tasks.stop.clone(), delivered.clone()));
+            }
+            Cluster::Kubernetes(changes, knowledge)
+        }
     };
     let followers = match options.flows_listen {
         Some(address) => Some(follow::start(address, &mut registry, &mut tasks).await?),
@@ -134,7 +157,7 @@ pub(crate) async fn wire(options: Box<Options>, loaded: Loaded, mut tasks: Tasks
         patience: Patience::USUAL,
         metrics: LedgerMetrics::register(&mut registry),
         roster: roster.clone(),
-        role: watch::channel(Role::Leader).1,
+        role,
     };
     tasks.spawn("streams", serve(grpc, desk, tasks.stop.clone(), tasks.abandon.clone()));
     let router = admin.router(registry, flows(scrape).merge(nodes::page(roster)), tasks.stop.clone());
@@ -201,12 +224,11 @@ async fn follow_configuration(
 }
 
 /// Watches the cluster; what is wrong with the API is no reason not to start.
-async fn kubernetes(
-    kubeconfig: Option<&Path>,
+fn kubernetes(
+    client: Client,
     registry: &mut Registry,
     tasks: &mut Tasks,
-) -> Result<Cluster, ConnectError> {
-    let client = egressd_enrich::kubernetes::connect(kubeconfig).await?;
+) -> (mpsc::Receiver<Change>, Knowledge) {
     let (changes, changes_out) = mpsc::channel(CHANGES_QUEUE);
     let (knowledge, counts) = (Knowledge::default(), WatchCounts::default());
     WatchMetrics::register(registry, counts.clone(), knowledge.clone());
@@ -218,7 +240,7 @@ async fn kubernetes(
         stop.cancelled().await;
         anyhow::Ok(())
     });
-    Ok(Cluster::Kubernetes(changes_out, knowledge))
+    (changes_out, knowledge)
 }
 
 /// The totals as anybody may scrape them.
