@@ -10,12 +10,13 @@
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use crate::acceptor::Acceptor;
 use crate::certificates::Certificate;
+use crate::clock::now;
 use crate::cluster::Cluster;
 use crate::error::Error;
 use crate::namespace::Namespace;
@@ -71,6 +72,8 @@ struct Kept {
     requests: Vec<Request>,
     receiver: Option<Receiver>,
     refusals: Vec<Refusal>,
+    /// When each was read whole.
+    arrivals: Vec<Instant>,
 }
 
 /// A status, and header lines that go with it.
@@ -127,7 +130,14 @@ impl HttpSink {
     ) -> Result<Self, Error> {
         let namespace = cluster.namespace(topology::CONTROL)?.clone();
         let answer = if receiver.is_some() { Answer::RemoteWrite2 } else { Answer::Status(200) };
-        let kept = Kept { answer, bytes: 0, requests: Vec::new(), receiver, refusals: Vec::new() };
+        let kept = Kept {
+            answer,
+            bytes: 0,
+            requests: Vec::new(),
+            receiver,
+            refusals: Vec::new(),
+            arrivals: Vec::new(),
+        };
         let (kept, certificate) = (Arc::new(Mutex::new(kept)), Arc::new(Mutex::new(certificate)));
         let mut sink = Self { namespace, port, kept, certificate, acceptor: None };
         sink.come_back()?;
@@ -197,6 +207,12 @@ impl HttpSink {
         locked(&self.kept).refusals.iter().map(words).collect()
     }
 
+    /// When each of [`requests`](Self::requests) was read whole.
+    #[must_use]
+    pub fn arrivals(&self) -> Vec<Instant> {
+        locked(&self.kept).arrivals.clone()
+    }
+
     /// The requests answered with 200.
     #[must_use]
     pub fn accepted(&self) -> Vec<Request> {
@@ -264,6 +280,7 @@ impl Kept {
         request.status = reply.as_ref().map_or(0, |reply| reply.status);
         self.bytes += request.body.len();
         self.requests.push(request);
+        self.arrivals.push(now());
         reply
     }
 }

@@ -140,6 +140,26 @@ impl Process {
         self.child.wait().map_err(Error::os("wait for", &self.name))
     }
 
+    /// Stops it where it is (SIGSTOP): it does nothing, and its connections stay open.
+    ///
+    /// # Errors
+    /// [`Error::Os`] when it cannot be signalled.
+    pub fn freeze(&self) -> Result<(), Error> {
+        self.signal(Signal::SIGSTOP)
+    }
+
+    /// Lets it go on (SIGCONT).
+    ///
+    /// # Errors
+    /// [`Error::Os`] when it cannot be signalled.
+    pub fn thaw(&self) -> Result<(), Error> {
+        self.signal(Signal::SIGCONT)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<(), Error> {
+        kill(self.pid()?, signal).map_err(|errno| Error::os("signal", &self.name)(errno.into()))
+    }
+
     /// What it has used so far.
     ///
     /// # Errors

@@ -1,5 +1,5 @@
 //! The whole way, end to end: the kernel's conntrack, both daemons, a real Prometheus, a real VictoriaMetrics and a
-//! fake cost API, against nft's counters; undisturbed, and over outages of a minute.
+//! fake cost API, against nft's counters; undisturbed, over outages of a minute, and while one exporter takes over from another.
 //!
 //! These tests need root, `ip`, `nft`, `prometheus`, `victoria-metrics`, `protoc` and `gzip`, and the daemons beside the
 //! test executable (`cargo build --workspace --bins`); followers of flows need the Python environment that
@@ -15,6 +15,7 @@ mod from_kubernetes;
 mod harness;
 mod killed;
 mod lives;
+mod takeover;
 mod versions;
 
 use std::thread;
