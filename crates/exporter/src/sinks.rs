@@ -232,3 +232,88 @@ enum Step {
     Changes,
     Begins(Box<(Sink, Controls)>),
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+    use std::net::TcpListener;
+    use std::sync::Arc;
+
+    use egressd_flow::{
+        AddressClass, Attributed, AttributedBatch, End, Identity, IpProtocol, NodeName, Span, Traffic,
+        Unattributed, UnixNanos,
+    };
+    use egressd_service::clock::Boot;
+    use egressd_sink::Resume;
+    use prometheus_client::registry::Registry;
+
+    use super::*;
+
+    /// A batch with something to push.
+    fn batch() -> AttributedBatch {
+        let nobody = Identity { pod: None, workload: None, node: None, topology_zone: None, region: None };
+        let remote = End {
+            address: Some([8, 8, 8, 8].into()),
+            class: Some(AddressClass::Public),
+            identity: Err(Unattributed::Unknown),
+        };
+        let record = Attributed {
+            local_address: [10, 0, 0, 1].into(),
+            local: Arc::new(nobody),
+            remote,
+            protocol: IpProtocol::TCP,
+            traffic: Traffic { tx: Counter { bytes: 1, packets: 1 }, ..Traffic::default() },
+        };
+        AttributedBatch {
+            position: Position(1),
+            node: NodeName("node-a".into()),
+            span: Span { from: UnixNanos(0), to: UnixNanos(0) },
+            records: vec![record],
+        }
+    }
+
+    /// A spool that has that batch.
+    async fn answer(mut asked: mpsc::Receiver<Request>) {
+        while let Some(request) = asked.recv().await {
+            match request {
+                Request::Join { answer, .. } => answer.send(Ok(Resume::default())).unwrap(),
+                Request::Read { after, answer, .. } => {
+                    let batches = (after == Position(0)).then(|| Arc::new(batch()));
+                    answer.send(batches.into_iter().collect()).unwrap();
+                }
+                Request::Leave { .. } | Request::Only { .. } => {}
+            }
+        }
+    }
+
+    /// Goal: a configured sink with something to push connects to nobody before this process leads, and then does.
+    #[tokio::test(start_paused = true)]
+    async fn sinks_push_only_while_the_process_leads() {
+        // Another test may have been quicker.
+        let _installed = rustls::crypto::ring::default_provider().install_default();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let url = format!("http: {{ url: 'http://{}/' }}", listener.local_addr().unwrap());
+        let raw = serde_saphyr::from_str(&url).unwrap();
+        let config = SinkConfig::new("test", raw, Some(Duration::from_secs(1)), &|_| None).unwrap();
+        let (grant, lead) = Lead::elected();
+        let (requests, asked) = mpsc::channel(1);
+        tokio::spawn(answer(asked));
+        let (_safe, safe) = watch::channel(Position(1));
+        let (parties, _parties) = mpsc::channel(1);
+        let supply = Supply { requests, safe, saves: None, ending: CancellationToken::new(), parties };
+        let metrics = SinkMetrics::register(&mut Registry::default());
+        let mut sinks = Sinks::new(metrics, supply, lead, CancellationToken::new());
+        sinks.become_those_of(vec![config]).await.unwrap();
+
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
+        grant.until(Boot::NEVER);
+        let connects = async {
+            while listener.accept().is_err() {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(3600), connects).await.expect("it pushes");
+    }
+}

@@ -83,8 +83,9 @@ impl Contest {
                     () = tokio::time::sleep(boot_now().until(until)) => {}
                     () = stop.cancelled(), if election.deadline().is_none() => {}
                     () = &mut let_out => {
-                        word.grant.end();
-                        if let Some(ask) = election.release() {
+                        let release = election.release();
+                        word.tell(&election, election.holder());
+                        if let Some(ask) = release {
                             office.ask(&ask, &word.metrics).await;
                         }
                         return Ok(());
@@ -99,7 +100,6 @@ impl Contest {
                     word.tell(&election, holder.as_deref());
                 }
                 Step::Lost(loss) => {
-                    word.grant.end();
                     word.tell(&election, election.holder());
                     abandon_sinks.cancel();
                     return Err(loss);
@@ -130,7 +130,10 @@ impl Word {
                 self.grant.until(deadline);
                 Role::Leader
             }
-            None => Role::Standby(election.other_holder().and_then(address_of)),
+            None => {
+                self.grant.end();
+                Role::Standby(election.other_holder().and_then(address_of))
+            }
         };
         if holder.is_some() && holder != before {
             self.metrics.holders.inc();
