@@ -81,6 +81,18 @@ impl<'c> Takeover<'c> {
         Self { name, stage, prometheus, recorder, ingestion, first, second, collectors, load }
     }
 
+    /// Until the first has something that the recorder did not take.
+    fn wait_held(&self) {
+        wait_for("bytes held for the recorder", SETTLED_WITHIN, || {
+            let held = self.first.metric("egressd_exporter_sink_held_bytes", &[("sink", "recorder")])?;
+            let failed = [("sink", "recorder"), ("outcome", "not_connected")];
+            let failed = self.first.metric("egressd_exporter_sink_pushes_total", &failed)?;
+            let is_held = held.is_some_and(|held| held > 0) && failed.is_some_and(|failed| failed > 0);
+            Ok(if is_held { Ok(()) } else { Err(format!("{held:?} {failed:?}")) })
+        })
+        .unwrap();
+    }
+
     /// Until the second leads and has the collectors; what it took is pushed by then.
     fn wait_taken_over(&self, since: Instant) {
         wait_lead(&self.second, 1);
@@ -300,12 +312,16 @@ fn a_leader_that_is_killed_is_followed() {
     takeover.finish();
 }
 
-/// Goal: a leader that was frozen for longer than its lease pushes nothing on waking, and ends.
+/// Goal: a leader that was frozen for longer than its lease, with pushes that are due, pushes nothing on waking, and
+/// ends.
 #[test]
 fn a_leader_that_was_frozen_pushes_nothing_on_waking() {
     let (cluster, programs) = (Cluster::start().unwrap(), Programs::beside_current_exe().unwrap());
     let mut takeover = Takeover::start("leader frozen", &cluster, &programs);
+    takeover.recorder.go_away();
+    takeover.wait_held();
     takeover.first.process().freeze().unwrap();
+    takeover.recorder.come_back().unwrap();
     takeover.wait_taken_over(now());
     takeover.first.process().thaw().unwrap();
     takeover.check_lost("the lease could not be renewed in time");
