@@ -40,7 +40,7 @@ struct Contender {
 
 const FIRST: Contender =
     Contender { name: "first", grpc_port: 7062, http_port: 6060, api_port: API_PORT_TO_CUT };
-const SECOND: Contender = Contender { name: "second", grpc_port: 7063, http_port: 6063, api_port: API_PORT };
+const SECOND: Contender = Contender { name: "second", grpc_port: 7063, http_port: 6070, api_port: API_PORT };
 
 struct Takeover<'c> {
     name: &'static str,
@@ -274,7 +274,15 @@ sinks:
     command.arg("run").arg("--config-path").arg(config).arg("--kubeconfig").arg(kubeconfig);
     command.args(["--grpc-listen-port", &contender.grpc_port.to_string()]);
     command.args(["--http-listen-port", &contender.http_port.to_string()]);
-    command.args(["--leader-elect", "--lease-namespace", NAMESPACE, "--pod-name", name]);
+    command.args([
+        "--flows-listen",
+        "",
+        "--leader-elect",
+        "--lease-namespace",
+        NAMESPACE,
+        "--pod-name",
+        name,
+    ]);
     command.args(["--lease-duration", &format!("{}s", LEASE_DURATION.as_secs())]);
     command.args(["--advertise-address", &format!("{}:{}", CONTROL_ADDRESSES.v4, contender.grpc_port)]);
     let control = cluster.namespace(CONTROL).unwrap();
