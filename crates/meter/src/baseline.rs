@@ -2,7 +2,7 @@
 //!
 //! A baseline goes when its entry's end is told, or when [`ABSENT_SNAPSHOTS_MAX`] complete snapshots in a row do not
 //! show it: a table resize ends one dump early and silently (325,377 of 999,997 entries, Linux 6.18), so absence
-//! from one proves nothing.
+//! from one proves nothing. It goes when the snapshot after those begins, by when an end that came amid them is applied.
 
 use std::io::{self, Read, Write};
 use std::time::Duration;
@@ -22,8 +22,8 @@ const ABSENT_SNAPSHOTS_MAX: u8 = 3;
 /// have been set back.
 pub const LOOKS_APART_MAX: Duration = Duration::from_secs(10);
 
-// A stamp tells apart the snapshots that an entry may be absent from, and the one that shows it.
-const _: () = assert!(ABSENT_SNAPSHOTS_MAX < STAMPS);
+// A stamp tells apart the snapshots that an entry may be absent from, the one that shows it, and the one that runs.
+const _: () = assert!(ABSENT_SNAPSHOTS_MAX + 1 < STAMPS);
 
 /// What one sighting of an entry means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -149,27 +149,27 @@ impl Baselines {
         self.looked = now;
     }
 
-    /// A snapshot begins at `now`.
-    pub(crate) fn begin(&mut self, now: UnixNanos) {
+    /// A snapshot begins at `now`, and all ends that were told before the last one was over are applied.
+    /// How many entries went for being absent: their end was never told.
+    pub(crate) fn begin(&mut self, now: UnixNanos) -> usize {
         self.look(now);
         self.watched_since.get_or_insert(now);
         self.surveying = true;
         self.rotate_tombstones();
+        let absent = ABSENT_SNAPSHOTS_MAX + 1..STAMPS;
+        let vanished = absent.map(|age| self.table.evict((self.stamp + STAMPS - age) % STAMPS)).sum();
+        self.table.shrink();
+        vanished
     }
 
     /// The snapshot is over; `complete` as its source says.
-    /// How many entries went for being absent: their end was never told.
-    pub(crate) fn finish(&mut self, complete: bool) -> usize {
+    pub(crate) fn finish(&mut self, complete: bool) {
         let surveying = std::mem::take(&mut self.surveying);
         // Absence is counted in snapshots, so one that could not show everything must not count.
-        if !complete {
-            return 0;
+        if complete {
+            self.surveyed |= surveying;
+            self.stamp = (self.stamp + 1) % STAMPS;
         }
-        self.surveyed |= surveying;
-        let vanished = self.table.evict((self.stamp + STAMPS - ABSENT_SNAPSHOTS_MAX) % STAMPS);
-        self.table.shrink();
-        self.stamp = (self.stamp + 1) % STAMPS;
-        vanished
     }
 
     /// What stands for an entry here.

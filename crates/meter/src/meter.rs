@@ -104,7 +104,8 @@ impl Meter {
         self.look_up_rows();
         (self.now, self.began) = (now, now);
         self.books.entries_active = 0;
-        self.baselines.begin(now);
+        let vanished = self.baselines.begin(now);
+        self.books.vanished_entries += u64::try_from(vanished).unwrap_or(u64::MAX);
     }
 
     /// One row of the snapshot. It shows in the books when the snapshot is over, or a few rows later.
@@ -123,8 +124,7 @@ impl Meter {
         if is_complete {
             self.read_at = self.began;
         }
-        let vanished = self.baselines.finish(is_complete);
-        self.books.vanished_entries += u64::try_from(vanished).unwrap_or(u64::MAX);
+        self.baselines.finish(is_complete);
         self.owners.expire(self.now, self.config.ended_owner_kept);
     }
 

@@ -35,7 +35,7 @@ const OCCUPIED: u128 = 1;
 const STAMP_SHIFT: u32 = 1;
 
 /// Stamps are below this.
-pub(crate) const STAMPS: u8 = 4;
+pub(crate) const STAMPS: u8 = 8;
 
 /// What was last seen of an entry. A source without directions uses `original` alone.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -77,7 +77,7 @@ impl Slot {
     }
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "masked to the two bits of a stamp")]
+#[expect(clippy::cast_possible_truncation, reason = "masked to the three bits of a stamp")]
 fn stamp_of(word: u128) -> u8 {
     (word >> STAMP_SHIFT) as u8 & (STAMPS - 1)
 }

@@ -14,6 +14,7 @@ use proptest::prelude::*;
 
 use crate::{Discard, Meter, MeterConfig};
 
+mod ends;
 mod spans;
 mod state;
 mod watch;

@@ -145,6 +145,10 @@ impl Model {
         self.is_survey = true;
         self.age_ended();
         self.account.entries_active = 0;
+        // Not before: the end of one that was absent may be told as late as this.
+        let before = self.baselines.len();
+        self.baselines.retain(|_, baseline| baseline.absences < ABSENCES_MAX);
+        self.account.vanished_entries += (before - self.baselines.len()) as u64;
     }
 
     pub(crate) fn entry(&mut self, entry: &Entry) {
@@ -171,13 +175,10 @@ impl Model {
     pub(crate) fn finish(&mut self, is_complete: bool) {
         if is_complete {
             self.has_survey |= self.is_survey;
-            let before = self.baselines.len();
-            self.baselines.retain(|_, baseline| {
+            for baseline in self.baselines.values_mut() {
                 baseline.absences = if baseline.shown { 0 } else { baseline.absences + 1 };
                 baseline.shown = false;
-                baseline.absences < ABSENCES_MAX
-            });
-            self.account.vanished_entries += (before - self.baselines.len()) as u64;
+            }
         }
         self.is_survey = false;
         let (now, kept) = (self.now, self.config.ended_owner_kept);
