@@ -68,7 +68,7 @@ pub struct Scope {
     /// The exporter's knowledge reaches to this instant: by its own clock where it is made and on the wire, by the
     /// node's clock once the collector has it.
     pub as_of: UnixNanos,
-    /// True: these owners replace all that were told before. False: they are added, or take the place of the
+    /// True: whoever was told of before and is not among these has ended. False: they are added, or take the place of the
     /// owner with the same address and pod UID.
     pub whole: bool,
     /// Owners, living and lately ended.

@@ -63,12 +63,25 @@ impl Owners {
     pub(crate) fn apply(&mut self, scope: &Scope) {
         if scope.whole {
             self.node_addresses = scope.node_addresses.iter().copied().collect();
-            let told: HashSet<_, foldhash::fast::RandomState> =
-                scope.owners.iter().map(|owner| (owner.address, &*owner.pod_uid)).collect();
-            self.retire(|owner| !told.contains(&(owner.address, &*owner.pod_uid)));
+            self.end_untold(scope);
         }
         for owner in &scope.owners {
             self.upsert(owner);
+        }
+    }
+
+    /// Whoever a whole scope does not tell of has ended, by its time at the latest: an exporter that began anew has never
+    /// heard of a pod that is gone. What its entries say at last is still its own, so it stays as long as others that ended.
+    fn end_untold(&mut self, scope: &Scope) {
+        let told: HashSet<_, foldhash::fast::RandomState> =
+            scope.owners.iter().map(|owner| (owner.address, &*owner.pod_uid)).collect();
+        for owner in self.slots.iter_mut().flatten() {
+            if owner.until.is_none() && !told.contains(&(owner.address, &*owner.pod_uid)) {
+                let heirs = scope.owners.iter().filter(|heir| heir.address == owner.address);
+                let later = heirs.map(|heir| heir.since).filter(|since| *since > owner.since);
+                let until = Some(later.fold(scope.as_of, UnixNanos::min));
+                *owner = Arc::new(Owner { until, ..Owner::clone(owner) });
+            }
         }
     }
 

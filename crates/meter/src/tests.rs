@@ -15,6 +15,7 @@ use proptest::prelude::*;
 use crate::{Discard, Meter, MeterConfig};
 
 mod ends;
+mod owners;
 mod spans;
 mod state;
 mod watch;

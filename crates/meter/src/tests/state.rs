@@ -183,16 +183,17 @@ fn a_state_that_contradicts_itself_is_refused() {
     run(
         &mut script,
         "own 10.0.0.1 web
-         own 10.0.0.2 db
+         own 10.0.0.2 db until=2
          scope 1
          begin 10
          complete
-         own 10.0.0.1 web
-         scope 11
-         cut
-         begin 20
-         tcp 10.0.0.1:1>203.0.113.1:80 start=15 tx=100/2 rx=0/0
+         begin 700
          complete
+         cut
+         begin 710
+         tcp 10.0.0.1:1>203.0.113.1:80 start=705 tx=100/2 rx=0/0
+         complete
+         own 10.0.0.1 web
          scope 9999",
     );
     let bytes = written(&mut script.meter);

@@ -205,7 +205,13 @@ impl Model {
             |one: &Owner, other: &Owner| (one.address, &one.pod_uid) == (other.address, &other.pod_uid);
         if scope.whole {
             self.node_addresses.clone_from(&scope.node_addresses);
-            self.owners.retain(|known| scope.owners.iter().any(|told| same(known, told)));
+            let is_told = |known: &Owner| scope.owners.iter().any(|told| same(known, told));
+            for known in self.owners.iter_mut().filter(|known| known.until.is_none() && !is_told(known)) {
+                let heirs = scope.owners.iter().filter(|heir| heir.address == known.address);
+                let later = heirs.map(|heir| heir.since).filter(|since| *since > known.since);
+                let until = later.min().map_or(scope.as_of, |since| since.min(scope.as_of));
+                *known = Arc::new(Owner { until: Some(until), ..Owner::clone(known) });
+            }
         }
         for told in &scope.owners {
             match self.owners.iter_mut().find(|known| same(known, told)) {
