@@ -23,7 +23,7 @@ const SECOND: u64 = 1_000_000_000;
 pub(crate) struct Cluster {
     nodes: Vec<Node>,
     living: BTreeMap<IpAddr, Pod>,
-    /// Ended, and listed on: what ran to its end is not deleted at once.
+    /// Ended, and listed on until they are deleted.
     ended: Vec<Pod>,
     /// In the order in which the API tells it.
     changes: Vec<Change>,
@@ -100,6 +100,11 @@ impl Cluster {
             .filter(|pod| pod.node.as_ref() == Some(&name))
             .flat_map(|pod| pod.addresses.clone())
             .collect()
+    }
+
+    /// Those pods that ended are deleted: only who was told of them before knows them still.
+    pub(crate) fn delete(&mut self, is_deleted: impl Fn(&PodUid) -> bool) {
+        self.ended.retain(|pod| !is_deleted(&pod.uid));
     }
 
     /// Everything there is, and from which change on the watch goes on.

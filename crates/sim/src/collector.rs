@@ -148,6 +148,7 @@ impl Process {
     pub(crate) fn hear_scope(&mut self) {
         if let Some(scope) = self.scopes.pop_front() {
             self.meter.scope(&scope);
+            self.watch.hear(&scope);
         }
     }
 

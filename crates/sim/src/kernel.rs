@@ -21,7 +21,7 @@ use crate::rng::{Rng, mix};
 pub(crate) const ENTRIES_MAX: usize = 24;
 /// Ends in the socket's receive buffer.
 const BUFFER_MAX: usize = 8;
-/// An entry that has ended is unlinked before so many dumps more have begun: at once, but for the one that runs.
+/// An entry that has ended is unlinked at once, or before so many dumps more have begun.
 const UNLINKED_AFTER: u64 = 2;
 
 /// Tells two lives of one tuple apart, which nothing in the product sees.
@@ -67,6 +67,7 @@ pub(crate) struct Kernel {
     /// By bucket, which is unique.
     table: BTreeMap<u64, Live>,
     serials: Serial,
+    /// Begun so far, and those before.
     dumps: u64,
     listening: bool,
     buffer: VecDeque<Heard>,
@@ -90,7 +91,7 @@ impl Kernel {
             node,
             table: BTreeMap::new(),
             serials: 0,
-            dumps: 0,
+            dumps: UNLINKED_AFTER,
             listening: false,
             buffer: VecDeque::new(),
             truth: Flows::default(),
@@ -158,6 +159,10 @@ impl Kernel {
     /// A walk begins.
     pub(crate) fn begin_dump(&mut self) {
         self.dumps += 1;
+        self.unlink();
+    }
+
+    fn unlink(&mut self) {
         let dumps = self.dumps;
         self.table.retain(|_, live| live.ended.is_none_or(|ended| dumps < ended + UNLINKED_AFTER));
     }
@@ -250,13 +255,15 @@ impl Kernel {
         let of = if dying.is_empty() { others } else { dying };
         let Some(bucket) = rng.pick(&of).map(|(bucket, _)| **bucket) else { return };
         let Some(live) = self.table.get_mut(&bucket) else { return };
-        live.ended = Some(self.dumps);
+        // It is told before it is unlinked, and a dump may run between.
+        live.ended = Some(if rng.once_in(2) { self.dumps } else { 0 });
         let heard = Heard { serial: live.serial, ended: Ended { entry: live.entry, stop: Some(now) } };
         if self.listening && self.buffer.len() < BUFFER_MAX {
             self.buffer.push_back(heard);
         } else {
             self.untold += 1;
         }
+        self.unlink();
     }
 }
 

@@ -5,6 +5,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use egressd_enrich::PodUid;
 use egressd_flow::{Batch, Epoch, Scope, UnixNanos};
 
 use crate::Violation;
@@ -57,6 +58,12 @@ impl Node {
     /// Its clock, at an instant of the exporter's.
     pub(crate) fn clock(&self, now: UnixNanos) -> UnixNanos {
         UnixNanos(now.0 + self.ahead)
+    }
+
+    /// Whether its collector knows a pod whatever becomes of the process.
+    pub(crate) fn knows(&self, pod: &PodUid) -> bool {
+        let process = self.process.as_ref().is_none_or(|process| process.watch.knows(pod));
+        process && self.directory.knows(pod)
     }
 
     pub(crate) fn start(&mut self, rng: &mut Rng, bounds: Bounds, claims: &mut Claims, now: UnixNanos) {

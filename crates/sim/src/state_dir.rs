@@ -11,6 +11,7 @@
 use std::collections::BTreeMap;
 
 use egressd_delivery::window::Progress;
+use egressd_enrich::PodUid;
 use egressd_flow::{Batch, Sequence, UnixNanos};
 use egressd_meter::{Meter, MeterConfig};
 use egressd_protocol::{SpoolId, batch_from_bytes, batch_to_bytes};
@@ -167,6 +168,11 @@ impl StateDir {
             Err(Stop::Killed) => return Err(Stop::Killed),
         }
         Ok(true)
+    }
+
+    /// Whether the next process will know a pod.
+    pub(crate) fn knows(&self, pod: &PodUid) -> bool {
+        self.state.as_ref().is_some_and(|state| state.watch.knows(pod))
     }
 
     /// The last word of a process that ended well.

@@ -7,8 +7,10 @@
 //! Invariant: nothing here is shared with `egressd-meter`. Bound: the entries of one history.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use egressd_flow::{Counter, Counters, Entry, UnixNanos};
+use egressd_enrich::PodUid;
+use egressd_flow::{Counter, Counters, Entry, Scope, UnixNanos};
 
 use crate::flows::Flows;
 use crate::kernel::{Kernel, Serial};
@@ -20,6 +22,8 @@ pub(crate) struct Watch {
     /// Counters as they were last shown, original and reply.
     shown: BTreeMap<Serial, [Counter; 2]>,
     ended: BTreeSet<Serial>,
+    /// Pods that it was told of, by UID.
+    told: BTreeSet<Arc<str>>,
     /// All growth since the watch began.
     pub(crate) owed: Flows,
 }
@@ -55,6 +59,16 @@ impl Watch {
         self.shown(kernel, serial, entry);
         self.shown.remove(&serial);
         self.ended.insert(serial);
+    }
+
+    /// It is told who owns what.
+    pub(crate) fn hear(&mut self, scope: &Scope) {
+        self.told.extend(scope.owners.iter().map(|owner| Arc::clone(&owner.pod_uid)));
+    }
+
+    /// Whether it was told of a pod.
+    pub(crate) fn knows(&self, pod: &PodUid) -> bool {
+        self.told.contains(&pod.0)
     }
 
     fn is_younger(&self, entry: &Entry) -> bool {

@@ -230,6 +230,15 @@ impl World {
         self.see_killed()
     }
 
+    /// Pods that ended are deleted, where that is no loss by design: their collectors know them, and keep what they know.
+    fn delete_pods(&mut self) {
+        if self.has(Fault::StateDamaged) || self.has(Fault::StateDirFull) {
+            return;
+        }
+        let nodes = &self.nodes;
+        self.cluster.delete(|pod| nodes.iter().any(|node| node.knows(pod)));
+    }
+
     /// One message of one of a node's streams is heard; false when none could be.
     ///
     /// # Errors
@@ -414,6 +423,7 @@ impl World {
     /// # Errors
     /// What was safe is not there.
     pub(crate) fn start_exporter(&mut self) -> Result<(), Violation> {
+        self.delete_pods();
         let torn = self.disk.restart();
         self.history.faults.count(Fault::WriteTorn, torn - std::mem::replace(&mut self.torn, torn));
         let (disk, id) = (self.config.durable.then_some(&self.disk), self.rng.next() | 1);
