@@ -42,7 +42,7 @@ pub struct Request {
     pub headers: Vec<(String, String)>,
     /// The body as it came.
     pub body: Vec<u8>,
-    /// What it was answered with.
+    /// What it was answered with; 0 for nothing.
     pub status: u16,
 }
 
@@ -61,6 +61,8 @@ pub enum Answer {
     Status(u16),
     /// Closes the connection after reading the request, without a word: the sender cannot know.
     Silence,
+    /// Says nothing after reading the request, for as long as the sender waits.
+    Hang,
     /// As the specification of remote write 2.0 says, for one [made](HttpSink::start_remote_write_2) as its receiver.
     RemoteWrite2,
 }
@@ -237,8 +239,15 @@ fn serve(stream: impl Read + Write, kept: &Mutex<Kept>) -> io::Result<()> {
         match read {
             Ok(request) => {
                 let mut kept = locked(kept);
-                let Some(reply) = kept.keep(request) else { return Ok(()) };
-                answer(reader.get_mut(), &reply, "keep-alive")?;
+                let hangs = kept.answer == Answer::Hang;
+                match kept.keep(request) {
+                    Some(reply) => answer(reader.get_mut(), &reply, "keep-alive")?,
+                    None if hangs => {
+                        drop(kept);
+                        return reader.fill_buf().map(drop);
+                    }
+                    None => return Ok(()),
+                }
             }
             Err(status) => return answer(reader.get_mut(), &Reply::of(status), "close"),
         }
@@ -268,7 +277,7 @@ impl Kept {
         }
         let reply = match (self.answer, &mut self.receiver) {
             (Answer::Status(status), _) => Some(Reply::of(status)),
-            (Answer::Silence, _) | (Answer::RemoteWrite2, None) => None,
+            (Answer::Silence | Answer::Hang, _) | (Answer::RemoteWrite2, None) => None,
             (Answer::RemoteWrite2, Some(receiver)) => Some(match receiver.take(&request) {
                 Ok(samples) => written(200, samples),
                 Err(refusal) => {

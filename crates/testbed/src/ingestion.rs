@@ -59,7 +59,7 @@ impl<'c> Ingestion<'c> {
         while let Some(request) = accepted.get(self.requests) {
             let before = self.requests.checked_sub(1).and_then(|before| accepted.get(before));
             let repeats = before.is_some_and(|before| before.body == request.body);
-            let flows = flows_in(&self.decode(request)?)?;
+            let flows = self.read(request)?;
             match &mut self.repeated {
                 Some(repeated) if repeats => repeated.merge(flows),
                 _ => self.flows.merge(flows),
@@ -67,6 +67,14 @@ impl<'c> Ingestion<'c> {
             self.requests += 1;
         }
         Ok(&self.flows)
+    }
+
+    /// What one request says, whatever became of it.
+    ///
+    /// # Errors
+    /// As of [`flows`](Self::flows).
+    pub fn read(&self, request: &Request) -> Result<Flows, Error> {
+        flows_in(&self.decode(request)?)
     }
 
     /// The body in protobuf's text format.

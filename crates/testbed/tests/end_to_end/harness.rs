@@ -57,6 +57,7 @@ sinks:
   recorder:
     prom_remote_write:
       url: \"{}/api/v1/push\"
+      timeout: 31s
       headers: {{ X-Scope-OrgID: {TENANT}, Authorization: \"Bearer ${{API_KEY}}\" }}
       sendReceivedBytesMetric: true
   victoria:
@@ -120,8 +121,8 @@ pub(crate) struct Harness<'c> {
     pub(crate) victoria_metrics: Store<'c>,
     pub(crate) cost_api: HttpSink,
     /// A receiver of remote write that keeps requests as they came.
-    recorder: HttpSink,
-    ingestion: Ingestion<'c>,
+    pub(crate) recorder: HttpSink,
+    pub(crate) ingestion: Ingestion<'c>,
     pub(crate) daemons: Daemons<'c>,
     load: Option<Load>,
 }
