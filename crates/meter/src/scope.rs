@@ -43,6 +43,9 @@ pub(crate) struct Owners {
     retired: Vec<u32>,
     by_address: HashMap<IpAddr, Vec<u32>, FixedState>,
     node_addresses: HashSet<IpAddr, foldhash::fast::RandomState>,
+    /// Not in the last whole scope, which did not say by when they had ended. Not kept over a restart: the next process
+    /// dials, and is told whole.
+    untold: Vec<OwnerId>,
 }
 
 impl Owners {
@@ -53,6 +56,7 @@ impl Owners {
             retired: Vec::new(),
             by_address: HashMap::with_hasher(seeded),
             node_addresses: HashSet::default(),
+            untold: Vec::new(),
         }
     }
 
@@ -63,26 +67,42 @@ impl Owners {
     pub(crate) fn apply(&mut self, scope: &Scope) {
         if scope.whole {
             self.node_addresses = scope.node_addresses.iter().copied().collect();
-            self.end_untold(scope);
+            self.untold = self.not_told_of(scope);
         }
         for owner in &scope.owners {
             self.upsert(owner);
         }
+        self.end_untold(scope.as_of);
     }
 
-    /// Whoever a whole scope does not tell of has ended, by its time at the latest: an exporter that began anew has never
-    /// heard of a pod that is gone. What its entries say at last is still its own, so it stays as long as others that ended.
-    fn end_untold(&mut self, scope: &Scope) {
+    /// Whoever is here as not ended, and not in the scope.
+    fn not_told_of(&self, scope: &Scope) -> Vec<OwnerId> {
         let told: HashSet<_, foldhash::fast::RandomState> =
             scope.owners.iter().map(|owner| (owner.address, &*owner.pod_uid)).collect();
-        for owner in self.slots.iter_mut().flatten() {
-            if owner.until.is_none() && !told.contains(&(owner.address, &*owner.pod_uid)) {
-                let heirs = scope.owners.iter().filter(|heir| heir.address == owner.address);
-                let later = heirs.map(|heir| heir.since).filter(|since| *since > owner.since);
-                let until = Some(later.fold(scope.as_of, UnixNanos::min));
-                *owner = Arc::new(Owner { until, ..Owner::clone(owner) });
-            }
-        }
+        let here = (0..).map(OwnerId).zip(&self.slots);
+        let untold = here.filter(|(_, owner)| {
+            owner.as_ref().is_some_and(|owner| {
+                owner.until.is_none() && !told.contains(&(owner.address, &*owner.pod_uid))
+            })
+        });
+        untold.map(|(id, _)| id).collect()
+    }
+
+    /// Whoever a whole scope does not tell of has ended: an exporter that began anew has never heard of a pod that is gone.
+    /// That was when an heir of its address began, or by the time of the first scope that reaches beyond its own beginning.
+    /// What its entries say at last is still its own, so it stays as long as others that ended.
+    fn end_untold(&mut self, as_of: UnixNanos) {
+        let mut untold = std::mem::take(&mut self.untold);
+        untold.retain(|&id| {
+            let Some(owner) = self.get(id).filter(|owner| owner.until.is_none()) else { return false };
+            let others = self.by_address.get(&owner.address).into_iter().flatten();
+            let begun = others.filter_map(|&slot| Some(self.get(OwnerId(slot))?.since)).chain([as_of]);
+            let Some(until) = begun.filter(|at| *at > owner.since).min() else { return true };
+            let ended = Arc::new(Owner { until: Some(until), ..Owner::clone(owner) });
+            self.slots[id.0 as usize] = Some(ended);
+            false
+        });
+        self.untold = untold;
     }
 
     /// Writes every owner, those too that only open flows still name, and the node's addresses.
@@ -166,6 +186,7 @@ impl Owners {
             self.slots[slot as usize].as_ref().is_some_and(|known| known.pod_uid == owner.pod_uid)
         });
         if let Some(slot) = known {
+            self.untold.retain(|untold| untold.0 != slot);
             self.slots[slot as usize] = Some(Arc::clone(owner));
             return;
         }

@@ -105,6 +105,8 @@ pub(crate) struct Model {
     /// Identities whose end was told since the running snapshot began, and between its beginning and the last one's.
     ended: [HashSet<EntryId>; 2],
     owners: Vec<Arc<Owner>>,
+    /// Not in the last whole scope.
+    untold: Vec<Arc<Owner>>,
     node_addresses: Vec<IpAddr>,
     waiting: HashMap<Side, Waiting>,
     open: Told,
@@ -123,6 +125,7 @@ impl Model {
             baselines: HashMap::new(),
             ended: [HashSet::new(), HashSet::new()],
             owners: Vec::new(),
+            untold: Vec::new(),
             node_addresses: Vec::new(),
             waiting: HashMap::new(),
             open: Told::new(),
@@ -200,25 +203,35 @@ impl Model {
         self.settle(&ended.entry, before, sums(counters));
     }
 
+    /// Whoever was untold has ended: when another of its address began, or by this time, if either is after its beginning.
+    fn end_untold(&mut self, as_of: UnixNanos) {
+        let known = self.owners.clone();
+        for owner in &mut self.owners {
+            let is_untold =
+                self.untold.iter().any(|one| (one.address, &one.pod_uid) == (owner.address, &owner.pod_uid));
+            let others = known.iter().filter(|other| other.address == owner.address).map(|other| other.since);
+            let until = others.chain([as_of]).filter(|at| *at > owner.since).min();
+            if is_untold && owner.until.is_none() && until.is_some() {
+                *owner = Arc::new(Owner { until, ..Owner::clone(owner) });
+            }
+        }
+    }
+
     pub(crate) fn scope(&mut self, scope: &Scope) {
         let same =
             |one: &Owner, other: &Owner| (one.address, &one.pod_uid) == (other.address, &other.pod_uid);
         if scope.whole {
             self.node_addresses.clone_from(&scope.node_addresses);
-            let is_told = |known: &Owner| scope.owners.iter().any(|told| same(known, told));
-            for known in self.owners.iter_mut().filter(|known| known.until.is_none() && !is_told(known)) {
-                let heirs = scope.owners.iter().filter(|heir| heir.address == known.address);
-                let later = heirs.map(|heir| heir.since).filter(|since| *since > known.since);
-                let until = later.min().map_or(scope.as_of, |since| since.min(scope.as_of));
-                *known = Arc::new(Owner { until: Some(until), ..Owner::clone(known) });
-            }
+            self.untold.clone_from(&self.owners);
         }
+        self.untold.retain(|known| !scope.owners.iter().any(|told| same(known, told)));
         for told in &scope.owners {
             match self.owners.iter_mut().find(|known| same(known, told)) {
                 Some(known) => *known = Arc::clone(told),
                 None => self.owners.push(Arc::clone(told)),
             }
         }
+        self.end_untold(scope.as_of);
         for (side, waiting) in std::mem::take(&mut self.waiting) {
             let (local, remote, protocol, start_second) = side;
             let is_late = scope.as_of >= waiting.last.saturating_add(self.config.unclaimed_grace);
@@ -243,6 +256,8 @@ impl Model {
     /// Another process goes on: it does not know what had ended or what a running read refused, and its account begins
     /// with what is held.
     pub(crate) fn restart(&mut self) {
+        // The next process dials, and is told whole.
+        self.untold.clear();
         self.is_survey = false;
         self.ended = [HashSet::new(), HashSet::new()];
         self.account = Account { received: self.account().held, ..Account::default() };
