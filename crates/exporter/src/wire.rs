@@ -176,7 +176,7 @@ struct Kept {
 }
 
 /// Starts who owns the spool, on a thread where the disk may take its time, and who tells how far every sink is. The page
-/// of totals has a batch when it is safe.
+/// of totals has a batch when it is appended.
 async fn keep(keeper: Keeper, metrics: SpoolMetrics, tasks: &mut Tasks) -> Kept {
     let (appends, appends_out) = mpsc::channel(GROUP_MAX);
     let (requests, requests_out) = mpsc::channel(REQUESTS_QUEUE);

@@ -1,10 +1,12 @@
 //! Has the keeper do what attribution and the sinks ask for, one thing after another.
 //!
-//! While the disk takes nothing, nothing more is appended: attribution waits, then the streams do, and collectors keep
-//! what they have. A state that cannot be kept is tried again before anything else is done for its sink.
+//! While the disk takes no batches, nothing more is appended: attribution waits, then the streams do, and collectors keep
+//! what they have. A state that cannot be kept, or a batch that cannot be read, holds up its own sink and nobody else. What
+//! may go goes all the time: it is what makes room.
 //! Bound: the queues of [`Inputs`], and one state a sink.
 
 use std::collections::VecDeque;
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -27,6 +29,7 @@ const RETRY: Duration = Duration::from_secs(1);
 const LET_GO_EVERY: Duration = Duration::from_mins(1);
 /// How often a failing disk is complained of.
 const COMPLAIN_EVERY: Duration = Duration::from_mins(1);
+const NOTHING_WRITTEN: &str = "the spool takes nothing, collectors keep what they have, trying again";
 
 /// What a sink, or who manages them, wants.
 #[derive(Debug)]
@@ -69,8 +72,10 @@ struct Driver {
     unkept: VecDeque<Save>,
     /// Appends are over.
     is_closed: bool,
-    /// When the disk is tried again; `None` while it works.
-    retry: Option<Instant>,
+    /// When batches are written again; `None` while that works.
+    write_at: Option<Instant>,
+    /// When states are kept again; `None` while there is none that is not.
+    keep_at: Option<Instant>,
     complained: Option<Instant>,
 }
 
@@ -87,24 +92,26 @@ pub(crate) async fn drive(keeper: Keeper, metrics: SpoolMetrics, inputs: Inputs)
         ending,
         unkept: VecDeque::new(),
         is_closed: false,
-        retry: None,
+        write_at: None,
+        keep_at: None,
         complained: None,
     };
     let mut is_used = true;
     let mut let_go = tokio::time::interval_at(Instant::now() + LET_GO_EVERY, LET_GO_EVERY);
     while is_used || driver.safe.is_some() {
         driver.publish();
-        let (works, retry) = (driver.retry.is_none(), driver.retry.unwrap_or_else(Instant::now));
+        let (write_at, keep_at) = (driver.write_at, driver.keep_at);
         tokio::select! {
             () = abandon.cancelled() => break,
-            taken = appends.recv(), if works && !driver.is_closed => driver.append(taken, &mut appends)?,
+            taken = appends.recv(), if write_at.is_none() && !driver.is_closed => driver.append(taken, &mut appends)?,
             request = requests.recv(), if is_used => match request {
                 Some(request) => driver.serve(request)?,
                 None => is_used = false,
             },
             Some(save) = saves.recv() => driver.save(save)?,
-            () = sleep_until(retry), if !works => driver.go_on()?,
-            _ = let_go.tick(), if works => driver.let_go()?,
+            () = at(write_at), if write_at.is_some() => driver.write_again()?,
+            () = at(keep_at), if keep_at.is_some() => driver.keep_again()?,
+            _ = let_go.tick() => driver.let_go()?,
         }
     }
     driver.publish();
@@ -132,7 +139,8 @@ impl Driver {
         if self.keeper.is_behind() {
             let flushed = self.keeper.flush(now());
             self.metrics.synced(begun.elapsed());
-            if !self.works(flushed)? {
+            if !self.works(flushed, NOTHING_WRITTEN)? {
+                self.write_at = Some(Instant::now() + RETRY);
                 return Ok(());
             }
         }
@@ -147,17 +155,28 @@ impl Driver {
         Ok(())
     }
 
-    /// The disk may take again what it did not.
-    fn go_on(&mut self) -> Result<(), SpoolError> {
-        self.retry = None;
+    /// The disk may take again the batches that it did not.
+    fn write_again(&mut self) -> Result<(), SpoolError> {
+        self.write_at = None;
+        self.flush()?;
+        self.say_well();
+        Ok(())
+    }
+
+    /// The same for states.
+    fn keep_again(&mut self) -> Result<(), SpoolError> {
+        self.keep_at = None;
         for save in std::mem::take(&mut self.unkept) {
             self.save(save)?;
         }
-        self.flush()?;
-        if self.retry.is_none() && self.complained.take().is_some() {
+        self.say_well();
+        Ok(())
+    }
+
+    fn say_well(&mut self) {
+        if self.write_at.is_none() && self.keep_at.is_none() && self.complained.take().is_some() {
             info!("the spool's disk works again");
         }
-        Ok(())
     }
 
     fn serve(&mut self, request: Request) -> Result<(), SpoolError> {
@@ -172,7 +191,7 @@ impl Driver {
             }
             Request::Leave { sink } => {
                 let left = self.keeper.leave(&sink);
-                self.works(left)?;
+                self.works(left, "a sink that left is known until it can be forgotten")?;
             }
             Request::Only { sinks } => {
                 let is_other = |(name, _): &(&str, _)| !sinks.iter().any(|sink| sink == name);
@@ -181,13 +200,15 @@ impl Driver {
                 for sink in others {
                     warn!(sink, "not configured any more: what it had not accepted is let go");
                     let left = self.keeper.leave(&sink);
-                    self.works(left)?;
+                    self.works(left, "a sink that left is known until it can be forgotten")?;
                 }
             }
             Request::Read { sink, after, answer } => match self.keeper.read(&sink, after) {
                 Ok(batches) => drop(answer.send(batches)),
                 // Who asked asks again.
-                Err(failed) => drop(self.works(Err(failed))?),
+                Err(failed) => {
+                    self.works(Err(failed), "a sink waits for what cannot be read, trying again")?;
+                }
             },
         }
         Ok(())
@@ -198,37 +219,45 @@ impl Driver {
         if matches!(kept, Err(SpoolError::UnknownSink { .. })) {
             return Ok(());
         }
-        if self.works(kept)? {
+        if self.works(kept, "a sink waits for its state to be kept, trying again")? {
             // A sink that was abandoned does not listen.
             let _gone = save.kept.send(());
         } else {
             self.unkept.push_back(save);
+            self.keep_at = Some(Instant::now() + RETRY);
         }
         Ok(())
     }
 
     fn let_go(&mut self) -> Result<(), SpoolError> {
         let gone = self.keeper.let_go(now());
-        self.works(gone).map(drop)
+        self.works(gone, "what may go from the spool stays, trying again").map(drop)
     }
 
-    /// Whether it went well. What the disk does not do is done again later.
-    fn works(&mut self, done: Result<(), SpoolError>) -> Result<bool, SpoolError> {
+    /// Whether it went well; `else_what` follows where the disk does not do it now.
+    fn works(&mut self, done: Result<(), SpoolError>, else_what: &'static str) -> Result<bool, SpoolError> {
         let Err(failed) = done else { return Ok(true) };
         if !failed.is_transient() {
             return Err(failed);
         }
         self.metrics.failed();
-        self.retry = Some(Instant::now() + RETRY);
         if self.complained.is_none_or(|at| at.elapsed() >= COMPLAIN_EVERY) {
             self.complained = Some(Instant::now());
-            error!(error = %chain(&failed), "the spool takes nothing, collectors keep what they have, trying again");
+            error!(error = %chain(&failed), "{else_what}");
         }
         Ok(false)
     }
 
     fn publish(&mut self) {
         self.metrics.publish(self.keeper.spool());
+    }
+}
+
+/// Until then; for ever without an instant.
+async fn at(instant: Option<Instant>) {
+    match instant {
+        Some(instant) => sleep_until(instant).await,
+        None => pending().await,
     }
 }
 
