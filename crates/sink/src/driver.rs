@@ -324,8 +324,10 @@ impl Pusher {
                 }
                 (begun, answer) = answered(&mut attempt), if attempt.is_some() => {
                     attempt = None;
-                    due = Instant::now() + self.settle(&mut destination, &answer, begun.elapsed());
-                    if ending.is_cancelled() && answer.verdict() != Verdict::Accepted {
+                    let wait = self.settle(&mut destination, &answer, begun.elapsed());
+                    due = Instant::now() + wait;
+                    // What need not wait says something else.
+                    if ending.is_cancelled() && !wait.is_zero() {
                         end = End::GaveUp;
                     }
                 }

@@ -4,8 +4,10 @@
 //! down to the one that is refused, which the destination's machine then sets aside; and twice as many after each that
 //! was accepted. One flow that is refused so costs the others about log2 of their number requests and no byte.
 //!
-//! Nothing here is a loss: what is set aside stays held and is tried again, first of all at the next push. So it does
-//! no harm that a destination which refuses everything looks like one that refuses each flow.
+//! What is set aside stays held and is tried again, first of all at the next push; it is lost only after
+//! [`ASIDE_FOR`], or where it finds no place ([`ASIDE_MAX`]) and cannot be said later, and that is counted. So a
+//! destination that refuses everything may look like one that refuses each flow. The position passes over what is aside:
+//! without a kept state it ends with the process.
 //!
 //! Bounds: [`ASIDE_MAX`] flows aside a sink; [`AT_ONCE_MAX`] refusals in a row, after which each waits as after any
 //! failure.
@@ -14,9 +16,9 @@ use std::time::Duration;
 
 use crate::destination::Verdict;
 
-/// Flows that a sink may have set aside at a time. With that many, a refused one stays where it is and is tried until it
-/// is accepted.
-pub(crate) const ASIDE_MAX: usize = 1_000;
+/// Flows that a sink may have set aside at a time. With that many, a refused total waits for the next cycle, and refused
+/// growth is discarded.
+pub(crate) const ASIDE_MAX: usize = 10_000;
 /// How long a flow is tried again before its bytes are discarded.
 pub(crate) const ASIDE_FOR: Duration = Duration::from_hours(24);
 /// Refused requests of flows that were set aside before, in one push.
@@ -47,17 +49,25 @@ pub(crate) struct Portion {
     flows_max: usize,
     refusals: u32,
     failures: u32,
+    /// Failures in a row that count as a refusal.
+    failures_max: u32,
 }
 
 impl Portion {
     /// As many as fit.
-    pub(crate) const WHOLE: Self =
-        Self { flows: usize::MAX, flows_max: usize::MAX, refusals: 0, failures: 0 };
-    /// One at first.
-    pub(crate) const ONE: Self = Self { flows: 1, ..Self::WHOLE };
+    pub(crate) const WHOLE: Self = Self {
+        flows: usize::MAX,
+        flows_max: usize::MAX,
+        refusals: 0,
+        failures: 0,
+        failures_max: FAILURES_MAX,
+    };
+    /// One at first, of those that were refused before.
+    pub(crate) const ONE: Self = Self { flows: 1, failures_max: 1, ..Self::WHOLE };
 
-    /// A push begins: what was refused in the one before is aside.
+    /// A push begins: what was refused in the one before is aside, and what was too large then may not be any more.
     pub(crate) fn begin(&mut self) {
+        self.flows_max = self.flows_max.saturating_mul(2);
         self.flows = self.flows_max;
     }
 
@@ -75,7 +85,7 @@ impl Portion {
     pub(crate) fn refused(&mut self, verdict: Verdict, named: usize) -> Step {
         match verdict {
             Verdict::Rejected | Verdict::TooLarge => {}
-            Verdict::Failed if self.failures + 1 >= FAILURES_MAX => {}
+            Verdict::Failed if self.failures + 1 >= self.failures_max => {}
             Verdict::Failed => {
                 self.failures += 1;
                 return Step::Again;

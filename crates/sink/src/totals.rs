@@ -346,7 +346,8 @@ impl Totals {
         let is_aside = cycle.phase == Phase::Aside;
         let portion = if is_aside { &mut self.aside.portion } else { &mut self.portion };
         let step = portion.refused(verdict, self.chunk.named());
-        let goes_on = step != Step::Again && verdict != Verdict::Failed && !portion.is_hopeless();
+        let waits = verdict == Verdict::Failed && !is_aside || portion.is_hopeless();
+        let goes_on = step != Step::Again && !waits;
         let mut refusal = Refusal { goes_on, ..Refusal::default() };
         if is_aside {
             self.aside.refused(step);
@@ -360,11 +361,13 @@ impl Totals {
                 }
                 self.pass();
             }
-            Step::Aside if self.aside.add(slot, now) => {
-                refusal.aside = self.table.get(slot).map(|(flow, _)| flow.to_string());
+            Step::Aside => {
+                // Without room it is found again in the next cycle.
+                if self.aside.add(slot, now) {
+                    refusal.aside = self.table.get(slot).map(|(flow, _)| flow.to_string());
+                }
                 self.pass();
             }
-            Step::Aside => refusal.goes_on = false,
         }
         refusal
     }
@@ -383,6 +386,7 @@ impl Totals {
         self.table.remove(slot);
         self.aside.remove(slot);
         self.standing.held.release(lost);
+        self.keep_if(|_, _| true);
         lost
     }
 

@@ -130,8 +130,7 @@ impl Aside {
     /// Those of the life before.
     pub(super) fn restore(&mut self, flows: Vec<Refused>) {
         self.flows = flows.into();
-        self.flows.truncate(ASIDE_MAX);
-        self.flows.iter_mut().for_each(|flow| flow.lives += 1);
+        self.flows.iter_mut().for_each(|flow| flow.lives = flow.lives.saturating_add(1));
     }
 
     pub(super) fn flows(&self) -> impl Iterator<Item = &Refused> {
@@ -210,7 +209,7 @@ impl Aside {
     /// The current request was not accepted; what is given up, and whether the next request says something else.
     pub(super) fn refused(&mut self, verdict: Verdict, now: UnixNanos) -> (Counter, bool) {
         let step = self.portion.refused(verdict, std::mem::take(&mut self.named));
-        let goes_on = step != Step::Again && verdict != Verdict::Failed && !self.portion.is_hopeless();
+        let goes_on = step != Step::Again && !self.portion.is_hopeless();
         self.tries -= usize::from(step != Step::Again).min(self.tries);
         if step != Step::Aside {
             return (Counter::default(), goes_on);

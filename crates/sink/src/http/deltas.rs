@@ -86,6 +86,9 @@ struct Note {
     /// Lives before this one that may have made the request that is next, and were not counted for that.
     #[prost(uint64, tag = "5")]
     lives: u64,
+    /// The position behind which the range begins.
+    #[prost(uint64, tag = "6")]
+    after: u64,
 }
 
 const FORMAT: u32 = 1;
@@ -105,6 +108,8 @@ struct Keeping {
     accepted_before: Counter,
     /// Lives before this one that may have made the current request.
     doubts: u64,
+    /// The range is not known to be as it was: any part of it may have been said.
+    is_all_doubtful: bool,
 }
 
 /// The growth that one destination has not accepted yet.
@@ -143,18 +148,24 @@ impl Deltas {
         (self.standing.applied, self.standing.accepted) = (position, position);
         let read = Note::decode(state).ok().filter(|note| note.format == FORMAT);
         let is_lost = read.is_none() && !state.is_empty();
-        let doubt = Note { format: FORMAT, through: through.0, ..Note::default() };
+        let doubt = Note { format: FORMAT, through: through.0, after: position.0, ..Note::default() };
         let mut noted = (!state.is_empty()).then(|| read.unwrap_or(doubt));
         let aside = noted.as_mut().map(|note| std::mem::take(&mut note.aside)).unwrap_or_default();
-        let noted = noted.filter(|note| Position(note.through) > position);
+        let mut noted = noted.filter(|note| Position(note.through) > position);
+        let mut is_all_doubtful = is_lost;
+        // The spool let go of a part of the range: what is left of it gives other requests.
+        if let Some(note) = noted.as_mut().filter(|note| note.after != position.0) {
+            (note.accepted_flows, is_all_doubtful) = (0, true);
+        }
         let mut aside_before = Counter::default();
-        for flow in aside.iter().filter(|_| noted.is_some()) {
-            aside_before += flow.fresh_of(noted.as_ref().map_or(position, |note| Position(note.through)));
+        if let Some(note) = noted.as_ref().filter(|_| !is_all_doubtful) {
+            aside.iter().for_each(|flow| aside_before += flow.fresh_of(Position(note.through)));
         }
         let all = aside::sum(aside.iter());
         let held = all.growth(aside_before).unwrap_or(all);
         self.standing.held += held;
-        self.keeping = Some(Keeping { kept: position, noted, aside_before, ..Keeping::default() });
+        self.keeping =
+            Some(Keeping { kept: position, noted, aside_before, is_all_doubtful, ..Keeping::default() });
         if is_lost { Err(StateLost) } else { Ok((aside, held)) }
     }
 
@@ -165,7 +176,8 @@ impl Deltas {
             None => (self.standing.accepted, 0),
         };
         let lives = self.keeping.as_ref().map_or(0, |keeping| keeping.doubts);
-        let note = Note { format: FORMAT, through: through.0, accepted_flows, aside, lives };
+        let after = self.standing.accepted.0;
+        let note = Note { format: FORMAT, through: through.0, accepted_flows, aside, lives, after };
         let is_empty = self.frozen.is_none() && note.aside.is_empty();
         (self.standing.accepted, if is_empty { Vec::new() } else { note.encode_to_vec() })
     }
@@ -207,9 +219,11 @@ impl Deltas {
         taken
     }
 
-    /// How many lives before may have made the current request; once.
+    /// How many lives before may have made the current request; once a request.
     pub(crate) fn take_doubts(&mut self) -> u64 {
-        self.keeping.as_mut().map_or(0, |keeping| std::mem::take(&mut keeping.doubts))
+        let Some(keeping) = &mut self.keeping else { return 0 };
+        let doubts = std::mem::take(&mut keeping.doubts);
+        if keeping.is_all_doubtful { doubts.max(1) } else { doubts }
     }
 
     /// Folds a batch in. One whose position was applied before changes nothing.
@@ -264,7 +278,8 @@ impl Deltas {
         // What was set aside of the range is held on.
         let accepted = passed.growth(keeping.aside_before).unwrap_or(passed);
         // Kept before the request is made again: otherwise a third life would not know of a second.
-        (keeping.accepted_before, keeping.doubts, keeping.is_due) = (accepted, note.lives + 1, true);
+        (keeping.accepted_before, keeping.doubts, keeping.is_due) =
+            (accepted, note.lives.saturating_add(1), true);
         self.frozen = Some(Frozen { flows, request: start..start, through: Position(note.through) });
     }
 
@@ -285,6 +300,7 @@ impl Deltas {
             self.standing.accepted = frozen.through;
             self.frozen = None;
             if let Some(keeping) = &mut self.keeping {
+                keeping.is_all_doubtful = false;
                 keeping.is_due = self.standing.accepted > keeping.kept;
             }
             return None;

@@ -106,7 +106,12 @@ impl CostApi {
             Step::Again => {}
             Step::Fewer => self.body = None,
             Step::Aside if self.aside.has_room() => settled.aside = self.set_aside(now),
-            Step::Aside => settled.goes_on = false,
+            Step::Aside => {
+                settled.discarded = self.deltas.requested();
+                self.deltas.release(settled.discarded);
+                self.deltas.pass();
+                self.body = None;
+            }
         }
     }
 

@@ -201,7 +201,8 @@ impl Destination for RemoteWrite {
     /// idempotent. What a life before may have had taken of growth counts with the first answer.
     fn settle(&mut self, verdict: Verdict, now: UnixNanos) -> Settled {
         let growth = self.totals.requested();
-        let is_open = verdict.is_open() && !growth.is_zero();
+        // A receiver may have written the good part of a request that it refuses.
+        let is_open = (verdict.is_open() || verdict == Verdict::Rejected) && !growth.is_zero();
         let was_open = std::mem::replace(&mut self.is_open, is_open);
         let mut settled = Settled { ambiguous: self.totals.take_doubt(), ..Settled::default() };
         if is_open && !was_open {
@@ -212,6 +213,8 @@ impl Destination for RemoteWrite {
         } else {
             let Refusal { aside, discarded, goes_on } = self.totals.refused(verdict, now);
             (settled.aside, settled.discarded, settled.goes_on) = (aside, discarded, goes_on);
+            // What follows says something else, at its own time.
+            self.is_open &= !self.totals.chunk().samples.is_empty();
         }
         settled
     }

@@ -190,7 +190,7 @@ async fn a_sink_that_keeps_waits_for_its_state_and_ends_after_one_try() {
     assert_eq!(report, Report { applied: Position(2), accepted: Position(1), held, held_flows: 1 });
     assert_eq!(
         events.into_inner().unwrap(),
-        ["test at 0 with 4 bytes", "request", "test at 1 with 0 bytes", "test at 1 with 4 bytes", "request"]
+        ["test at 0 with 4 bytes", "request", "test at 1 with 0 bytes", "test at 1 with 6 bytes", "request"]
     );
     assert_eq!(books(&registry, "bytes"), [70, 30, 10, 30]);
 }

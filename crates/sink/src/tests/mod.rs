@@ -6,6 +6,7 @@
 //! address begins with `10.` or `fd`.
 
 mod access;
+mod corners;
 mod driver;
 mod failures;
 mod prometheus;

@@ -204,7 +204,10 @@ impl Totals {
             Some(Arc::new(Identity::from(names)))
         };
         let ends: Vec<Arc<Identity>> = state.ends.chunks(4).map(end).collect::<Option<_>>()?;
-        for flow in &state.flows {
+        // Rests last: a part of the table is only theirs.
+        let (rests, own): (Vec<_>, Vec<_>) =
+            state.flows.iter().partition(|flow| flow.remote_address.is_empty());
+        for flow in own.into_iter().chain(rests) {
             let totals = flow.totals()?;
             let (Fold::Own, place) = self.table.admit(flow.view(&ends)?)? else { return None };
             self.standing.held += totals.unaccepted();
