@@ -331,22 +331,8 @@ impl<'c> Daemons<'c> {
         config: &str,
         environment: &[(&str, &str)],
     ) -> Result<Self, Error> {
-        Self::start_keeping(cluster, programs, config, environment, None)
-    }
-
-    /// As [`start`](Self::start); with a directory for the exporter's spool.
-    ///
-    /// # Errors
-    /// As there.
-    pub fn start_keeping(
-        cluster: &'c Cluster,
-        programs: &Programs,
-        config: &str,
-        environment: &[(&str, &str)],
-        spool: Option<&Path>,
-    ) -> Result<Self, Error> {
         init_nodes(cluster, &programs.collector)?;
-        let exporter = Daemon::exporter_keeping(cluster, &programs.exporter, config, environment, spool)?;
+        let exporter = Daemon::exporter(cluster, &programs.exporter, config, environment)?;
         let start = |node: &Node| Daemon::collector(cluster, &programs.collector, node.name, &[]);
         let collectors = const { &NODES }.iter().map(start).collect::<Result<_, _>>()?;
         let mut daemons = Self { exporter, collectors };

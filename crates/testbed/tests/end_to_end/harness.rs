@@ -2,18 +2,24 @@
 //!
 //! Whatever fails, fails by a panic, and the panic is followed by the ends of the daemons' logs.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use egressd_testbed::traffic::Plan;
+use egressd_testbed::topology::{NODES, Node};
+use egressd_testbed::traffic::{Kind, Plan};
 use egressd_testbed::{
     Books, Cluster, Comparison, Daemon, Daemons, Error, Flows, HttpSink, Ingestion, Load, Programs, Request,
-    Row, Series, Store, Usage, Volume, flows_by, now, recorded, standard_plans, wait_for,
+    Row, Series, Store, Usage, Volume, flows_by, init_nodes, now, recorded, standard_plans, wait_for,
 };
 
 const COST_API_PORT: u16 = 8090;
 const RECORDER_PORT: u16 = 8091;
+const READY_WITHIN: Duration = Duration::from_secs(30);
+/// The place, among the collectors and among all daemons, of the collector that may be killed.
+const KILLED: usize = 0;
+/// That nobody collects after a collector's kill.
+const DOWN: Duration = Duration::from_millis(500);
 /// After the end of the traffic: a collector dials again within 30 s, a sink tries again within 30 s.
 const SETTLED_WITHIN: Duration = Duration::from_secs(90);
 /// The exporter looks at it every 10 s.
@@ -81,6 +87,62 @@ pub(crate) fn gentle_plans() -> Vec<(&'static str, Plan)> {
     plans
 }
 
+/// The same without connections that are reset: every entry outlives its last packet by 30 s or more, so that none ends
+/// in the first half minute, and what one counted while nobody collected can be read afterwards.
+pub(crate) fn lasting_plans() -> Vec<(&'static str, Plan)> {
+    let mut plans = gentle_plans();
+    for (_, plan) in &mut plans {
+        plan.items.retain(|item| item.kind != Kind::TcpRst);
+    }
+    plans
+}
+
+/// What a daemon that is killed leaves to its next life.
+pub(crate) enum Keeps {
+    /// Nothing, so each has to stop in good order.
+    Nothing,
+    /// The exporter its spool, in this directory.
+    Spool(PathBuf),
+    /// The collectors their states, and little else: of batches that the exporter has taken and its sinks have not, so
+    /// many bytes.
+    States {
+        /// The flag's value.
+        window_taken_bytes_max: &'static str,
+    },
+}
+
+impl Keeps {
+    fn spool(&self) -> Option<&Path> {
+        if let Self::Spool(directory) = self { Some(directory) } else { None }
+    }
+
+    /// The place, among all daemons, of the one that may be killed.
+    const fn resumed(&self) -> Option<usize> {
+        match self {
+            Self::Nothing => None,
+            Self::Spool(_) => Some(NODES.len()),
+            Self::States { .. } => Some(KILLED),
+        }
+    }
+
+    fn start_collector<'c>(
+        &self,
+        cluster: &'c Cluster,
+        programs: &Programs,
+        node: &'static str,
+    ) -> Daemon<'c> {
+        let state = cluster.directory().join(format!("state-{node}"));
+        let state = state.to_string_lossy();
+        let flags = match self {
+            Self::Nothing | Self::Spool(_) => vec![],
+            Self::States { window_taken_bytes_max } => {
+                vec!["--state-dir", &*state, "--window-taken-bytes-max", window_taken_bytes_max]
+            }
+        };
+        Daemon::collector(cluster, &programs.collector, node, &flags).unwrap()
+    }
+}
+
 /// Truth against what each destination has.
 pub(crate) struct Outcome {
     prometheus: Comparison,
@@ -113,8 +175,7 @@ pub(crate) struct Harness<'c> {
     cluster: &'c Cluster,
     programs: Programs,
     config: String,
-    /// The directory of the exporter's spool; without one it has to stop in good order.
-    spool: Option<PathBuf>,
+    keeps: Keeps,
     /// Bytes that the exporters before this one counted as ambiguous at the cost API.
     ambiguous_before: u64,
     pub(crate) prometheus: Store<'c>,
@@ -130,15 +191,15 @@ pub(crate) struct Harness<'c> {
 impl<'c> Harness<'c> {
     /// Starts everything, the traffic last.
     pub(crate) fn start(name: &'static str, cluster: &'c Cluster, plans: &[(&'static str, Plan)]) -> Self {
-        Self::start_keeping(name, cluster, plans, None)
+        Self::start_keeping(name, cluster, plans, Keeps::Nothing)
     }
 
-    /// The same, with a spool of the exporter's in a directory.
+    /// The same, with daemons that may be killed.
     pub(crate) fn start_keeping(
         name: &'static str,
         cluster: &'c Cluster,
         plans: &[(&'static str, Plan)],
-        spool: Option<PathBuf>,
+        keeps: Keeps,
     ) -> Self {
         let (began, programs) = (now(), Programs::beside_current_exe().unwrap());
         let prometheus = Store::prometheus(cluster).unwrap();
@@ -146,10 +207,9 @@ impl<'c> Harness<'c> {
         let cost_api = HttpSink::start(cluster, COST_API_PORT).unwrap();
         let recorder = HttpSink::start(cluster, RECORDER_PORT).unwrap();
         let config = config(&prometheus, &victoria_metrics, &cost_api, &recorder);
-        let keeping = spool.as_deref();
-        let daemons = Daemons::start_keeping(cluster, &programs, &config, ENVIRONMENT, keeping).unwrap();
+        let daemons = start_daemons(cluster, &programs, &config, &keeps);
         let mut ingestion = Ingestion::new(cluster).unwrap();
-        if spool.is_some() {
+        if !matches!(keeps, Keeps::Nothing) {
             ingestion.tell_repeats_apart();
         }
         let load = Some(Load::start(cluster, &programs.testbed, plans).unwrap());
@@ -159,7 +219,7 @@ impl<'c> Harness<'c> {
             cluster,
             programs,
             config,
-            spool,
+            keeps,
             ambiguous_before: 0,
             prometheus,
             victoria_metrics,
@@ -191,10 +251,8 @@ impl<'c> Harness<'c> {
 
     /// The same command again.
     pub(crate) fn start_exporter(&mut self) {
-        let Self { cluster, programs, config, spool, .. } = self;
-        let keeping = spool.as_deref();
-        self.daemons.exporter =
-            Daemon::exporter_keeping(cluster, &programs.exporter, config, ENVIRONMENT, keeping).unwrap();
+        let Self { cluster, programs, config, keeps, .. } = self;
+        self.daemons.exporter = start_exporter(cluster, programs, config, keeps);
     }
 
     /// SIGKILL to the exporter, and the same command again.
@@ -202,6 +260,20 @@ impl<'c> Harness<'c> {
         self.ambiguous_before += self.ambiguous();
         self.daemons.exporter.process().kill().unwrap();
         self.start_exporter();
+    }
+
+    /// SIGKILL to the first node's collector amid its stream, and the same command again, which must go on from what was
+    /// kept.
+    pub(crate) fn kill_collector(&mut self) {
+        let connected = "egressd_collector_window_connected";
+        assert_eq!(self.collector_metric(NODES[KILLED].name, connected), 1);
+        let Self { cluster, programs, keeps, .. } = self;
+        self.daemons.collectors[KILLED].process().kill().unwrap();
+        thread::sleep(DOWN);
+        let mut next = keeps.start_collector(cluster, programs, NODES[KILLED].name);
+        next.wait_ready(READY_WITHIN).unwrap();
+        assert!(next.process().log_text().unwrap().contains("going on from a checkpoint"));
+        self.daemons.collectors[KILLED] = next;
     }
 
     fn ambiguous(&self) -> u64 {
@@ -304,8 +376,10 @@ impl<'c> Harness<'c> {
     fn check_books(&self) {
         wait_for("balanced and empty books", BALANCED_WITHIN, || {
             let books = self.daemons.all().map(Daemon::books).collect::<Result<Vec<_>, _>>()?;
-            let is_resumed = self.spool.is_some();
-            let faults = books.iter().flat_map(|books| faults_in(books, is_resumed)).collect::<Vec<_>>();
+            let books = books.iter().enumerate();
+            let faults =
+                books.flat_map(|(place, books)| faults_in(books, self.keeps.resumed() == Some(place)));
+            let faults: Vec<_> = faults.collect();
             Ok(if faults.is_empty() { Ok(()) } else { Err(faults.join("\n")) })
         })
         .unwrap();
@@ -325,10 +399,12 @@ impl<'c> Harness<'c> {
     fn check_doubt(&self) {
         let twice = self.ingestion.repeated().total();
         let ambiguous = self.ambiguous_before + self.ambiguous();
-        if self.spool.is_some() {
+        if !matches!(self.keeps, Keeps::Nothing) {
+            let collectors = NODES.iter().map(|node| self.collector_metric(node.name, MAYBE_TWICE));
             self.say(&format!(
-                "the cost API got {} B twice, {ambiguous} B are ambiguous",
-                twice.tx_bytes + twice.rx_bytes
+                "the cost API got {} B twice; {ambiguous} B are ambiguous, {} B maybe twice",
+                twice.tx_bytes + twice.rx_bytes,
+                collectors.sum::<u64>()
             ));
         }
         assert!(twice.tx_bytes + twice.rx_bytes <= ambiguous, "{twice:?} {ambiguous}");
@@ -342,6 +418,24 @@ impl<'c> Harness<'c> {
                 assert!(is_rising, "{}: {series:?}", store.process().name());
             }
         }
+    }
+
+    /// `increase()` over the run says the truth of each series, where it ends on the series' last sample and its range
+    /// begins before the zero.
+    pub(crate) fn check_increase(&self, truth: &Flows) {
+        let mut increases = Vec::new();
+        for series in self.series().unwrap() {
+            let at = series.points.last().unwrap().at;
+            let labels: Vec<_> =
+                series.labels.iter().map(|(name, value)| format!("{name}={value:?}")).collect();
+            let expression = format!("increase({}{{{}}}[1h])", series.name, labels.join(","));
+            let found = self.prometheus.series(&expression, Some(at)).unwrap();
+            increases.extend(found.into_iter().map(|one| Series { name: series.name.clone(), ..one }));
+        }
+        let sums = flows_by(Series::last_value, &increases).unwrap();
+        let difference = Comparison::of(truth, &sums).difference_bytes();
+        self.say(&format!("increase() of {} series, difference {difference} B", increases.len()));
+        assert_eq!(difference, 0, "{truth:#?} {sums:#?}");
     }
 
     fn report(&self, truth: &Flows, outcome: &Outcome) {
@@ -376,21 +470,35 @@ impl<'c> Harness<'c> {
     }
 }
 
+/// All daemons, ready.
+fn start_daemons<'c>(cluster: &'c Cluster, programs: &Programs, config: &str, keeps: &Keeps) -> Daemons<'c> {
+    init_nodes(cluster, &programs.collector).unwrap();
+    let exporter = start_exporter(cluster, programs, config, keeps);
+    let start = |node: &Node| keeps.start_collector(cluster, programs, node.name);
+    let mut daemons = Daemons { exporter, collectors: const { &NODES }.iter().map(start).collect() };
+    daemons.all_mut().for_each(|daemon| daemon.wait_ready(READY_WITHIN).unwrap());
+    daemons
+}
+
+fn start_exporter<'c>(cluster: &'c Cluster, programs: &Programs, config: &str, keeps: &Keeps) -> Daemon<'c> {
+    Daemon::exporter_keeping(cluster, &programs.exporter, config, ENVIRONMENT, keeps.spool()).unwrap()
+}
+
 /// The truth for a destination that is told only what was sent.
 fn only_sent(truth: &Flows) -> Flows {
     let sent = |volume: &Volume| Volume { rx_bytes: 0, rx_packets: 0, ..*volume };
     Flows(truth.0.iter().map(|(key, volume)| (key.clone(), sent(volume))).collect())
 }
 
-/// What is unaccounted for in a daemon's books after the traffic, within a stage and from one to the next. A sink that
-/// goes on takes in again what the life before had not passed.
+/// What is unaccounted for in a daemon's books after the traffic, within a stage and from one to the next. A sink or a
+/// window that goes on takes in again what the life before had not passed.
 fn faults_in(books: &[Books], is_resumed: bool) -> Vec<String> {
     // The meter holds the stream's own far end until a scope is a minute newer; followers of flows may ask for an hour.
     let is_settled = |books: &Books| books.are_empty() || [METER, FLOWS].contains(&books.stage.as_str());
     let unsettled = books.iter().filter(|books| !books.balance() || !is_settled(books));
     let find = |name: &str| books.iter().find(|books| books.stage == name);
     let is_compared =
-        |(from, to): &&(&str, &str)| !is_resumed || *from != ENRICH || [FLOWS, SCRAPE].contains(to);
+        |(from, to): &&(&str, &str)| !is_resumed || *from == LEDGER || [FLOWS, SCRAPE].contains(to);
     let pairs = HANDED_OVER.iter().filter(is_compared);
     let pairs = pairs.filter_map(|(from, to)| find(from).zip(find(to)));
     let emitted = |books: &Books| (books.bytes.emitted, books.packets.emitted);
@@ -440,5 +548,6 @@ pub(crate) const LOSSES: [&str; 4] = [
     "egressd_collector_conntrack_lost_ends_total",
     "egressd_collector_conntrack_malformed_rows_total",
     "egressd_collector_meter_not_admitted_total",
-    "egressd_collector_window_maybe_twice_bytes_total",
+    MAYBE_TWICE,
 ];
+const MAYBE_TWICE: &str = "egressd_collector_window_maybe_twice_bytes_total";
