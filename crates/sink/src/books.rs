@@ -17,7 +17,7 @@ pub enum Reason {
     flows_full,
     /// The batch's position was applied before.
     repeated,
-    /// The destination refused the flow for a day.
+    /// The destination refused the flow for a day, or more flows than may be set aside.
     refused,
     /// The sink was taken out of the configuration, and its destination did not accept what it held in time.
     removed,

@@ -42,7 +42,7 @@ pub struct Settled {
     pub emitted: Counter,
     /// Will be sent again, and may have been taken, by this attempt.
     pub ambiguous: Counter,
-    /// Given up after a day of refusals.
+    /// Given up: refused for a day, or without a place to be set aside.
     pub discarded: Counter,
     /// The flow that the destination refuses, as it was set aside.
     pub aside: Option<String>,

@@ -491,7 +491,14 @@ impl Pusher {
         }
         if !settled.discarded.is_zero() {
             let Counter { bytes, .. } = settled.discarded;
-            error!(sink, status, ?excerpt, reason = "refused", bytes, "bytes discarded, refused for a day");
+            error!(
+                sink,
+                status,
+                ?excerpt,
+                reason = "refused",
+                bytes,
+                "bytes discarded: refused for a day, or more flows than may be set aside"
+            );
         }
     }
 
