@@ -4,7 +4,7 @@ use std::io::Write as _;
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
-use egressd_conntrack::netfilter::{CtZones, Ends, EndsConfig, Table};
+use egressd_conntrack::netfilter::EndsConfig;
 use egressd_flow::UnixNanos;
 use egressd_service::clock::unix_nanos;
 use egressd_service::lifecycle::chain;
@@ -13,6 +13,7 @@ use tracing::error;
 use crate::config::CheckOptions;
 use crate::diagnosis::{self, Finding};
 use crate::namespace;
+use crate::source::{Plan, Unread};
 use crate::twins::Twins;
 
 /// Only whether one can listen is asked.
@@ -23,14 +24,16 @@ const PROBE: EndsConfig = EndsConfig {
 
 /// Prints each finding with its code; success when there is none.
 pub(crate) fn check(options: &CheckOptions) -> ExitCode {
-    if let Err(problem) = namespace::enter_host(options.namespace.host_pid) {
+    let plan = Plan::choose(&options.source);
+    if let Err(problem) = namespace::enter_host(options.source.namespace.host_pid) {
         error!(error = %chain(problem.as_ref()), "cannot look at the host");
         return ExitCode::FAILURE;
     }
     let mut output = std::io::stdout().lock();
-    let findings = findings(&options.table.ct_zones);
+    let findings = findings(&plan);
+    // Who closes standard output does not want to know.
+    let _unheard = writeln!(output, "source: {} ({})", plan.mode.name(), plan.reason);
     for finding in &findings {
-        // Who closes standard output does not want to know.
         let _unheard = writeln!(output, "{}: {finding}", finding.code());
     }
     if findings.is_empty() {
@@ -41,21 +44,22 @@ pub(crate) fn check(options: &CheckOptions) -> ExitCode {
     }
 }
 
-fn findings(ct_zones: &CtZones) -> Vec<Finding> {
+fn findings(plan: &Plan) -> Vec<Finding> {
     let mut findings = diagnosis::of_switches();
     let mut twins = Twins::new();
-    let read = Table::open(ct_zones.clone()).map_err(|error| chain(&error)).and_then(|mut table| {
-        table.read(UnixNanos(unix_nanos()), &mut |entry| twins.see(entry)).map_err(|error| chain(&error))
+    let read = plan.rows().and_then(|mut rows| {
+        let read = rows.read(UnixNanos(unix_nanos()), &mut |entry| twins.see(entry));
+        read.map_err(|Unread { error, .. }| error)
     });
     match read {
         Ok(snapshot) => {
             findings.extend(diagnosis::of_snapshot(&snapshot));
             findings.extend(diagnosis::of_twins(&twins.verdict()));
         }
-        Err(error) => findings.push(Finding::Unreadable { error }),
+        Err(error) => findings.push(Finding::Unreadable { error: chain(error.as_ref()) }),
     }
-    if let Err(error) = Ends::listen(PROBE, ct_zones.clone(), None) {
-        findings.push(Finding::Deaf { error: chain(&error) });
+    if let Err(error) = plan.hearing(PROBE, None) {
+        findings.push(Finding::Deaf { error: chain(error.as_ref()) });
     }
     findings
 }

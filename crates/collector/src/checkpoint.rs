@@ -28,7 +28,6 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use crc32fast::Hasher;
-use egressd_conntrack::netfilter::CtZones;
 use egressd_delivery::window::Progress;
 use egressd_flow::{Batch, Epoch, NodeName, Sequence, UnixNanos};
 use egressd_meter::{Meter, MeterConfig};
@@ -73,7 +72,7 @@ pub(crate) enum Refusal {
     OtherVersion,
     #[error("it does not fit this process")]
     Unfit(#[source] io::Error),
-    #[error("it is of another boot, node or network namespace, or of other --ct-zones")]
+    #[error("it is of another boot, node, source or network namespace, or of other --ct-zones")]
     Foreign,
 }
 
@@ -81,9 +80,8 @@ pub(crate) enum Refusal {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Whose<'a> {
     pub(crate) node: &'a NodeName,
-    /// Of the network namespace that is read.
-    pub(crate) namespace: &'a Path,
-    pub(crate) ct_zones: &'a CtZones,
+    /// What is read, in words that another source, or another part of this one, does not have.
+    pub(crate) source: &'a str,
 }
 
 /// What the process before left.
@@ -128,9 +126,8 @@ impl StateDir {
         let lock = create(&path.join("lock")).map_err(unusable)?;
         let lock = Flock::lock(lock, FlockArg::LockExclusiveNonblock)
             .map_err(|_| StateDirError::InUse { path: path.to_owned() })?;
-        let Whose { node, namespace, ct_zones } = whose;
-        let label =
-            format!("{}\n{}\n{}\n{ct_zones}\n", boot.trim(), node.0, namespace.display()).into_bytes();
+        let Whose { node, source } = whose;
+        let label = format!("{}\n{}\n{source}\n", boot.trim(), node.0).into_bytes();
         Ok(Self { path: path.to_owned(), label, _lock: lock })
     }
 

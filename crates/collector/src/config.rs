@@ -17,6 +17,8 @@ use egressd_service::duration::parse_go_duration;
 use egressd_service::telemetry::parse_level;
 use tracing::Level;
 
+use crate::source::Mode;
+
 const VERBS: &[&str] = &["run", "dump", "init", "check", "reference", "help"];
 const VERB_FLAGS: &[VerbFlag] =
     &[VerbFlag { flag: "init", verb: "init" }, VerbFlag { flag: "dump-ct", verb: "dump" }];
@@ -78,10 +80,6 @@ pub(crate) struct RunOptions {
           action = ArgAction::Set, value_parser = parse_go_bool)]
     pub(crate) group_public_ips: bool,
 
-    /// Where to read: netfilter, the only source of this version, also when nothing is given.
-    #[arg(long, value_parser = ct_mode, default_value = "")]
-    pub(crate) ct_mode: CtMode,
-
     /// Conntrack entries that may have a baseline.
     #[arg(long, default_value = "1048576")]
     pub(crate) entries_max: NonZeroUsize,
@@ -104,10 +102,7 @@ pub(crate) struct RunOptions {
     pub(crate) grace: Duration,
 
     #[command(flatten)]
-    pub(crate) namespace: NamespaceOptions,
-
-    #[command(flatten)]
-    pub(crate) table: TableOptions,
+    pub(crate) source: SourceOptions,
 
     #[command(flatten)]
     log: LogOptions,
@@ -116,20 +111,28 @@ pub(crate) struct RunOptions {
     obsolete: Obsolete,
 }
 
+/// What is read.
+#[derive(Debug, Args)]
+pub(crate) struct SourceOptions {
+    /// Where to read: netfilter, the only source of this version, also when nothing is given.
+    #[arg(long, value_parser = ct_mode, default_value = "")]
+    pub(crate) ct_mode: CtMode,
+
+    /// Conntrack zones to read, by the original direction: all, or numbers from 0 to 65535 with commas between. A
+    /// connection that stands in two counts twice; the README has the list per CNI.
+    #[arg(long, default_value = "all")]
+    pub(crate) ct_zones: CtZones,
+
+    #[command(flatten)]
+    pub(crate) namespace: NamespaceOptions,
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct NamespaceOptions {
     /// Read the network namespace of process 1; needs the host's process ids and CAP_SYS_ADMIN.
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
           action = ArgAction::Set, value_parser = parse_go_bool)]
     pub(crate) host_pid: bool,
-}
-
-#[derive(Debug, Args)]
-pub(crate) struct TableOptions {
-    /// Conntrack zones to read, by the original direction: all, or numbers from 0 to 65535 with commas between. A
-    /// connection that stands in two counts twice; the README has the list per CNI.
-    #[arg(long, default_value = "all")]
-    pub(crate) ct_zones: CtZones,
 }
 
 #[derive(Debug, Args)]
@@ -146,10 +149,7 @@ pub(crate) struct DumpOptions {
     pub(crate) format: DumpFormat,
 
     #[command(flatten)]
-    pub(crate) namespace: NamespaceOptions,
-
-    #[command(flatten)]
-    pub(crate) table: TableOptions,
+    pub(crate) source: SourceOptions,
 
     #[command(flatten)]
     log: LogOptions,
@@ -164,10 +164,7 @@ pub(crate) struct DumpOptions {
 #[derive(Debug, Args)]
 pub(crate) struct CheckOptions {
     #[command(flatten)]
-    pub(crate) namespace: NamespaceOptions,
-
-    #[command(flatten)]
-    pub(crate) table: TableOptions,
+    pub(crate) source: SourceOptions,
 
     #[command(flatten)]
     log: LogOptions,
@@ -180,6 +177,10 @@ pub(crate) struct InitOptions {
           action = ArgAction::Set, value_parser = parse_go_bool)]
     pub(crate) host_pid: bool,
 
+    /// Means nothing here.
+    #[arg(long, hide = true)]
+    ct_mode: Option<String>,
+
     #[command(flatten)]
     log: LogOptions,
 
@@ -190,11 +191,9 @@ pub(crate) struct InitOptions {
     beside: Beside,
 }
 
+/// `None`: what the machine has decides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum CtMode {
-    Detect,
-    Netfilter,
-}
+pub(crate) struct CtMode(pub(crate) Option<Mode>);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum DumpFormat {
@@ -236,8 +235,6 @@ struct Beside {
     exclude_namespaces: Option<String>,
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true)]
     group_public_ips: Option<Option<String>>,
-    #[arg(long, hide = true)]
-    ct_mode: Option<String>,
     #[arg(long, hide = true)]
     node_name: Option<String>,
 }
@@ -302,8 +299,8 @@ fn node_name(text: &str) -> Result<NodeName, String> {
 
 fn ct_mode(text: &str) -> Result<CtMode, String> {
     match text {
-        "" => Ok(CtMode::Detect),
-        "netfilter" => Ok(CtMode::Netfilter),
+        "" => Ok(CtMode(None)),
+        "netfilter" => Ok(CtMode(Some(Mode::Netfilter))),
         _ => Err("this version knows netfilter only".to_owned()),
     }
 }
@@ -330,7 +327,7 @@ mod tests {
         let Command::Run(run) = parse(line).unwrap().command else { panic!("not run") };
         assert_eq!(run.http_listen_port, 6061);
         assert_eq!(run.read_interval, Some(Duration::from_secs(5)));
-        assert!(run.group_public_ips && run.namespace.host_pid);
+        assert!(run.group_public_ips && run.source.namespace.host_pid);
         assert_eq!(run.exclude_namespaces, ["kube-system", "infra"]);
     }
 
@@ -356,9 +353,9 @@ mod tests {
     #[test]
     fn each_verb_that_reads_takes_ct_zones() {
         let ct_zones = |line: &str| match parse(line).unwrap().command {
-            Command::Run(run) => run.table.ct_zones,
-            Command::Dump(dump) => dump.table.ct_zones,
-            Command::Check(check) => check.table.ct_zones,
+            Command::Run(run) => run.source.ct_zones,
+            Command::Dump(dump) => dump.source.ct_zones,
+            Command::Check(check) => check.source.ct_zones,
             other => panic!("{other:?}"),
         };
         for verb in ["run --node-name a", "dump", "check"] {
@@ -372,8 +369,7 @@ mod tests {
     fn verbs_that_were_flags_are_verbs() {
         assert!(matches!(parse("c -init -init-cgroupv2").unwrap().command, Command::Init(_)));
         assert!(matches!(parse("c -dump-ct -host-pid").unwrap().command, Command::Dump(_)));
-        let beside =
-            "-read-interval=5s -ct-mode=cilium -exclude-namespaces=x -group-public-ips -http-listen-port=1";
+        let beside = "-read-interval=5s -ct-mode=netfilter -exclude-namespaces=x -group-public-ips -http-listen-port=1";
         assert!(matches!(parse(&format!("c -dump-ct {beside}")).unwrap().command, Command::Dump(_)));
         assert!(matches!(parse(&format!("c {beside} -init=true")).unwrap().command, Command::Init(_)));
     }

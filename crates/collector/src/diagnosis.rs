@@ -194,12 +194,18 @@ pub(crate) fn of_twins(verdict: &Verdict) -> Vec<Finding> {
 }
 
 /// What is known before the first snapshot.
-pub(crate) fn starting() -> Status {
-    Status { source: Source::Netfilter, diagnosis: String::new(), losses: Vec::new() }
+pub(crate) fn starting(source: Source) -> Status {
+    Status { source, diagnosis: String::new(), losses: Vec::new() }
 }
 
 /// How the collector is, for the exporter.
-pub(crate) fn status(findings: &[Finding], books: &Books, losses: Losses, defects: Defects) -> Status {
+pub(crate) fn status(
+    source: Source,
+    findings: &[Finding],
+    books: &Books,
+    losses: Losses,
+    defects: Defects,
+) -> Status {
     let words: Vec<String> = findings.iter().map(ToString::to_string).collect();
     let loss = |reason: &str, count: u64| Loss { reason: reason.to_owned(), count, bytes: 0 };
     let losses = [
@@ -208,7 +214,7 @@ pub(crate) fn status(findings: &[Finding], books: &Books, losses: Losses, defect
         loss("not_admitted", books.not_admitted),
     ];
     Status {
-        source: Source::Netfilter,
+        source,
         diagnosis: words.join("; "),
         losses: losses.into_iter().filter(|loss| loss.count > 0).collect(),
     }
@@ -251,7 +257,8 @@ mod tests {
     #[test]
     fn a_number_alone_is_no_news() {
         let status = |findings: &[Finding]| {
-            self::status(findings, &Books::default(), Losses::default(), Defects::default())
+            let (books, losses) = (Books::default(), Losses::default());
+            self::status(Source::Netfilter, findings, &books, losses, Defects::default())
         };
         let offloaded = |entries| Finding::Offloaded { entries };
         let [none, one, many] = [&[][..], &[offloaded(1)], &[offloaded(1000)]].map(status);

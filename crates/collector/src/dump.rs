@@ -3,14 +3,13 @@
 use std::io::{self, BufWriter, Write};
 use std::net::IpAddr;
 
-use egressd_conntrack::netfilter::Table;
 use egressd_flow::{Counters, Entry, UnixNanos, View};
 use egressd_service::clock::unix_nanos;
 use serde::Serialize;
 use tracing::warn;
 
 use crate::config::{DumpFormat, DumpOptions};
-use crate::namespace;
+use crate::source::{Plan, Unread};
 
 /// One entry as one JSON object. `tx` is the original direction and `rx` the reply, unless `local` is there: then as
 /// seen from it. `null` where unknown.
@@ -80,24 +79,25 @@ impl Line {
 }
 
 pub(crate) fn dump(options: &DumpOptions) -> anyhow::Result<()> {
-    namespace::enter_host(options.namespace.host_pid)?;
+    let plan = Plan::choose(&options.source);
     let mut output = BufWriter::new(io::stdout().lock());
     let mut written = Ok(());
-    let mut table = Table::open(options.table.ct_zones.clone())?;
-    let snapshot = table.read(UnixNanos(unix_nanos()), &mut |entry| {
+    let mut rows = plan.rows()?;
+    let read = rows.read(UnixNanos(unix_nanos()), &mut |entry| {
         if written.is_ok() {
             written = match options.format {
                 DumpFormat::Table => writeln!(output, "{entry}"),
-                DumpFormat::Json => json(&mut output, entry),
+                DumpFormat::Json => json(&mut output, entry, plan.mode.name()),
             };
         }
-    })?;
+    });
+    let snapshot = read.map_err(|Unread { error, .. }| error)?;
     match written.and_then(|()| output.flush()) {
         // `dump | head` has seen enough.
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
         outcome => outcome?,
     }
-    if let Some(interruption) = table.interruption() {
+    if let Some(interruption) = rows.interruption() {
         warn!(%interruption, entries = snapshot.entries, "the table was not read to its end");
     }
     if snapshot.defects.without_counters > 0 {
@@ -107,8 +107,8 @@ pub(crate) fn dump(options: &DumpOptions) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn json(output: &mut impl Write, entry: &Entry) -> io::Result<()> {
-    serde_json::to_writer(&mut *output, &Line::of(entry, "netfilter"))?;
+fn json(output: &mut impl Write, entry: &Entry, source: &'static str) -> io::Result<()> {
+    serde_json::to_writer(&mut *output, &Line::of(entry, source))?;
     output.write_all(b"\n")
 }
 

@@ -12,6 +12,7 @@ mod namespace;
 mod pace;
 mod reader;
 mod reference;
+mod source;
 mod twins;
 mod usage;
 mod wire;

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use egressd_conntrack::netfilter::{CtZones, Ends, EndsConfig, Keeper, Losses, Table, Waker};
+use egressd_conntrack::netfilter::{EndsConfig, Keeper, Losses};
 use egressd_flow::{Batch, Completeness, Ended, Scope, Snapshot, UnixNanos};
 use egressd_meter::Meter;
 use egressd_protocol::{Settings, Status};
@@ -21,14 +21,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
+use crate::diagnosis;
 use crate::kept::Kept;
 use crate::metrics::{MeterMetrics, SourceMetrics};
 use crate::pace::{Cost, Pace};
+use crate::source::{Hearing, Plan, Rows, Unread, Waker};
 use crate::usage::{self, Usage};
-use crate::{diagnosis, namespace};
 
-/// Exactness does not need a shorter one.
-const READ_INTERVAL: Duration = Duration::from_secs(15);
 /// How long the thread that receives ends may take to hand over what the kernel has said.
 const ENDS_PATIENCE: Duration = Duration::from_secs(2);
 /// Between two looks at what waits, when reads are further apart.
@@ -52,8 +51,8 @@ pub(crate) struct Lines {
 
 /// What the reader is made of.
 pub(crate) struct Reader {
+    pub(crate) plan: Plan,
     pub(crate) ends_config: EndsConfig,
-    pub(crate) ct_zones: CtZones,
     pub(crate) meter: Meter,
     /// Ordinal of the next end that is applied.
     pub(crate) heard: u64,
@@ -90,13 +89,13 @@ impl Handle {
 
 /// The kernel's side, opened in the network namespace that is read.
 struct Kernel {
-    table: Table,
-    ends: Ends,
+    rows: Box<dyn Rows>,
+    ends: Hearing,
 }
 
 impl Reader {
     /// Opens the kernel's side and starts the thread.
-    pub(crate) fn start(self, host_pid: bool) -> anyhow::Result<Handle> {
+    pub(crate) fn start(self) -> anyhow::Result<Handle> {
         let stop = Arc::new(AtomicBool::new(false));
         let (opened, kernel_opened) = std::sync::mpsc::sync_channel(1);
         let (tell_end, ended) = oneshot::channel();
@@ -105,7 +104,7 @@ impl Reader {
             .name("reader".to_owned())
             .spawn(move || {
                 let keeper = self.kept.as_ref().map(Kept::keeper);
-                let kernel = open(host_pid, self.ends_config, &self.ct_zones, keeper);
+                let kernel = open(&self.plan, self.ends_config, keeper);
                 let waker = kernel.as_ref().map(|kernel| kernel.ends.waker());
                 let told = opened.send(waker.map_err(|error| anyhow::anyhow!("{}", chain(error.as_ref()))));
                 if let (Ok(kernel), Ok(())) = (kernel, told) {
@@ -171,10 +170,10 @@ impl Reader {
         self.meter_metrics.publish(&books);
         self.meter_metrics.dropped(losses, &books);
         if let Some(snapshot) = snapshot {
-            let findings: Vec<_> =
-                diagnosis::of_switches().into_iter().chain(diagnosis::of_snapshot(&snapshot)).collect();
+            let findings = kernel.rows.findings(&snapshot);
             self.source_metrics.findings(&findings);
-            self.tell(diagnosis::status(&findings, &books, losses, defects));
+            let source = self.plan.mode.source();
+            self.tell(diagnosis::status(source, &findings, &books, losses, defects));
         }
         Ok(())
     }
@@ -182,11 +181,11 @@ impl Reader {
     /// `None` when nothing was read and the next try may do better.
     fn read(&mut self, kernel: &mut Kernel) -> anyhow::Result<Option<Snapshot>> {
         let began = Instant::now();
-        let Kernel { table, ends } = kernel;
+        let Kernel { rows: source, ends } = kernel;
         let Self { meter, heard, .. } = self;
         let mut rows = 0;
         meter.begin(now());
-        let read = table.read(now(), &mut |entry| {
+        let read = source.read(now(), &mut |entry| {
             meter.entry(entry);
             rows += 1;
             if rows % ROWS_BETWEEN_ENDS == 0 {
@@ -197,13 +196,13 @@ impl Reader {
         });
         let snapshot = match read {
             Ok(snapshot) => snapshot,
-            Err(error) => {
+            Err(Unread { error, is_transient }) => {
                 meter.abandon();
                 self.source_metrics.failed_reads.inc();
-                if !error.is_transient() {
-                    return Err(error).context("cannot read conntrack");
+                if !is_transient {
+                    return Err(error.context("cannot read conntrack"));
                 }
-                error!(error = %chain(&error), "this read gave nothing, the next one may");
+                error!(error = %chain(error.as_ref()), "this read gave nothing, the next one may");
                 return Ok(None);
             }
         };
@@ -214,7 +213,7 @@ impl Reader {
             self.lines.ready.set(true);
         } else {
             self.source_metrics.partial_snapshots.inc();
-            debug!(interruption = ?kernel.table.interruption(), "the table was not read to its end");
+            debug!(interruption = ?kernel.rows.interruption(), "the table was not read to its end");
         }
         debug!(entries = snapshot.entries, took_ms = took.as_millis(), "read");
         Ok(Some(snapshot))
@@ -355,7 +354,9 @@ impl Reader {
     }
 
     fn asked_interval(&self) -> Duration {
-        self.read_interval.or(self.lines.settings.borrow().read_interval).unwrap_or(READ_INTERVAL)
+        self.read_interval
+            .or(self.lines.settings.borrow().read_interval)
+            .unwrap_or(self.plan.mode.read_interval())
     }
 
     /// Says it when reads get further apart than asked for, and when they come as asked again.
@@ -370,19 +371,8 @@ impl Reader {
     }
 }
 
-fn open(
-    host_pid: bool,
-    ends: EndsConfig,
-    ct_zones: &CtZones,
-    keeper: Option<Box<dyn Keeper>>,
-) -> anyhow::Result<Kernel> {
-    namespace::enter_host(host_pid)?;
-    let table = Table::open(ct_zones.clone())?;
-    let kernel = Kernel { table, ends: Ends::listen(ends, ct_zones.clone(), keeper)? };
-    if let Some(warning) = kernel.ends.warning() {
-        warn!(%warning, "bursts of ends may be lost; what is lost is counted");
-    }
-    Ok(kernel)
+fn open(plan: &Plan, ends: EndsConfig, keeper: Option<Box<dyn Keeper>>) -> anyhow::Result<Kernel> {
+    Ok(Kernel { rows: plan.rows()?, ends: plan.hearing(ends, keeper)? })
 }
 
 /// Applies an end and counts it, in one step: a state must not say less than its meter knows.

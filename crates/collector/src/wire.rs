@@ -20,14 +20,14 @@ use tokio::sync::{mpsc, watch};
 use tracing::{info, warn};
 
 use crate::checkpoint::{Recovered, Recovery, StateDir, Whose};
-use crate::config::{CtMode, RunOptions};
+use crate::config::RunOptions;
 use crate::diagnosis;
 use crate::journal::{self, Journal, Replayed};
 use crate::kept::Kept;
 use crate::metrics::{CheckpointMetrics, MeterMetrics, SourceMetrics};
-use crate::namespace;
 use crate::pace::Pace;
 use crate::reader::{self, Reader};
+use crate::source::Plan;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -41,8 +41,9 @@ pub(crate) async fn wire(options: Box<RunOptions>, mut tasks: Tasks) -> anyhow::
     let mut registry = Registry::default();
     let mut admin = Admin::default();
     let checkpoint_metrics = CheckpointMetrics::register(&mut registry);
-    let (kept, life) = begin(&options, &checkpoint_metrics)?;
-    log_start(&options, life.meter.position().0);
+    let plan = Plan::choose(&options.source);
+    let (kept, life) = begin(&options, &plan, &checkpoint_metrics)?;
+    log_start(&options, &plan, life.meter.position().0);
     let listener = admin::bind(options.http_listen_port).await?;
     // There is nothing to read again, and a terminal that closes must not end it with what it holds.
     drop(signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?);
@@ -51,11 +52,11 @@ pub(crate) async fn wire(options: Box<RunOptions>, mut tasks: Tasks) -> anyhow::
     let (cuts, cuts_out) = mpsc::channel(1);
     let (scopes, scopes_in) = mpsc::channel(SCOPES_QUEUE);
     let (settings, settings_in) = watch::channel(Settings::default());
-    let (status, status_out) = watch::channel(diagnosis::starting());
+    let (status, status_out) = watch::channel(diagnosis::starting(plan.mode.source()));
 
     let (progress, progress_out) = watch::channel(life.window.progress());
     let stream = dial(
-        dial_config(&options),
+        dial_config(&options, plan.mode.source()),
         life.window,
         dial::Lines { cuts: cuts_out, scopes, settings, status: status_out, progress },
         WindowMetrics::register(&mut registry),
@@ -63,8 +64,8 @@ pub(crate) async fn wire(options: Box<RunOptions>, mut tasks: Tasks) -> anyhow::
     );
 
     let reader = Reader {
+        plan,
         ends_config: options.ends(),
-        ct_zones: options.table.ct_zones.clone(),
         meter: life.meter,
         heard: life.heard,
         heard_before: life.heard,
@@ -82,7 +83,7 @@ pub(crate) async fn wire(options: Box<RunOptions>, mut tasks: Tasks) -> anyhow::
         source_metrics: SourceMetrics::register(&mut registry),
         meter_metrics: MeterMetrics::register(&mut registry),
     }
-    .start(options.namespace.host_pid)?;
+    .start()?;
 
     tasks.spawn("stream", async move {
         stream.await;
@@ -105,12 +106,12 @@ struct Life {
 /// Goes on from what the process before left, where there is a place for it and something usable in it.
 fn begin(
     options: &RunOptions,
+    plan: &Plan,
     metrics: &CheckpointMetrics,
 ) -> anyhow::Result<(Option<(StateDir, Journal)>, Life)> {
     let Some(path) = &options.state_dir else { return Ok((None, anew(options)?)) };
-    let namespace = namespace::name(options.namespace.host_pid)?;
-    let whose = Whose { node: &options.node_name, namespace: &namespace, ct_zones: &options.table.ct_zones };
-    let mut directory = StateDir::open(path, whose)?;
+    let source = plan.identity()?;
+    let mut directory = StateDir::open(path, Whose { node: &options.node_name, source: &source })?;
     let life = match recover(&mut directory, options, metrics) {
         Some(recovered) => gone_on(recovered, options, metrics),
         None => anew(options)?,
@@ -158,12 +159,12 @@ fn anew(options: &RunOptions) -> anyhow::Result<Life> {
     Ok(Life { meter, window, heard: 0 })
 }
 
-fn dial_config(options: &RunOptions) -> DialConfig {
+fn dial_config(options: &RunOptions, source: Source) -> DialConfig {
     DialConfig {
         exporter: options.exporter_address.clone(),
         node: options.node_name.clone(),
         version: VERSION,
-        source: Source::Netfilter,
+        source,
         flags: CollectorFlags {
             exclude_namespaces: options.exclude_namespaces.clone(),
             group_public_ips: options.group_public_ips,
@@ -178,26 +179,23 @@ fn random_key() -> anyhow::Result<[u8; 16]> {
     Ok(key)
 }
 
-fn log_start(options: &RunOptions, epoch: Epoch) {
+fn log_start(options: &RunOptions, plan: &Plan, epoch: Epoch) {
     info!(
         version = VERSION,
         node = %options.node_name,
         %epoch,
         exporter = %options.exporter_address,
         http_port = options.http_listen_port,
-        source = "netfilter",
-        reason = match options.ct_mode {
-            CtMode::Netfilter => "--ct-mode",
-            CtMode::Detect => "the only source of this version",
-        },
-        ct_zones = %options.table.ct_zones,
+        source = plan.mode.name(),
+        reason = %plan.reason,
+        ct_zones = %options.source.ct_zones,
         "starting"
     );
     let window_bytes = options.window_bytes_max.saturating_add(options.window_taken_bytes_max.get());
     info!(
         entries_max = options.entries_max,
         meter_bytes_max = options.meter().worst_case_bytes(),
-        ends_bytes_max = options.ends().worst_case_bytes(),
+        ends_bytes_max = plan.tells_ends().then(|| options.ends().worst_case_bytes()),
         window_bytes_max = window_bytes,
         // A state beside the one that replaces it, the window's batches, and ends; of a tmpfs.
         checkpoint_bytes_max = options

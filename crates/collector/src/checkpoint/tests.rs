@@ -3,7 +3,7 @@
 use std::num::NonZeroU64;
 use std::time::Duration;
 
-use egressd_conntrack::netfilter::{Keeper as _, codec};
+use egressd_conntrack::netfilter::{CtZones, Keeper as _, codec};
 use egressd_flow::{Defects, Ended, Owner, Scope, UnixNanos};
 
 use super::*;
@@ -30,8 +30,7 @@ fn open(path: &Path, name: &str, ct_zones: &str) -> Result<StateDir, StateDirErr
 }
 
 fn open_in(path: &Path, name: &str, namespace: &str, ct_zones: &str) -> Result<StateDir, StateDirError> {
-    let (node, ct_zones) = (node(name), ct_zones.parse().unwrap());
-    StateDir::open(path, Whose { node: &node, namespace: Path::new(namespace), ct_zones: &ct_zones })
+    StateDir::open(path, Whose { node: &node(name), source: &format!("{namespace}\n{ct_zones}") })
 }
 
 fn standing(first: u64, heard: u64) -> Standing {
