@@ -17,7 +17,13 @@ pub struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 /// A server's certificate and key.
 #[derive(Clone, Debug)]
-pub struct Certificate(pub(crate) Arc<ServerConfig>);
+pub struct Certificate {
+    pub(crate) config: Arc<ServerConfig>,
+    /// The certificate, PEM.
+    pub pem: String,
+    /// Its key, PEM.
+    pub key_pem: String,
+}
 
 impl Authority {
     /// An authority that nobody trusts yet.
@@ -59,6 +65,7 @@ impl Authority {
     fn sign(&self, params: CertificateParams) -> Result<Certificate, Error> {
         let key = KeyPair::generate().map_err(refused)?;
         let certificate = params.signed_by(&key, &self.0).map_err(refused)?;
+        let (pem, key_pem) = (certificate.pem(), key.serialize_pem());
         let key = PrivatePkcs8KeyDer::from(key.serialize_der());
         let config = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()
@@ -67,7 +74,7 @@ impl Authority {
                 builder.with_no_client_auth().with_single_cert(chain, key.into())
             })
             .map_err(refused)?;
-        Ok(Certificate(Arc::new(config)))
+        Ok(Certificate { config: Arc::new(config), pem, key_pem })
     }
 }
 

@@ -121,7 +121,7 @@ impl HttpSink {
     /// # Errors
     /// As there.
     pub fn start_tls(cluster: &Cluster, port: u16, certificate: &Certificate) -> Result<Self, Error> {
-        Self::listen(cluster, port, Some(Arc::clone(&certificate.0)), None)
+        Self::listen(cluster, port, Some(Arc::clone(&certificate.config)), None)
     }
 
     fn listen(
@@ -155,7 +155,7 @@ impl HttpSink {
 
     /// Meets new connections with TLS and this certificate from now on.
     pub fn present(&self, certificate: &Certificate) {
-        *locked(&self.certificate) = Some(Arc::clone(&certificate.0));
+        *locked(&self.certificate) = Some(Arc::clone(&certificate.config));
     }
 
     /// Treats requests so from now on.

@@ -11,7 +11,8 @@
 //! have the shapes of a real server; a parameter that is not known here is refused, never overlooked, where it would
 //! change the answer.
 //!
-//! Leases can be read, created and replaced one by one, each replacement against the version that its writer knows.
+//! Leases, secrets and config maps can be read, created and replaced one by one, each replacement against the version that
+//! its writer knows. Tokens of service accounts that it issued are reviewed ([`Token`]).
 //!
 //! Not here: selectors, other single objects and writes over HTTP, protobuf and compression.
 
@@ -43,7 +44,7 @@ pub use self::node::Node;
 pub use self::pod::Pod;
 pub use self::resource::Resource;
 pub use self::settings::{Fault, Settings, StreamingLists};
-pub use self::shared::ApiRequest;
+pub use self::shared::{ApiRequest, Permission};
 pub use self::time::{Timestamp, seconds_ago};
 pub use self::workload::Workload;
 

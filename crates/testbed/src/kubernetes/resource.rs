@@ -11,11 +11,17 @@ pub enum Resource {
     Pods,
     /// `coordination.k8s.io/v1` leases, which are read and written one by one too.
     Leases,
+    /// `v1` secrets, as leases.
+    Secrets,
+    /// `v1` config maps, as leases.
+    ConfigMaps,
 }
 
 impl Resource {
     /// All of them.
-    pub const ALL: [Self; 3] = [Self::Nodes, Self::Pods, Self::Leases];
+    pub const ALL: [Self; 5] = [Self::Nodes, Self::Pods, Self::Leases, Self::Secrets, Self::ConfigMaps];
+    /// Those that are read and written one by one.
+    pub(super) const SINGLE: [Self; 3] = [Self::Leases, Self::Secrets, Self::ConfigMaps];
 
     /// The name in paths, as `pods`.
     #[must_use]
@@ -24,6 +30,8 @@ impl Resource {
             Self::Nodes => "nodes",
             Self::Pods => "pods",
             Self::Leases => "leases",
+            Self::Secrets => "secrets",
+            Self::ConfigMaps => "configmaps",
         }
     }
 
@@ -34,6 +42,8 @@ impl Resource {
             Self::Nodes => "Node",
             Self::Pods => "Pod",
             Self::Leases => "Lease",
+            Self::Secrets => "Secret",
+            Self::ConfigMaps => "ConfigMap",
         }
     }
 
@@ -44,12 +54,14 @@ impl Resource {
             Self::Nodes => "/api/v1/nodes",
             Self::Pods => "/api/v1/pods",
             Self::Leases => "/apis/coordination.k8s.io/v1/leases",
+            Self::Secrets => "/api/v1/secrets",
+            Self::ConfigMaps => "/api/v1/configmaps",
         }
     }
 
     pub(super) fn api_version(self) -> &'static str {
         match self {
-            Self::Nodes | Self::Pods => "v1",
+            Self::Nodes | Self::Pods | Self::Secrets | Self::ConfigMaps => "v1",
             Self::Leases => "coordination.k8s.io/v1",
         }
     }
@@ -74,6 +86,7 @@ impl Resource {
         match self {
             Self::Pods => json!({ "spec": { "containers": null }, "status": {} }),
             Self::Leases => json!({ "spec": {} }),
+            Self::Secrets | Self::ConfigMaps => json!({}),
             Self::Nodes => json!({
                 "spec": {},
                 "status": {

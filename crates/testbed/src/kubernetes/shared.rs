@@ -29,6 +29,21 @@ pub struct ApiRequest {
     pub status: Option<u16>,
 }
 
+/// What a request asks for, as a role would allow it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Permission {
+    /// As in a role's `verbs`.
+    pub verb: &'static str,
+    /// Empty for the core group.
+    pub group: String,
+    /// In the plural.
+    pub resource: String,
+    /// Empty for all, or where there is none.
+    pub namespace: String,
+    /// Empty where no one is named.
+    pub name: String,
+}
+
 impl ApiRequest {
     /// Whether it asks for the list of a resource, or a page of it.
     #[must_use]
@@ -40,6 +55,29 @@ impl ApiRequest {
     #[must_use]
     pub fn watches(&self, resource: Resource) -> bool {
         self.path == resource.path() && is_watch(&self.query)
+    }
+
+    /// What it asks for in the words of RBAC; `None` for what every client may ask, as the version.
+    #[must_use]
+    pub fn permission(&self) -> Option<Permission> {
+        let path = self.path.strip_prefix("/api/").or_else(|| self.path.strip_prefix("/apis/"))?;
+        let mut parts = path.split('/');
+        let group = if self.path.starts_with("/apis/") { parts.next()? } else { "" };
+        let _version = parts.next()?;
+        let mut parts = parts.peekable();
+        let namespace = parts.next_if_eq(&"namespaces").and_then(|_| parts.next()).unwrap_or_default();
+        let (resource, name) = (parts.next()?, parts.next().unwrap_or_default());
+        let verb = match self.method.as_str() {
+            "GET" if is_watch(&self.query) => "watch",
+            "GET" if name.is_empty() => "list",
+            "GET" => "get",
+            "POST" => "create",
+            "PUT" => "update",
+            "PATCH" => "patch",
+            _ => "delete",
+        };
+        let [group, resource, namespace, name] = [group, resource, namespace, name].map(str::to_owned);
+        Some(Permission { verb, group, resource, namespace, name })
     }
 
     /// A parameter of the query; empty when it is not there.

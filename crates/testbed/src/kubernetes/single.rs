@@ -1,7 +1,8 @@
-//! One object: read, created, replaced. Leases alone, as nobody here writes anything else.
+//! One object: read, created, replaced. Leases, secrets and config maps, as nobody here writes anything else.
 //!
-//! Source of the rules: `k8s.io/apiserver` `pkg/registry/rest` and `pkg/registry/coordination/lease` of Kubernetes: an
-//! update names the version that it is of, UID and creation stay, and what changes nothing is no new version.
+//! Source of the rules: `k8s.io/apiserver` `pkg/registry/rest`, and of `pkg/registry` of Kubernetes `coordination/lease`,
+//! `core/secret` and `core/configmap`: a lease's update names the version that it is of, that of the others may; UID and
+//! creation stay, and what changes nothing is no new version.
 
 use std::sync::Arc;
 
@@ -11,6 +12,8 @@ use axum::extract::{Path, Query as QueryOf, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::ask::Query;
@@ -21,57 +24,75 @@ use super::status::Refusal;
 use super::store::{Key, Store};
 use super::time::{seconds_ago, text};
 
-const COLLECTION: &str = "/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases";
-const OBJECT: &str = "/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases/{name}";
-
 pub(super) fn routes() -> Router<Arc<Shared>> {
-    Router::new().route(COLLECTION, post(create)).route(OBJECT, get(read).put(replace))
+    let mut router = Router::new();
+    for resource in Resource::SINGLE {
+        let collection = collection(resource);
+        let read = move |shared, path, query| read(resource, shared, path, query);
+        let create = move |shared, path, query, body| create(resource, shared, path, query, body);
+        let replace = move |shared, path, query, body| replace(resource, shared, path, query, body);
+        router = router
+            .route(&format!("{collection}/{{name}}"), get(read).put(replace))
+            .route(&collection, post(create));
+    }
+    router
+}
+
+/// The path of those of one namespace.
+fn collection(resource: Resource) -> String {
+    let (group, plural) = resource.path().rsplit_once('/').unwrap_or_default();
+    format!("{group}/namespaces/{{namespace}}/{plural}")
 }
 
 /// Whether a path is one of [`routes`].
 pub(super) fn is_path(path: &str) -> bool {
-    path.starts_with("/apis/coordination.k8s.io/v1/namespaces/")
+    path.contains("/namespaces/")
 }
 
+type In = State<Arc<Shared>>;
+
 async fn read(
-    State(shared): State<Arc<Shared>>,
+    resource: Resource,
+    State(shared): In,
     Path((namespace, name)): Path<(String, String)>,
     QueryOf(query): QueryOf<Query>,
 ) -> Result<Response, Refusal> {
-    check_request(&shared, &query, "get")?;
-    let key = Key::new(Resource::Leases, &namespace, &name);
+    check_request(resource, &shared, &query, "get")?;
+    let key = Key::new(resource, &namespace, &name);
     let object = shared.store().get(&key).ok_or_else(|| Refusal::no_object(&key))?;
     Ok(json_answer(object.to_string()))
 }
 
 async fn create(
-    State(shared): State<Arc<Shared>>,
+    resource: Resource,
+    State(shared): In,
     Path(namespace): Path<String>,
     QueryOf(query): QueryOf<Query>,
     body: Bytes,
 ) -> Result<Response, Refusal> {
-    check_request(&shared, &query, "create")?;
-    let (key, object) = object_in(&body, &namespace, None)?;
+    check_request(resource, &shared, &query, "create")?;
+    let (key, object) = object_in(resource, &body, &namespace, None)?;
     let created = shared.change_store(|store| created(store, &key, object))?;
     Ok((StatusCode::CREATED, json_answer(created.to_string())).into_response())
 }
 
 async fn replace(
-    State(shared): State<Arc<Shared>>,
+    resource: Resource,
+    State(shared): In,
     Path((namespace, name)): Path<(String, String)>,
     QueryOf(query): QueryOf<Query>,
     body: Bytes,
 ) -> Result<Response, Refusal> {
-    check_request(&shared, &query, "update")?;
-    let (key, object) = object_in(&body, &namespace, Some(&name))?;
+    check_request(resource, &shared, &query, "update")?;
+    let (key, object) = object_in(resource, &body, &namespace, Some(&name))?;
     let replaced = shared.change_store(|store| replaced(store, &key, object))?;
     Ok(json_answer(replaced.to_string()))
 }
 
 /// A parameter may change what is done, as `dryRun` does: none is known here.
-fn check_request(shared: &Shared, query: &Query, verb: &str) -> Result<(), Refusal> {
-    if shared.settings().forbidden.contains(&Resource::Leases) {
-        return Err(Refusal::forbidden(Resource::Leases, verb));
+fn check_request(resource: Resource, shared: &Shared, query: &Query, verb: &str) -> Result<(), Refusal> {
+    if shared.settings().forbidden.contains(&resource) {
+        return Err(Refusal::forbidden(resource, verb));
     }
     match query.keys().next() {
         Some(parameter) => Err(Refusal::bad_request(&format!("{parameter} is not known here"))),
@@ -79,11 +100,16 @@ fn check_request(shared: &Shared, query: &Query, verb: &str) -> Result<(), Refus
     }
 }
 
-/// The lease in a request's body; `name` is that of the path, where it has one.
-fn object_in(body: &[u8], namespace: &str, name: Option<&str>) -> Result<(Key, Value), Refusal> {
-    let object: Value =
+/// The object in a request's body; `name` is that of the path, where it has one.
+fn object_in(
+    resource: Resource,
+    body: &[u8],
+    namespace: &str,
+    name: Option<&str>,
+) -> Result<(Key, Value), Refusal> {
+    let mut object: Value =
         serde_json::from_slice(body).map_err(|error| Refusal::bad_request(&error.to_string()))?;
-    if object["kind"] != Resource::Leases.kind() || object["apiVersion"] != Resource::Leases.api_version() {
+    if object["kind"] != resource.kind() || object["apiVersion"] != resource.api_version() {
         return Err(Refusal::bad_request("the object provided is unrecognized"));
     }
     let metadata = &object["metadata"];
@@ -96,7 +122,7 @@ fn object_in(body: &[u8], namespace: &str, name: Option<&str>) -> Result<(Key, V
         let message = "the namespace of the provided object does not match the namespace sent on the request";
         return Err(Refusal::bad_request(message));
     }
-    let key = Key::new(Resource::Leases, namespace, own);
+    let key = Key::new(resource, namespace, own);
     if own.is_empty() {
         return Err(Refusal::invalid_field(
             &key,
@@ -104,8 +130,28 @@ fn object_in(body: &[u8], namespace: &str, name: Option<&str>) -> Result<(Key, V
             "Required value: name or generateName is required",
         ));
     }
-    check_spec(&key, &object["spec"])?;
+    match resource {
+        Resource::Leases => check_spec(&key, &object["spec"])?,
+        Resource::Secrets => {
+            check_data(&object["data"])?;
+            if object["type"].is_null() {
+                object["type"] = "Opaque".into();
+            }
+        }
+        _ => {}
+    }
     Ok((key, object))
+}
+
+/// A secret's values are base64.
+fn check_data(data: &Value) -> Result<(), Refusal> {
+    let mut values = data.as_object().into_iter().flatten();
+    match values.find(|(_, value)| value.as_str().is_none_or(|text| STANDARD.decode(text).is_err())) {
+        Some((name, _)) => Err(Refusal::bad_request(&format!(
+            "Secret in version \"v1\" cannot be handled as a Secret: illegal base64 data in {name}"
+        ))),
+        None => Ok(()),
+    }
 }
 
 fn check_spec(key: &Key, spec: &Value) -> Result<(), Refusal> {
@@ -135,12 +181,13 @@ fn replaced(store: &mut Store, key: &Key, mut object: Value) -> Result<Value, Re
     let before = store.get(key).ok_or_else(|| Refusal::no_object(key))?;
     let metadata = &mut object["metadata"];
     let version = metadata["resourceVersion"].as_str().unwrap_or_default();
-    if version.is_empty() {
+    if version.is_empty() && key.resource == Resource::Leases {
         let message = "Invalid value: 0: must be specified for an update";
         return Err(Refusal::invalid_field(key, "metadata.resourceVersion", message));
     }
     let is_of_another = metadata["uid"].as_str().is_some_and(|uid| before["metadata"]["uid"] != uid);
-    if before["metadata"]["resourceVersion"] != version || is_of_another {
+    let is_of_another_version = !version.is_empty() && before["metadata"]["resourceVersion"] != version;
+    if is_of_another_version || is_of_another {
         return Err(Refusal::conflict(key));
     }
     for kept in ["uid", "creationTimestamp"] {

@@ -161,13 +161,17 @@ impl Refusal {
     }
 }
 
-/// As `leases.coordination.k8s.io`.
+/// As `leases.coordination.k8s.io`, and `secrets` of the core group.
 fn qualified(key: &Key) -> String {
-    format!("{}.{}", key.resource.plural(), key.resource.group())
+    format!("{}.{}", key.resource.plural(), key.resource.group()).trim_end_matches('.').to_owned()
 }
 
 fn details(key: &Key) -> Value {
-    json!({ "name": key.name, "group": key.resource.group(), "kind": key.resource.plural() })
+    let mut details = json!({ "name": key.name, "kind": key.resource.plural() });
+    if !key.resource.group().is_empty() {
+        details["group"] = key.resource.group().into();
+    }
+    details
 }
 
 impl IntoResponse for Refusal {

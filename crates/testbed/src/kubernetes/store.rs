@@ -330,7 +330,7 @@ mod tests {
         assert_eq!(store.get(&key("b")), None);
         assert!(store.delete(&key("b")).is_err());
         assert!(store.apply(json!({ "kind": "Pod", "apiVersion": "v1", "metadata": {} })).is_err());
-        assert!(store.apply(json!({ "kind": "Secret", "apiVersion": "v1" })).is_err());
+        assert!(store.apply(json!({ "kind": "Service", "apiVersion": "v1" })).is_err());
     }
 
     /// Goal: compaction refuses those who resume, and takes nothing from a watch that is there.

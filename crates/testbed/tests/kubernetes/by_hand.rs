@@ -102,7 +102,7 @@ fn lists_versions_and_health_have_their_shapes() {
         assert_eq!((answer.status, answer.body.as_str()), (200, "ok"));
     }
     assert_eq!(get(&api, "/version").json()["gitVersion"], "v1.34.1");
-    let missing = get(&api, "/api/v1/secrets");
+    let missing = get(&api, "/api/v1/services");
     let mut expected = status(404, "NotFound", "the server could not find the requested resource");
     expected["details"] = json!({});
     assert_eq!((missing.status, missing.json()), (404, expected));

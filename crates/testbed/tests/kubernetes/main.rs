@@ -10,6 +10,7 @@ mod client;
 mod either;
 mod in_cluster;
 mod leases;
+mod singles;
 
 use std::net::IpAddr;
 use std::time::Duration;
