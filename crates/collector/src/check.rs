@@ -5,6 +5,7 @@ use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
 use egressd_conntrack::netfilter::EndsConfig;
+use egressd_delivery::dial::Security;
 use egressd_flow::UnixNanos;
 use egressd_service::clock::unix_nanos;
 use egressd_service::lifecycle::chain;
@@ -14,6 +15,7 @@ use crate::config::CheckOptions;
 use crate::diagnosis::{self, Finding};
 use crate::namespace;
 use crate::source::{Plan, Unread};
+use crate::stream::PLAIN_TEXT;
 use crate::twins::Twins;
 
 /// Only whether one can listen is asked.
@@ -30,9 +32,13 @@ pub(crate) fn check(options: &CheckOptions) -> ExitCode {
         return ExitCode::FAILURE;
     }
     let mut output = std::io::stdout().lock();
-    let findings = findings(&plan);
+    let mut findings = findings(&plan);
+    findings.extend(options.stream.faults().into_iter().map(|fault| Finding::Stream { fault }));
     // Who closes standard output does not want to know.
     let _unheard = writeln!(output, "source: {} ({})", plan.mode.name(), plan.reason);
+    if options.stream.security() == Security::Plain {
+        let _unheard = writeln!(output, "note: plain_text: {PLAIN_TEXT}");
+    }
     for finding in &findings {
         let _unheard = writeln!(output, "{}: {finding}", finding.code());
     }

@@ -8,7 +8,6 @@ use std::time::Duration;
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand, ValueEnum, value_parser};
 use egressd_conntrack::netfilter::{CtZones, EndsConfig};
-use egressd_delivery::dial::ExporterAddress;
 use egressd_flow::NodeName;
 use egressd_meter::MeterConfig;
 use egressd_protocol::limits::{BATCH_RECORDS_MAX, EXCLUDED_NAMESPACES_MAX, NODE_NAME_BYTES_MAX, OWNERS_MAX};
@@ -18,6 +17,7 @@ use egressd_service::telemetry::parse_level;
 use tracing::Level;
 
 use crate::source::Mode;
+use crate::stream::StreamOptions;
 
 const VERBS: &[&str] = &["run", "dump", "init", "check", "reference", "help"];
 const VERB_FLAGS: &[VerbFlag] =
@@ -48,9 +48,8 @@ pub(crate) enum Command {
 
 #[derive(Debug, Args)]
 pub(crate) struct RunOptions {
-    /// The exporter's gRPC address.
-    #[arg(long, env = "EXPORTER_ADDRESS", default_value = "egressd-exporter:6062")]
-    pub(crate) exporter_address: ExporterAddress,
+    #[command(flatten)]
+    pub(crate) stream: StreamOptions,
 
     /// This node's name in Kubernetes.
     #[arg(long, env = "NODE_NAME", value_parser = node_name)]
@@ -165,6 +164,9 @@ pub(crate) struct DumpOptions {
 pub(crate) struct CheckOptions {
     #[command(flatten)]
     pub(crate) source: SourceOptions,
+
+    #[command(flatten)]
+    pub(crate) stream: StreamOptions,
 
     #[command(flatten)]
     log: LogOptions,

@@ -40,6 +40,8 @@ pub(crate) enum Finding {
     TwoCtZones { connections: u64, example: Twin },
     /// Rows in which [`Finding::TwoCtZones`] was not looked for. Found by `check` alone.
     UncomparedRows { rows: u64 },
+    /// A file of the stream's that is of no use. Found by `check` alone: a running collector reads it at each dial.
+    Stream { fault: String },
 }
 
 impl Finding {
@@ -76,6 +78,7 @@ impl Finding {
             Self::OtherCtZones { .. } => "other_ct_zones",
             Self::TwoCtZones { .. } => "two_ct_zones",
             Self::UncomparedRows { .. } => "uncompared_rows",
+            Self::Stream { .. } => "stream",
         }
     }
 }
@@ -135,6 +138,7 @@ impl fmt::Display for Finding {
                  conntrack zones)",
                 original.protocol, original.ct_zone.0, other.0
             ),
+            Self::Stream { fault } => write!(f, "no stream to the exporter can be opened: {fault}"),
             Self::UncomparedRows { rows } => write!(
                 f,
                 "{rows} rows were not looked at for connections in more than one conntrack zone: the look ends at \

@@ -13,6 +13,7 @@ mod pace;
 mod reader;
 mod reference;
 mod source;
+mod stream;
 mod twins;
 mod usage;
 mod wire;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use axum::Router;
-use egressd_delivery::dial::{DialConfig, dial};
+use egressd_delivery::dial::{DialConfig, Security, dial};
 use egressd_delivery::window::Window;
 use egressd_delivery::{WindowMetrics, dial, random_id};
 use egressd_flow::{Epoch, UnixNanos};
@@ -28,6 +28,7 @@ use crate::metrics::{CheckpointMetrics, MeterMetrics, SourceMetrics};
 use crate::pace::Pace;
 use crate::reader::{self, Reader};
 use crate::source::Plan;
+use crate::stream::PLAIN_TEXT;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -50,7 +51,6 @@ pub(crate) async fn wire(options: Box<RunOptions>, mut tasks: Tasks) -> anyhow::
 
     // One cut at a time: while it waits, the meter's open flows merge.
     let (cuts, cuts_out) = mpsc::channel(1);
-    let (_names, names_out) = mpsc::channel(1);
     let (scopes, scopes_in) = mpsc::channel(SCOPES_QUEUE);
     let (settings, settings_in) = watch::channel(Settings::default());
     let (status, status_out) = watch::channel(diagnosis::starting(plan.mode.source()));
@@ -59,7 +59,7 @@ pub(crate) async fn wire(options: Box<RunOptions>, mut tasks: Tasks) -> anyhow::
     let stream = dial(
         dial_config(&options, plan.mode.source()),
         life.window,
-        dial::Lines { cuts: cuts_out, names: names_out, scopes, settings, status: status_out, progress },
+        dial::Lines { cuts: cuts_out, scopes, settings, status: status_out, progress },
         WindowMetrics::register(&mut registry),
         tasks.abandon.clone(),
     );
@@ -162,7 +162,8 @@ fn anew(options: &RunOptions) -> anyhow::Result<Life> {
 
 fn dial_config(options: &RunOptions, source: Source) -> DialConfig {
     DialConfig {
-        exporter: options.exporter_address.clone(),
+        exporter: options.stream.exporter_address.clone(),
+        security: options.stream.security(),
         node: options.node_name.clone(),
         version: VERSION,
         source,
@@ -181,11 +182,16 @@ fn random_key() -> anyhow::Result<[u8; 16]> {
 }
 
 fn log_start(options: &RunOptions, plan: &Plan, epoch: Epoch) {
+    let security = options.stream.security();
+    if security == Security::Plain {
+        warn!("{PLAIN_TEXT}");
+    }
     info!(
         version = VERSION,
         node = %options.node_name,
         %epoch,
-        exporter = %options.exporter_address,
+        exporter = %options.stream.exporter_address,
+        %security,
         http_port = options.http_listen_port,
         source = plan.mode.name(),
         reason = %plan.reason,

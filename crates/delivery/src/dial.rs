@@ -9,25 +9,31 @@ use std::pin::Pin;
 use std::str::FromStr;
 use std::time::Duration;
 
-use egressd_flow::{Batch, Name, NodeName, Scope, UnixNanos};
-use egressd_protocol::limits::{MESSAGE_BYTES_MAX, NAMES_MAX};
+use egressd_flow::{Batch, NodeName, Scope, UnixNanos};
+use egressd_protocol::limits::MESSAGE_BYTES_MAX;
 use egressd_protocol::v1::collection_client::CollectionClient;
 use egressd_protocol::{CollectorFlags, Down, Hello, Settings, Source, Status as CollectorStatus};
-use egressd_protocol::{Up, Welcome, WireError, v1};
+use egressd_protocol::{Up, Welcome, v1};
 use egressd_service::backoff::Backoff;
 use egressd_service::clock::unix_nanos;
+use egressd_service::figures::ReasonLabel;
 use egressd_service::lifecycle::chain;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Interval, Sleep};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint, Uri};
-use tonic::{Status, Streaming};
+use tonic::{Request, Status, Streaming};
 use tracing::{debug, info, warn};
 
 use crate::metrics::WindowMetrics;
-use crate::outbox::{ANSWERS_MAX, Outbox};
-use crate::window::{AckError, Progress, Window};
+use crate::window::{Progress, Window};
+
+mod hangup;
+mod security;
+
+use hangup::Hangup;
+pub use security::Security;
 
 /// How long a connection and its Hello may take.
 const DIAL_WITHIN: Duration = Duration::from_secs(5);
@@ -35,11 +41,11 @@ const DIAL_WITHIN: Duration = Duration::from_secs(5);
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// How often Status is said when nothing changes.
 const STATUS_EVERY: Duration = Duration::from_secs(30);
-/// How often DNS answers are told while no batch goes; each batch has those before it that were seen before it was cut.
-const NAMES_EVERY: Duration = Duration::from_secs(5);
 const REDIAL_FIRST: Duration = Duration::from_millis(500);
 /// How long the exporter may take to hang up after our last word.
 const FAREWELL_MAX: Duration = Duration::from_secs(5);
+/// Where a call says who makes it.
+pub(crate) const AUTHORIZATION: &str = "authorization";
 /// Messages on their way to the exporter; the window holds the rest.
 const UP_QUEUE: usize = 4;
 
@@ -48,6 +54,8 @@ const UP_QUEUE: usize = 4;
 pub struct DialConfig {
     /// Whom to dial.
     pub exporter: ExporterAddress,
+    /// How the stream is kept from others.
+    pub security: Security,
     /// Our node.
     pub node: NodeName,
     /// Our version.
@@ -66,8 +74,6 @@ pub struct DialConfig {
 pub struct Lines {
     /// Cuts to send. Closed after the last one.
     pub cuts: mpsc::Receiver<Vec<Batch>>,
-    /// DNS answers to tell.
-    pub names: mpsc::Receiver<Name>,
     /// Scopes, `as_of` already by our clock.
     pub scopes: mpsc::Sender<Scope>,
     /// The exporter's latest Settings.
@@ -82,7 +88,8 @@ pub struct Lines {
 #[derive(Clone, Debug)]
 pub struct ExporterAddress {
     text: String,
-    endpoint: Endpoint,
+    /// With an empty path and no scheme that counts.
+    uri: Uri,
 }
 
 /// Text that is no exporter's address. Whoever wrote it must correct it.
@@ -103,13 +110,25 @@ impl FromStr for ExporterAddress {
         if !is_authority_alone || uri.port().is_none() || text.starts_with(':') {
             return Err(error());
         }
-        let endpoint = Endpoint::from(uri)
+        Ok(Self { text: text.to_owned(), uri })
+    }
+}
+
+impl ExporterAddress {
+    /// The name or the address before the port, without brackets.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        self.uri.host().unwrap_or_default().trim_start_matches('[').trim_end_matches(']')
+    }
+
+    fn endpoint(&self, scheme: &str) -> Endpoint {
+        let uri: Uri = format!("{scheme}://{}", self.text).parse().expect("it was one with another scheme");
+        Endpoint::from(uri)
             .connect_timeout(DIAL_WITHIN)
             .tcp_nodelay(true)
             .http2_keep_alive_interval(Duration::from_secs(10))
             .keep_alive_timeout(Duration::from_secs(10))
-            .keep_alive_while_idle(true);
-        Ok(Self { text: text.to_owned(), endpoint })
+            .keep_alive_while_idle(true)
     }
 }
 
@@ -117,29 +136,6 @@ impl fmt::Display for ExporterAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.text)
     }
-}
-
-/// Why a stream could not be opened or went. It is dialled again.
-#[derive(Debug, thiserror::Error)]
-enum Hangup {
-    #[error("cannot reach the exporter")]
-    Unreachable(#[source] tonic::transport::Error),
-    #[error("no answer within {DIAL_WITHIN:?}")]
-    TooSlow,
-    #[error("the exporter refuses the stream: {}", .0.message())]
-    Refused(Status),
-    #[error("the exporter hung up")]
-    Closed,
-    #[error("silent for {SILENCE_MAX:?}")]
-    Silent,
-    #[error("the message cannot be")]
-    Wire(#[from] WireError),
-    #[error("the acknowledgement cannot be")]
-    Ack(#[from] AckError),
-    #[error("it speaks before Welcome")]
-    NotWelcome,
-    #[error("the exporter takes no more")]
-    Redirected,
 }
 
 /// Sends what is cut until the channel of cuts is closed and everything is in the exporter's hands, or `abandon`
@@ -159,9 +155,6 @@ pub async fn dial(
         cuts_closed: false,
         status_due: true,
         status_every: tokio::time::interval(STATUS_EVERY),
-        outbox: Outbox::new(ANSWERS_MAX),
-        names_due: false,
-        names_every: tokio::time::interval(NAMES_EVERY),
         backoff: Backoff::new(REDIAL_FIRST, config.redial_longest),
         link: Link::Waiting(Box::pin(tokio::time::sleep(Duration::ZERO))),
         config,
@@ -198,8 +191,6 @@ struct Session {
 
 enum Event {
     Cut(Option<Vec<Batch>>),
-    Name(Name),
-    NamesDue,
     StatusDue,
     Link(LinkEvent),
 }
@@ -241,9 +232,6 @@ struct Dialler {
     cuts_closed: bool,
     status_due: bool,
     status_every: Interval,
-    outbox: Outbox,
-    names_due: bool,
-    names_every: Interval,
     backoff: Backoff,
     link: Link,
 }
@@ -254,12 +242,10 @@ impl Dialler {
             match self.next_event().await {
                 Event::Cut(None) => self.cuts_closed = true,
                 Event::Cut(Some(batches)) => batches.into_iter().for_each(|batch| self.window.push(batch)),
-                Event::Name(name) => self.note(name),
-                Event::NamesDue => self.names_due = true,
                 Event::StatusDue => self.status_due = true,
                 Event::Link(event) => self.on_link(event).await,
             }
-            self.metrics.publish(&self.window.books(), &self.outbox.books());
+            self.metrics.publish(&self.window.books());
             self.tell_progress();
         }
     }
@@ -274,14 +260,11 @@ impl Dialler {
     }
 
     async fn next_event(&mut self) -> Event {
-        let tells_names = self.tells_names();
-        let Self { lines, window, link, status_due, status_every, names_every, cuts_closed, .. } = self;
+        let Self { lines, window, link, status_due, status_every, cuts_closed, .. } = self;
         let welcomed = matches!(link, Link::Open(session) if session.clock_ahead.is_some());
-        let wants_to_send = welcomed && (*status_due || tells_names || window.has_unsent());
+        let wants_to_send = welcomed && (*status_due || window.has_unsent());
         tokio::select! {
             event = link.event(wants_to_send) => Event::Link(event),
-            Some(name) = lines.names.recv() => Event::Name(name),
-            _ = names_every.tick() => Event::NamesDue,
             cut = lines.cuts.recv(), if !*cuts_closed && window.has_room() => Event::Cut(cut),
             Ok(()) = lines.status.changed() => Event::StatusDue,
             _ = status_every.tick() => Event::StatusDue,
@@ -295,7 +278,7 @@ impl Dialler {
             LinkEvent::Dialled(Err(hangup)) => self.redial(&hangup),
             LinkEvent::Room => self.send_next(),
             LinkEvent::Silent => self.redial(&Hangup::Silent),
-            LinkEvent::Heard(Err(status)) => self.redial(&Hangup::Refused(status)),
+            LinkEvent::Heard(Err(status)) => self.redial(&Hangup::of_status(status)),
             LinkEvent::Heard(Ok(None)) => self.redial(&Hangup::Closed),
             LinkEvent::Heard(Ok(Some(message))) => {
                 if let Err(hangup) = self.hear(message).await {
@@ -316,7 +299,8 @@ impl Dialler {
             flags: self.config.flags.clone(),
         };
         debug!(exporter = %self.exporter, "dialling");
-        self.link = Link::Dialling(Box::pin(open(self.exporter.clone(), hello)));
+        let (exporter, security) = (self.exporter.clone(), self.config.security.clone());
+        self.link = Link::Dialling(Box::pin(open(exporter, security, hello)));
     }
 
     fn redial(&mut self, hangup: &Hangup) {
@@ -330,37 +314,19 @@ impl Dialler {
             info!(exporter = %self.exporter, wait_ms = wait.as_millis(), "redirected");
         } else {
             self.exporter.clone_from(&self.config.exporter);
-            self.metrics.dial_failures.inc();
-            warn!(exporter = %self.exporter, reason = %chain(hangup), wait_ms = wait.as_millis(), "no stream");
+            let reason = hangup.reason();
+            self.metrics.dial_failures.get_or_create(&ReasonLabel { reason }).inc();
+            let (error, advice) = (chain(hangup), hangup.advice());
+            warn!(exporter = %self.exporter, reason, error, advice, wait_ms = wait.as_millis(), "no stream");
         }
         self.link = Link::Waiting(Box::pin(tokio::time::sleep(wait)));
     }
 
-    /// Takes in all that there is of the kernel's answers by now.
-    fn note(&mut self, name: Name) {
-        self.outbox.note(name);
-        for _ in 0..ANSWERS_MAX {
-            let Ok(name) = self.lines.names.try_recv() else { return };
-            self.outbox.note(name);
-        }
-    }
-
-    /// Whether the next message is one of names: when it is time, when there is a whole one, and before a batch.
-    fn tells_names(&self) -> bool {
-        let due = self.outbox.due();
-        due > 0 && (self.names_due || due >= NAMES_MAX || self.window.has_unsent())
-    }
-
-    /// There is room for one message: Status when it is due, else names, else the next batch.
+    /// There is room for one message: Status when it is due, else the next batch.
     fn send_next(&mut self) {
-        let tells_names = self.tells_names();
         let Link::Open(session) = &self.link else { return };
         let up = if std::mem::take(&mut self.status_due) {
             Up::Status(self.lines.status.borrow_and_update().clone()).to_wire()
-        } else if tells_names {
-            let names = self.outbox.take(NAMES_MAX);
-            self.names_due &= self.outbox.due() > 0;
-            Up::Names(names).to_wire()
         } else if let Some(batch) = self.window.next_unsent() {
             v1::Up::from(&*batch)
         } else {
@@ -417,7 +383,6 @@ impl Dialler {
         let Link::Open(session) = &mut self.link else { return };
         session.clock_ahead = Some(i128::from(unix_nanos()) - i128::from(welcome.clock.0));
         self.window.welcomed(welcome);
-        self.outbox.begin_anew(UnixNanos(unix_nanos()));
         self.backoff.reset();
         self.status_due = true;
         self.metrics.connected.set(1);
@@ -436,15 +401,21 @@ impl Dialler {
 }
 
 /// Opens a stream and says Hello.
-async fn open(exporter: ExporterAddress, hello: Hello) -> Result<Box<Session>, Hangup> {
+async fn open(exporter: ExporterAddress, security: Security, hello: Hello) -> Result<Box<Session>, Hangup> {
     let dialled = async {
-        let channel: Channel = exporter.endpoint.connect().await.map_err(Hangup::Unreachable)?;
+        let endpoint = security.endpoint(&exporter)?;
+        let proof = security.proof()?;
+        let channel: Channel = endpoint.connect().await.map_err(Hangup::of_transport)?;
         let mut client = CollectionClient::new(channel)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
         let (up, messages) = mpsc::channel(UP_QUEUE);
         up.try_send(Up::Hello(hello).to_wire()).map_err(|_| Hangup::Closed)?;
-        let answer = client.stream(ReceiverStream::new(messages)).await.map_err(Hangup::Refused)?;
+        let mut call = Request::new(ReceiverStream::new(messages));
+        if let Some(proof) = proof {
+            call.metadata_mut().insert(AUTHORIZATION, proof);
+        }
+        let answer = client.stream(call).await.map_err(Hangup::of_status)?;
         let down = answer.into_inner();
         Ok(Box::new(Session { up, down, clock_ahead: None, heard: Instant::now() }))
     };
@@ -460,40 +431,4 @@ fn by_our_clock(as_of: UnixNanos, clock: UnixNanos, ahead_at_welcome: i128) -> U
     let ahead_now = i128::from(unix_nanos()) - i128::from(clock.0);
     let shifted = (i128::from(as_of.0) + ahead_now.min(ahead_at_welcome)).max(0);
     UnixNanos(u64::try_from(shifted).unwrap_or(u64::MAX))
-}
-
-#[cfg(test)]
-mod tests {
-    use egressd_flow::{Epoch, Sequence};
-
-    use super::*;
-
-    /// Goal: what the log says of an exporter that breaks the contract names the fault.
-    #[test]
-    fn a_fault_of_the_exporter_is_named() {
-        let (epoch, taken) = (Epoch(7), Sequence(99));
-        for (hangup, words) in [
-            (
-                Hangup::Refused(Status::internal("failed to decode Protobuf message: invalid varint")),
-                "the exporter refuses the stream: failed to decode Protobuf message: invalid varint",
-            ),
-            (Hangup::NotWelcome, "it speaks before Welcome"),
-            (Hangup::Silent, "silent for 60s"),
-            (Hangup::TooSlow, "no answer within 5s"),
-            (
-                WireError::Missing { field: "welcome.spool_id" }.into(),
-                "the message cannot be: welcome.spool_id is missing",
-            ),
-            (
-                AckError::NeverCut { epoch, taken, newest: Sequence(2) }.into(),
-                "the acknowledgement cannot be: epoch 0000000000000007: 99 is acknowledged, 2 is the newest there is",
-            ),
-            (
-                AckError::DeliveredBeforeTaken { epoch, taken: Sequence(1), delivered: Sequence(2) }.into(),
-                "the acknowledgement cannot be: epoch 0000000000000007: 2 is delivered, but only 1 is taken",
-            ),
-        ] {
-            assert_eq!(chain(&hangup), words);
-        }
-    }
 }

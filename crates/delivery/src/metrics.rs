@@ -1,12 +1,12 @@
 //! Every metric of the stream's two halves.
 
-use egressd_service::figures::{Figures, set, store};
+use egressd_service::figures::{Figures, ReasonLabel, set, store};
 use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use crate::ledger::LedgerBooks;
-use crate::outbox::OutboxBooks;
 use crate::window::WindowBooks;
 
 /// The collector's half.
@@ -14,13 +14,12 @@ use crate::window::WindowBooks;
 pub struct WindowMetrics {
     figures: Figures,
     held_batches: Gauge,
-    names: NamesMetrics,
     maybe_twice: Counter,
     unprotected: Counter,
     pub(crate) unknown_messages: Counter,
     pub(crate) connected: Gauge,
     pub(crate) dials: Counter,
-    pub(crate) dial_failures: Counter,
+    pub(crate) dial_failures: Family<ReasonLabel, Counter>,
 }
 
 impl WindowMetrics {
@@ -29,13 +28,12 @@ impl WindowMetrics {
         let metrics = Self {
             figures: Figures::register(registry, "egressd_collector_window", "Batches for the exporter"),
             held_batches: Gauge::default(),
-            names: NamesMetrics::register(registry),
             maybe_twice: Counter::default(),
             unprotected: Counter::default(),
             unknown_messages: Counter::default(),
             connected: Gauge::default(),
             dials: Counter::default(),
-            dial_failures: Counter::default(),
+            dial_failures: Family::default(),
         };
         for (name, help, gauge) in [
             ("held_batches", "Batches sent and not let go, or not yet sent", &metrics.held_batches),
@@ -60,50 +58,22 @@ impl WindowMetrics {
                 &metrics.unknown_messages,
             ),
             ("dials", "Streams that were opened", &metrics.dials),
-            ("dial_failures", "Streams that could not be opened or broke", &metrics.dial_failures),
         ] {
             registry.register(format!("egressd_collector_window_{name}"), help, counter.clone());
         }
+        registry.register(
+            "egressd_collector_window_dial_failures",
+            "Streams that could not be opened or broke, by reason; the log says what to do",
+            metrics.dial_failures.clone(),
+        );
         metrics
     }
 
-    pub(crate) fn publish(&self, books: &WindowBooks, names: &OutboxBooks) {
-        self.names.publish(names);
+    pub(crate) fn publish(&self, books: &WindowBooks) {
         self.figures.publish(books.received.into(), books.emitted.into(), [], books.held.into());
         set(&self.held_batches, books.held_batches);
         store(&self.maybe_twice, books.maybe_twice.bytes);
         store(&self.unprotected, books.unprotected.bytes);
-    }
-}
-
-/// DNS answers on their way to the exporter.
-#[derive(Debug, Default)]
-struct NamesMetrics {
-    received: Counter,
-    told: Counter,
-    discarded: Counter,
-    held: Gauge,
-}
-
-impl NamesMetrics {
-    fn register(registry: &mut Registry) -> Self {
-        let metrics = Self::default();
-        for (name, help, counter) in [
-            ("received", "DNS answers for the exporter: an address, a name, who asked", &metrics.received),
-            ("told", "DNS answers told, on a new stream all that hold again", &metrics.told),
-            ("discarded", "DNS answers never told for want of room", &metrics.discarded),
-        ] {
-            registry.register(format!("egressd_collector_names_{name}"), help, counter.clone());
-        }
-        registry.register("egressd_collector_names_held", "DNS answers held", metrics.held.clone());
-        metrics
-    }
-
-    fn publish(&self, books: &OutboxBooks) {
-        store(&self.received, books.received);
-        store(&self.told, books.told);
-        store(&self.discarded, books.discarded);
-        set(&self.held, books.held);
     }
 }
 
@@ -117,7 +87,6 @@ pub struct LedgerMetrics {
     pub(crate) refused: Counter,
     pub(crate) redirected: Counter,
     pub(crate) unknown_messages: Counter,
-    pub(crate) discarded_names: Counter,
 }
 
 impl LedgerMetrics {
@@ -131,7 +100,6 @@ impl LedgerMetrics {
             refused: Counter::default(),
             redirected: Counter::default(),
             unknown_messages: Counter::default(),
-            discarded_names: Counter::default(),
         };
         registry.register("egressd_exporter_ledger_streams", "Streams open", metrics.streams.clone());
         for (name, help, counter) in [
@@ -143,11 +111,6 @@ impl LedgerMetrics {
                 "unknown_messages",
                 "Messages of a kind that this version does not know",
                 &metrics.unknown_messages,
-            ),
-            (
-                "discarded_names",
-                "DNS answers of collectors that came while those before them were not taken in",
-                &metrics.discarded_names,
             ),
         ] {
             registry.register(format!("egressd_exporter_ledger_{name}"), help, counter.clone());

@@ -17,6 +17,7 @@ use egressd_protocol::{Ack, Down, Hello, Settings, SpoolId, Up, Welcome, WireErr
 use egressd_service::clock::unix_nanos;
 use egressd_service::connections::{Line, Talk, connections};
 use egressd_service::lifecycle::chain;
+use egressd_service::tls::Tls;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -29,11 +30,9 @@ use crate::ledger::{Ledger, NODES_MAX, StreamId, TooManyNodes};
 use crate::metrics::LedgerMetrics;
 use crate::roster::Roster;
 
-mod names;
 mod offer;
 mod role;
 
-pub use names::Heard;
 use offer::{News, Offer, Offering, next_of};
 pub use role::Role;
 use role::send_on;
@@ -97,8 +96,6 @@ pub struct Desk {
     pub version: &'static str,
     /// Where batches go. Closed when the last taking is over after `stop`.
     pub intake: mpsc::Sender<Taking>,
-    /// Where DNS answers go; what it has no room for is discarded, counted.
-    pub names: mpsc::Sender<Heard>,
     /// The account to go on with: that of a durable spool, or none.
     pub ledger: Ledger,
     /// Up to where every sink has accepted, or where the ledger's durable spool is safe. Its sender goes when nothing more
@@ -116,6 +113,8 @@ pub struct Desk {
     pub roster: Roster,
     /// Whether streams are taken or sent on. One that is open goes on until `stop`.
     pub role: watch::Receiver<Role>,
+    /// `None`: plain text.
+    pub tls: Option<Tls>,
 }
 
 /// Serves collectors until `stop` fires and every one of them has its last word, or `abandon` fires.
@@ -135,7 +134,6 @@ pub async fn serve(
         ledger: Mutex::new(desk.ledger),
         streams: Mutex::default(),
         intake: Mutex::new(Some(desk.intake)),
-        names: desk.names,
         spool: desk.spool,
         version: desk.version,
         delivered: desk.delivered,
@@ -157,13 +155,14 @@ pub async fn serve(
     let service = CollectionServer::new(Service(shared))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let incoming = connections(listener, CONNECTIONS_MAX, idle_max, desk.tls);
     let serving = tonic::transport::Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(30)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
         // A collector's one stream.
         .max_concurrent_streams(1)
         .add_service(service)
-        .serve_with_incoming_shutdown(connections(listener, CONNECTIONS_MAX, idle_max), settled);
+        .serve_with_incoming_shutdown(incoming, settled);
     tokio::select! {
         served = serving => served,
         () = abandon.cancelled() => Ok(()),
@@ -177,7 +176,6 @@ struct Shared {
     streams: Mutex<HashMap<NodeName, CancellationToken>>,
     /// `None` once nothing more is taken. Streams clone it for one taking at a time, so that it closes then.
     intake: Mutex<Option<mpsc::Sender<Taking>>>,
-    names: mpsc::Sender<Heard>,
     spool: SpoolId,
     version: &'static str,
     delivered: watch::Receiver<Position>,
@@ -513,12 +511,8 @@ impl Conversation {
                 self.note(status);
                 Ok(())
             }
-            Some(Up::Names(names)) => {
-                names::pass_on(&self.shared, &self.hello, names, self.clock_ahead);
-                Ok(())
-            }
-            // A second Hello says nothing new.
-            Some(Up::Hello(_)) => Ok(()),
+            // Names are joined once a tracer sends them; a second Hello says nothing new.
+            Some(Up::Names(_) | Up::Hello(_)) => Ok(()),
             None => {
                 self.shared.metrics.unknown_messages.inc();
                 Ok(())

@@ -3,7 +3,6 @@
 //! ```text
 //! kubernetes, inventory ─▶ Change ─▶ Index ─┬─▶ Scope, ScopeChange (for the node's collector)
 //!                                           └─▶ join: Batch ─▶ Attributed records
-//! what nodes heard of DNS ─▶ Name ─▶ Names ──────▲
 //! ```
 //!
 //! Enters: a cluster's pods and nodes, and batches. Leaves: scopes, and records with names at both ends or the
@@ -18,7 +17,6 @@ mod index;
 pub mod inventory;
 mod join;
 pub mod kubernetes;
-mod names;
 mod ranges;
 
 #[cfg(test)]
@@ -26,6 +24,5 @@ mod tests;
 
 pub use cluster::{Change, Node, Pod, PodUid};
 pub use index::{ENDED_KEPT, Index, ScopeChange};
-pub use join::{Grouping, NAMES_OF_POD_MAX, attribute};
-pub use names::{ANSWERS_OF_NODE_MAX, IN_USE_KEPT, Names, NamesBooks};
+pub use join::{Grouping, attribute};
 pub use ranges::Ranges;

@@ -14,6 +14,7 @@ use ipnet::IpNet;
 use tracing::Level;
 
 use crate::lease::LeaseOptions;
+use crate::security::SecurityOptions;
 
 /// Names both ends of every flow and writes to the sinks.
 #[derive(Debug, Parser)]
@@ -85,12 +86,11 @@ pub(crate) struct Options {
           action = ArgAction::Set, value_parser = parse_go_bool)]
     pub(crate) host_network_pods: bool,
 
-    /// Bytes of the DNS names that collectors saw, of all nodes together; above it those go that would hold the shortest.
-    #[arg(long, default_value_t = 128 << 20)]
-    pub(crate) dns_names_bytes_max: usize,
-
     #[command(flatten)]
     pub(crate) lease: LeaseOptions,
+
+    #[command(flatten)]
+    pub(crate) security: SecurityOptions,
 }
 
 /// An address to listen on; `None`: nowhere.

@@ -9,14 +9,18 @@ use egressd_serve::{
 use egressd_service::lifecycle::Tasks;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
-use tracing::info;
+use tracing::{info, warn};
 
-/// Serves those who follow flows on `address`; what it returns is where they hear from.
+use crate::security::Door;
+
+/// Serves those who follow flows on `address`; what it returns is where they hear from. Off loopback it speaks as the
+/// streams do; what does not leave the machine is plain text, as a forwarded port needs it.
 ///
 /// # Errors
 /// The address is in use, is not this machine's, or is not for this user.
 pub(crate) async fn start(
     address: SocketAddr,
+    door: &Door,
     registry: &mut Registry,
     tasks: &mut Tasks,
 ) -> anyhow::Result<Feed> {
@@ -30,8 +34,12 @@ pub(crate) async fn start(
         window_rows_max = ROWS_MAX,
         "flows can be followed; the window takes at most about 84 MB, each subscriber 10 MB"
     );
+    let tls = if address.ip().is_loopback() { None } else { door.tls() };
+    if tls.is_none() && !address.ip().is_loopback() {
+        warn!(%address, "whoever reaches this address may follow every flow, in plain text: set --tls-cert-file");
+    }
     let (feed, inbox) = feed();
     let metrics = FlowsMetrics::register(registry);
-    tasks.spawn("flows", serve(listener, inbox, Patience::USUAL, metrics, tasks.abandon.clone()));
+    tasks.spawn("flows", serve(listener, tls, inbox, Patience::USUAL, metrics, tasks.abandon.clone()));
     Ok(feed)
 }

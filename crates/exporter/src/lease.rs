@@ -22,5 +22,5 @@ mod candidate;
 mod driver;
 mod election;
 
-pub(crate) use candidate::{Beside, Candidate, LeaseOptions, Own};
+pub(crate) use candidate::{Beside, Candidate, LeaseOptions};
 pub(crate) use driver::{Contest, Word};

@@ -12,8 +12,10 @@ mod metrics;
 mod nodes;
 mod reference;
 mod reload;
+mod security;
 mod sinks;
 mod spool;
+mod surroundings;
 mod wire;
 
 use std::env;
@@ -27,6 +29,7 @@ use tracing::{error, info};
 
 use crate::config::{Command, Config};
 use crate::file::Doubts;
+use crate::surroundings::Own;
 
 fn main() -> ExitCode {
     let config = match Config::parse(env::args_os()) {
@@ -64,6 +67,7 @@ struct Loaded {
     spool: Option<spool::Opened>,
     /// `None`: nobody stands by.
     candidate: Option<lease::Candidate>,
+    certification: security::Certification,
 }
 
 fn read_inventory(path: &Path) -> anyhow::Result<egressd_enrich::inventory::Inventory> {
@@ -79,7 +83,11 @@ fn load(options: &config::Options, doubts: Doubts) -> anyhow::Result<Loaded> {
         inventory: options.inventory.is_some(),
         spool_dir: options.spool.spool_dir.is_some(),
     };
-    let candidate = options.lease.candidate(beside, options.grpc_listen_port, &lease::Own)?;
+    let candidate = options.lease.candidate(beside, options.grpc_listen_port, &Own)?;
+    let certification = options.security.certification(options.inventory.is_some(), &Own)?;
+    if doubts == Doubts::Refuse {
+        security::try_certificate(&certification)?;
+    }
     let source = file::read(options.config_path.as_deref())?;
     let file = file::understand(&source, doubts, &environment)
         .and_then(|settings| file::try_access(&source, &settings).map(|()| settings));
@@ -105,5 +113,5 @@ fn load(options: &config::Options, doubts: Doubts) -> anyhow::Result<Loaded> {
         Doubts::Warn => spool::open(&options.spool).map(Some),
     }?;
     let inventory = inventory.map(egressd_enrich::inventory::Inventory::into_index);
-    Ok(Loaded { file, source, inventory, spool, candidate })
+    Ok(Loaded { file, source, inventory, spool, candidate, certification })
 }

@@ -40,6 +40,7 @@ use crate::metrics::{
     ConfigMetrics, EnrichMetrics, LeadMetric, LeaseMetrics, NodeMetrics, SpoolMetrics, WatchMetrics,
 };
 use crate::reload::Reload;
+use crate::security::Door;
 use crate::sinks::{BATCHES_QUEUE, Sinks, Supply};
 use crate::spool::Opened;
 use crate::{Loaded, deliver, file, follow, keeper, nodes, spool};
@@ -52,8 +53,6 @@ const PARTIES_QUEUE: usize = 16;
 const REQUESTS_QUEUE: usize = 64;
 /// Collectors that dialled and wait for their scope.
 const SCOPE_REQUESTS_QUEUE: usize = 64;
-/// Messages of DNS names on their way to attribution: 8 MiB at worst.
-const NAMES_QUEUE: usize = 16;
 /// Changes of the cluster on their way to its index.
 const CHANGES_QUEUE: usize = 1_024;
 /// A watch tells of a pod within a second or two of its start; names are looked up a little later than that.
@@ -78,7 +77,6 @@ pub(crate) async fn wire(options: Box<Options>, loaded: Loaded, mut tasks: Tasks
         message_bytes_max = MESSAGE_BYTES_MAX,
         batches_queue = BATCHES_QUEUE,
         waiting_bytes_max = WAITING_BYTES_MAX,
-        dns_names_bytes_max = options.dns_names_bytes_max,
         "bounds; a sink's table takes at most about 250 bytes a flow"
     );
     spool::tell_bounds(options.spool.config(), &spool);
@@ -115,11 +113,16 @@ pub(crate) async fn wire(options: Box<Options>, loaded: Loaded, mut tasks: Tasks
 
     let (intake, takings) = mpsc::channel(BATCHES_QUEUE);
     let (scopes, scope_requests) = mpsc::channel(SCOPE_REQUESTS_QUEUE);
-    let (names, names_out) = mpsc::channel(NAMES_QUEUE);
-    let cluster = match loaded.inventory {
-        Some(index) => Cluster::Inventory(Box::new(index)),
-        None => {
-            let client = egressd_enrich::kubernetes::connect(options.kubeconfig.flatten().as_deref()).await?;
+    let client = match &loaded.inventory {
+        Some(_) => None,
+        None => Some(egressd_enrich::kubernetes::connect(options.kubeconfig.flatten().as_deref()).await?),
+    };
+    let certificate = admin.part("certificate");
+    let door = Door::open(loaded.certification, client.as_ref(), certificate, &mut registry, &mut tasks);
+    let cluster = match (loaded.inventory, client) {
+        (Some(index), _) => Cluster::Inventory(Box::new(index)),
+        (None, client) => {
+            let client = client.context("there is a client where there is no inventory")?;
             let (changes, knowledge) = kubernetes(client.clone(), &mut registry, &mut tasks);
             if let Some((candidate, word)) = contender {
                 let (identity, knowledge) = (candidate.identity(id.0), knowledge.clone());
@@ -130,7 +133,7 @@ pub(crate) async fn wire(options: Box<Options>, loaded: Loaded, mut tasks: Tasks
         }
     };
     let followers = match options.flows_listen {
-        Some(address) => Some(follow::start(address, &mut registry, &mut tasks).await?),
+        Some(address) => Some(follow::start(address, &door, &mut registry, &mut tasks).await?),
         None => None,
     };
     let attribution = Attribution::new(
@@ -139,7 +142,6 @@ pub(crate) async fn wire(options: Box<Options>, loaded: Loaded, mut tasks: Tasks
             ranges: options.cluster_ranges,
             patience: WATCH_PATIENCE,
             host_network: options.host_network_pods,
-            names_bytes_max: options.dns_names_bytes_max,
         },
         (last, appends),
         EnrichMetrics::register(&mut registry),
@@ -147,14 +149,13 @@ pub(crate) async fn wire(options: Box<Options>, loaded: Loaded, mut tasks: Tasks
         admin.part("cluster"),
     )
     .with_followers(followers);
-    let inputs = Inputs { takings, names: names_out, scope_requests, stop: tasks.stop.clone() };
+    let inputs = Inputs { takings, scope_requests, stop: tasks.stop.clone() };
     tasks.spawn("attribution", attribution.run(inputs));
 
     let desk = Desk {
         spool: id,
         version: VERSION,
         intake,
-        names,
         ledger,
         // A sink that is away keeps nothing with the collectors where the spool outlives us.
         delivered: if is_durable { safe } else { delivered },
@@ -164,8 +165,13 @@ pub(crate) async fn wire(options: Box<Options>, loaded: Loaded, mut tasks: Tasks
         metrics: LedgerMetrics::register(&mut registry),
         roster: roster.clone(),
         role,
+        tls: door.tls(),
     };
-    tasks.spawn("streams", serve(grpc, desk, tasks.stop.clone(), tasks.abandon.clone()));
+    let (stop, abandon) = (tasks.stop.clone(), tasks.abandon.clone());
+    tasks.spawn("streams", async move {
+        door.is_there(&stop).await;
+        serve(grpc, desk, stop, abandon).await
+    });
     let router = admin.router(registry, flows(scrape).merge(nodes::page(roster)), tasks.stop.clone());
     tasks.spawn_aside("admin", admin::serve(http, router));
     Ok(tasks)

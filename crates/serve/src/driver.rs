@@ -16,6 +16,7 @@ use egressd_protocol::v1::flows_server::{Flows, FlowsServer};
 use egressd_protocol::{FLOWS_DESCRIPTOR, FlowEvent, FlowFilter, SummaryQuery, WireError, v1};
 use egressd_service::clock::unix_nanos;
 use egressd_service::connections::{Line, Talk, connections};
+use egressd_service::tls::Tls;
 use futures_util::stream::{self, Stream, StreamExt as _};
 use tokio::net::TcpListener;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
@@ -61,12 +62,13 @@ impl Patience {
     pub const USUAL: Self = Self { unread: Duration::from_secs(30), idle: Duration::from_secs(60) };
 }
 
-/// Serves until the feed has closed and every subscriber has its last word, or `abandon` fires.
+/// Serves, in plain text without `tls`, until the feed has closed and every subscriber has its last word, or `abandon` fires.
 ///
 /// # Errors
 /// HTTP/2 could not be set up; no peer can cause it.
 pub async fn serve(
     listener: TcpListener,
+    tls: Option<Tls>,
     inbox: Inbox,
     patience: Patience,
     metrics: FlowsMetrics,
@@ -85,7 +87,7 @@ pub async fn serve(
     });
     let over = shared.over.clone();
     let collecting = collect(inbox, Arc::clone(&shared));
-    let serving = answer(listener, shared);
+    let serving = answer(listener, tls, shared);
     let farewell = async {
         over.cancelled().await;
         tokio::time::sleep(FAREWELL_MAX).await;
@@ -102,7 +104,11 @@ pub async fn serve(
     }
 }
 
-async fn answer(listener: TcpListener, shared: Arc<Shared>) -> Result<(), tonic::transport::Error> {
+async fn answer(
+    listener: TcpListener,
+    tls: Option<Tls>,
+    shared: Arc<Shared>,
+) -> Result<(), tonic::transport::Error> {
     let (health, checks) = tonic_health::server::health_reporter();
     health.set_serving::<FlowsServer<Service>>().await;
     let over = shared.over.clone();
@@ -121,7 +127,7 @@ async fn answer(listener: TcpListener, shared: Arc<Shared>) -> Result<(), tonic:
         .add_service(v1.max_decoding_message_size(FLOW_REQUEST_BYTES_MAX))
         .add_service(v1alpha.max_decoding_message_size(FLOW_REQUEST_BYTES_MAX))
         .serve_with_incoming_shutdown(
-            connections(listener, CONNECTIONS_MAX, shared.patience.idle),
+            connections(listener, CONNECTIONS_MAX, shared.patience.idle, tls),
             over.cancelled_owned(),
         )
         .await

@@ -2,7 +2,7 @@
 //!
 //! A peer that connects and stays dumb, below HTTP/2 or above it, or that goes on holding a connection after its
 //! conversation has ended, is cut off: it holds a place and buffers that another may need, and nothing else would
-//! end it. An accept that fails, for want of descriptors say, is tried again and never ends the daemon.
+//! end it. With TLS its handshake is part of that silence. An accept that fails, for want of descriptors say, is tried again and never ends the daemon.
 //! Bound: as many connections as the server says; more wait in the listener's backlog.
 
 use std::convert::Infallible;
@@ -11,32 +11,37 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures_util::stream::{self, Stream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio_rustls::server::TlsStream;
 use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
 use tonic::transport::server::Connected;
 use tracing::{debug, warn};
+
+use crate::tls::{Handshake, Tls, begin};
 
 /// How long to wait when the kernel gives no connection: descriptors come back as others end.
 const ACCEPT_AGAIN: Duration = Duration::from_secs(1);
 
 /// The listener's connections, for ever, `connections_max` at a time. One that has no conversation for `idle_max` is
-/// cut off.
+/// cut off. Without `tls` they are plain text.
 pub fn connections(
     listener: TcpListener,
     connections_max: usize,
     idle_max: Duration,
+    tls: Option<Tls>,
 ) -> impl Stream<Item = Result<Connection, Infallible>> {
     let places = Arc::new(Semaphore::new(connections_max));
-    stream::unfold((listener, places), move |(listener, places)| async move {
+    stream::unfold((listener, places, tls), move |(listener, places, tls)| async move {
         let place = place(&places, connections_max).await;
         let (stream, peer) = accept(&listener).await;
-        Some((Ok(Connection::new(stream, peer, place, idle_max)), (listener, places)))
+        let connection = Connection::new(stream, peer, place, idle_max, tls.clone());
+        Some((Ok(connection), (listener, places, tls)))
     })
 }
 
@@ -110,10 +115,23 @@ impl Drop for Talk {
     }
 }
 
+/// What carries the bytes.
+enum Carrier {
+    Plain(TcpStream),
+    /// Driven by whoever reads or writes first, in the connection's own task.
+    Begins(Handshake),
+    Tls(Box<TlsStream<TcpStream>>),
+    /// The handshake came to nothing.
+    Over,
+}
+
+trait Duplex: AsyncRead + AsyncWrite + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> Duplex for T {}
+
 /// A connection that can be cut off.
-#[derive(Debug)]
 pub struct Connection {
-    stream: TcpStream,
+    carrier: Carrier,
     line: Line,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
     /// Ends [`watch_over`] with the connection.
@@ -122,19 +140,42 @@ pub struct Connection {
 }
 
 impl Connection {
-    fn new(stream: TcpStream, peer: SocketAddr, place: OwnedSemaphorePermit, idle_max: Duration) -> Self {
+    fn new(
+        stream: TcpStream,
+        peer: SocketAddr,
+        place: OwnedSemaphorePermit,
+        idle_max: Duration,
+        tls: Option<Tls>,
+    ) -> Self {
         // Only later, not wrong, without it.
         let _slower = stream.set_nodelay(true);
         let (conversations, watched) = watch::channel(0);
         let cut = CancellationToken::new();
         tokio::spawn(watch_over(watched, idle_max, cut.clone()));
+        let carrier = match tls {
+            Some(tls) => Carrier::Begins(begin(tls, stream, peer)),
+            None => Carrier::Plain(stream),
+        };
         Self {
-            stream,
+            carrier,
             line: Line { peer, conversations },
             cut: Box::pin(cut.clone().cancelled_owned()),
             _over: cut.drop_guard(),
             _place: place,
         }
+    }
+
+    fn poll_carrier(&mut self, context: &mut Context<'_>) -> Poll<io::Result<&mut dyn Duplex>> {
+        if let Carrier::Begins(handshake) = &mut self.carrier {
+            let agreed = ready!(handshake.as_mut().poll(context));
+            self.carrier = Carrier::Over;
+            self.carrier = Carrier::Tls(Box::new(agreed?));
+        }
+        Poll::Ready(match &mut self.carrier {
+            Carrier::Plain(stream) => Ok(stream),
+            Carrier::Tls(stream) => Ok(stream),
+            Carrier::Begins(_) | Carrier::Over => Err(io::ErrorKind::NotConnected.into()),
+        })
     }
 }
 
@@ -171,7 +212,7 @@ impl AsyncRead for Connection {
         if self.cut.as_mut().poll(context).is_ready() {
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
-        Pin::new(&mut self.stream).poll_read(context, buffer)
+        Pin::new(ready!(self.poll_carrier(context))?).poll_read(context, buffer)
     }
 }
 
@@ -181,15 +222,15 @@ impl AsyncWrite for Connection {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
+        Pin::new(ready!(self.poll_carrier(context))?).poll_write(context, bytes)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        Pin::new(ready!(self.poll_carrier(context))?).poll_flush(context)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        Pin::new(ready!(self.poll_carrier(context))?).poll_shutdown(context)
     }
 }
 

@@ -11,9 +11,8 @@ use egressd_service::args::parse_go_bool;
 use egressd_service::duration::parse_go_duration;
 
 use super::election::Pace;
+use crate::surroundings::{Surroundings, given, own_namespace};
 
-/// A pod's namespace, in its service account's volume.
-const NAMESPACE_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
 /// The host's name, a pod's own.
 const HOSTNAME_FILE: &str = "/proc/sys/kernel/hostname";
 /// A sixth of it is what a request may take.
@@ -103,26 +102,6 @@ impl fmt::Display for Refused {
 
 impl std::error::Error for Refused {}
 
-/// What surrounds the process: variables of the environment, and small files.
-pub(crate) trait Surroundings {
-    fn variable(&self, name: &str) -> Option<String>;
-    /// Its first line.
-    fn file(&self, path: &str) -> Option<String>;
-}
-
-/// Those of this process.
-pub(crate) struct Own;
-
-impl Surroundings for Own {
-    fn variable(&self, name: &str) -> Option<String> {
-        std::env::var(name).ok()
-    }
-
-    fn file(&self, path: &str) -> Option<String> {
-        std::fs::read_to_string(path).ok()?.lines().next().map(str::to_owned)
-    }
-}
-
 impl LeaseOptions {
     /// The candidate that the flags make; `None` without an election.
     ///
@@ -143,7 +122,7 @@ impl LeaseOptions {
                 problems.push(problem);
             }
         };
-        let namespace = given(self.lease_namespace.clone()).or_else(|| given(around.file(NAMESPACE_FILE)));
+        let namespace = given(self.lease_namespace.clone()).or_else(|| own_namespace(around));
         let pod_name = given(self.pod_name.clone()).or_else(|| given(around.file(HOSTNAME_FILE)));
         let own = || given(around.variable("POD_IP")).map(|address| at_port(&address, grpc_port));
         let address = given(self.advertise_address.clone()).or_else(own);
@@ -185,11 +164,6 @@ pub(crate) fn address_of(holder: &str) -> Option<String> {
     address.parse::<ExporterAddress>().is_ok().then(|| address.to_owned())
 }
 
-/// An empty value is none, as in a chart that renders one.
-fn given(value: Option<String>) -> Option<String> {
-    value.map(|value| value.trim().to_owned()).filter(|value| !value.is_empty())
-}
-
 fn at_port(address: &str, port: u16) -> String {
     if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
 }
@@ -218,7 +192,7 @@ mod tests {
         }
 
         fn file(&self, path: &str) -> Option<String> {
-            let text = if path == NAMESPACE_FILE { self.namespace } else { Some("host") };
+            let text = if path.ends_with("/namespace") { self.namespace } else { Some("host") };
             text.map(str::to_owned)
         }
     }

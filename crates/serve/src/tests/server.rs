@@ -42,7 +42,7 @@ impl Server {
         let mut registry = Registry::default();
         let metrics = FlowsMetrics::register(&mut registry);
         let (feed, inbox) = feed();
-        let served = tokio::spawn(serve(listener, inbox, patience, metrics, CancellationToken::new()));
+        let served = tokio::spawn(serve(listener, None, inbox, patience, metrics, CancellationToken::new()));
         Self { feed, address, registry, served }
     }
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
+use egressd_service::tls::Fault;
 use prometheus_client::registry::Registry;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use rustls::pki_types::PrivatePkcs8KeyDer;
@@ -225,7 +226,7 @@ async fn authorities_are_those_of_the_file() {
     let ca = write(directory.path(), "ca.pem", &old.0.pem());
     let url = format!("url: 'https://{}/'", receiver.address);
     let untrusting = endpoint(&format!("http: {{ {url} }}"));
-    assert_eq!(cause(&untrusting).await, (Cause::CertificateUntrusted, "not_connected".to_owned()));
+    assert_eq!(cause(&untrusting).await, (Cause::Tls(Fault::Untrusted), "not_connected".to_owned()));
     let mut endpoint = endpoint(&format!("http: {{ {url}, tls: {{ caFile: '{}' }} }}", ca.display()));
     assert!(matches!(send(&endpoint).await, Answer::Accepted));
 
@@ -255,8 +256,9 @@ async fn client_certificates_are_shown() {
         let (address, ca) = (receiver.address, ca.display());
         format!("prom_remote_write: {{ url: 'https://{address}/', tls: {{ caFile: '{ca}' {tls} }} }}")
     };
-    let refused =
-        |alert: &str| (Cause::ClientCertificate { alert: alert.to_owned() }, "not_connected".to_owned());
+    let refused = |alert: &str| {
+        (Cause::Tls(Fault::ClientCertificate { alert: alert.to_owned() }), "not_connected".to_owned())
+    };
     assert_eq!(cause(&endpoint(&yaml(""))).await, refused("CertificateRequired"));
     let [cert, key] = files.each_ref().map(|file| file.display());
     let mut endpoint = endpoint(&yaml(&format!(", certFile: '{cert}', keyFile: '{key}'")));

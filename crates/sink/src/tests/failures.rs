@@ -8,8 +8,6 @@ use bytes::Bytes;
 use prometheus_client::registry::Registry;
 use reqwest::header::HeaderMap;
 use reqwest::{Method, Url};
-use rustls::CertificateError;
-use rustls::pki_types::{ServerName, UnixTime};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{mpsc, watch};
@@ -132,46 +130,6 @@ async fn silence_is_told_apart() {
     let _first = TcpStream::connect(full.local_addr().unwrap()).await.unwrap();
     let address = full.local_addr().unwrap();
     assert_eq!(cause(&format!("http://{address}/")).await, Cause::ConnectTimedOut);
-}
-
-/// Goal: what is wrong with a certificate is told in plain words, with the facts that the operator needs.
-#[test]
-fn certificates_are_told_in_plain_words() {
-    let at = |seconds| UnixTime::since_unix_epoch(Duration::from_secs(seconds));
-    let name = |presented: &[&str]| CertificateError::NotValidForNameContext {
-        expected: ServerName::try_from("prom.example").unwrap(),
-        presented: presented.iter().map(|name| (*name).to_owned()).collect(),
-    };
-    for (error, expected) in [
-        (
-            CertificateError::UnknownIssuer,
-            "the server's certificate is not trusted: no authority that this process knows has signed it",
-        ),
-        (
-            CertificateError::BadSignature,
-            "the server's certificate is not trusted: no authority that this process knows has signed it",
-        ),
-        (
-            name(&["DnsName(\"other.example\")", "IpAddress(10.0.0.1)"]),
-            "the server's certificate is for another name: prom.example was asked for, it is for \
-             other.example, 10.0.0.1",
-        ),
-        (
-            name(&[]),
-            "the server's certificate is for another name: prom.example was asked for, it is for no name",
-        ),
-        (
-            CertificateError::ExpiredContext { time: at(2_000_000_000), not_after: at(1_000_000_000) },
-            "the server's certificate has expired, at 2001-09-09T01:46:40Z",
-        ),
-        (
-            CertificateError::NotValidYetContext { time: at(0), not_before: at(1_000_000_000) },
-            "the server's certificate is not valid before 2001-09-09T01:46:40Z",
-        ),
-        (CertificateError::Revoked, "no TLS connection: Revoked"),
-    ] {
-        assert_eq!(Cause::of_tls(&error.into()).to_string(), expected);
-    }
 }
 
 /// Goal: a destination that is not there is named with the cause and what to do; it gets everything, once, when it

@@ -15,8 +15,8 @@ mod followers;
 mod from_kubernetes;
 mod harness;
 mod killed;
-mod least_privilege;
 mod lives;
+mod secured;
 mod takeover;
 mod versions;
 

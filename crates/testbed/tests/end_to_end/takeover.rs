@@ -215,7 +215,8 @@ fn faults(comparison: &Comparison, maybe_twice: u64) -> Vec<String> {
     faults
 }
 
-fn nft(cluster: &Cluster, rules: &str) {
+/// In the control namespace.
+pub(crate) fn nft(cluster: &Cluster, rules: &str) {
     let mut command = Command::new("nft");
     command.arg(rules);
     cluster.run(CONTROL, command).unwrap();

@@ -1,0 +1,140 @@
+//! The stream over TLS amid traffic, while certificates and the authority behind them change.
+
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use egressd_testbed::topology::{CONTROL, NODES};
+use egressd_testbed::{
+    Authority, CONFIG_WITHOUT_SINKS, Cluster, Daemon, Daemons, EXPORTER_HTTP_PORT, GRPC_PORT, Load, Programs,
+    init_nodes, wait_for,
+};
+
+use crate::harness::gentle_plans;
+use crate::lives::{READY_WITHIN, Stage, settle};
+use crate::seconds;
+use crate::takeover::nft;
+
+/// The name that collectors ask for; they dial an address.
+const SERVICE: &str = "egressd-exporter";
+/// The exporter looks at its files every 10 s.
+const TAKEN_UP_WITHIN: Duration = seconds(30);
+/// A stream that was open is dialled again within 30 s.
+const DIALLED_WITHIN: Duration = seconds(60);
+const CONNECTED: &str = "egressd_collector_window_connected";
+const DIAL_FAILURES: &str = "egressd_collector_window_dial_failures_total";
+/// Every stream breaks at its next word, and none can be opened.
+const RESET: &str = "table inet cut_streams {
+  chain input {
+    type filter hook input priority 0;
+    tcp dport 6062 reject with tcp reset
+  }
+}";
+const DIALS: &str = "egressd_collector_window_dials_total";
+
+/// A stage whose daemons speak TLS by files.
+struct Secured<'c> {
+    stage: Stage<'c>,
+}
+
+impl<'c> Secured<'c> {
+    fn start(cluster: &'c Cluster, programs: &'c Programs, authority: &Authority) -> (Self, Daemons<'c>) {
+        let secured = Self { stage: Stage::new(cluster, programs) };
+        secured.certify(authority);
+        secured.trust(&authority.pem());
+        init_nodes(cluster, &programs.collector).unwrap();
+        let exporter = secured.exporter();
+        let collectors = const { &NODES }.iter().map(|node| secured.collector(node.name)).collect();
+        let mut daemons = Daemons { exporter, collectors };
+        daemons.all_mut().for_each(|daemon| daemon.wait_ready(READY_WITHIN).unwrap());
+        (secured, daemons)
+    }
+
+    /// Writes a new certificate and key where the exporter looks for them, one after the other as a person would.
+    fn certify(&self, authority: &Authority) {
+        let certificate = authority.certificate(SERVICE).unwrap();
+        self.stage.cluster.write_file("tls.crt", &certificate.pem).unwrap();
+        self.stage.cluster.write_file("tls.key", &certificate.key_pem).unwrap();
+    }
+
+    fn trust(&self, authorities: &str) {
+        self.stage.cluster.write_file("ca.crt", authorities).unwrap();
+    }
+
+    fn exporter(&self) -> Daemon<'c> {
+        let Stage { cluster, programs, api } = &self.stage;
+        let file = |name: &str| cluster.directory().join(name);
+        let mut command = Command::new(&programs.exporter);
+        command.arg("run").arg("--kubeconfig").arg(api.write_kubeconfig(cluster).unwrap());
+        let config = Daemon::rewrite_config(cluster, CONFIG_WITHOUT_SINKS).unwrap();
+        command.arg("--config-path").arg(config);
+        command.args(["--grpc-listen-port", &GRPC_PORT.to_string()]);
+        command.args(["--http-listen-port", &EXPORTER_HTTP_PORT.to_string()]);
+        command.arg("--tls-cert-file").arg(file("tls.crt")).arg("--tls-key-file").arg(file("tls.key"));
+        let control = cluster.namespace(CONTROL).unwrap();
+        Daemon::start(control, &cluster.directory(), "exporter", command, EXPORTER_HTTP_PORT).unwrap()
+    }
+
+    fn collector(&self, node: &'static str) -> Daemon<'c> {
+        let Stage { cluster, programs, .. } = &self.stage;
+        let ca_file = cluster.directory().join("ca.crt");
+        let flags = ["--tls-ca-file", ca_file.to_str().unwrap(), "--tls-server-name", SERVICE];
+        Daemon::collector(cluster, &programs.collector, node, &flags).unwrap()
+    }
+}
+
+fn metric(daemon: &Daemon<'_>, name: &str) -> u64 {
+    daemon.metric(name, &[]).unwrap().unwrap_or(0)
+}
+
+fn wait_metric(daemon: &Daemon<'_>, name: &str, within: Duration, is_enough: impl Fn(u64) -> bool) {
+    wait_for(name, within, || {
+        let found = daemon.metric(name, &[])?.unwrap_or(0);
+        Ok(if is_enough(found) { Ok(()) } else { Err(found.to_string()) })
+    })
+    .unwrap();
+}
+
+/// Goal: amid traffic a certificate is renewed, and then comes from another authority; open streams go on, whoever dials
+/// later trusts the new one, and no byte is lost by it.
+#[test]
+fn a_rotated_certificate_costs_no_byte() {
+    let (cluster, programs) = (Cluster::start().unwrap(), Programs::beside_current_exe().unwrap());
+    let (old, new) = (Authority::generate("old").unwrap(), Authority::generate("new").unwrap());
+    let (secured, mut daemons) = Secured::start(&cluster, &programs, &old);
+    let mut load = Load::start(&cluster, &programs.testbed, &gentle_plans()).unwrap();
+    thread::sleep(seconds(3));
+
+    // The same authority, then another, which is trusted before it is shown.
+    let taken_up = "egressd_exporter_tls_certificates_total";
+    secured.certify(&old);
+    wait_metric(&daemons.exporter, taken_up, TAKEN_UP_WITHIN, |count| count == 2);
+    secured.trust(&format!("{}{}", old.pem(), new.pem()));
+    secured.certify(&new);
+    wait_metric(&daemons.exporter, taken_up, TAKEN_UP_WITHIN, |count| count == 3);
+    secured.trust(&new.pem());
+    for collector in &daemons.collectors {
+        assert_eq!(metric(collector, DIALS), 1, "the streams went on");
+    }
+
+    nft(&cluster, RESET);
+    for collector in &daemons.collectors {
+        wait_metric(collector, CONNECTED, DIALLED_WITHIN, |connected| connected == 0);
+    }
+    nft(&cluster, "delete table inet cut_streams");
+    for collector in &daemons.collectors {
+        wait_metric(collector, DIALS, DIALLED_WITHIN, |dials| dials == 2);
+    }
+    load.check_running().unwrap();
+    thread::sleep(seconds(3));
+    load.finish().unwrap();
+
+    let truth = cluster.truth().unwrap();
+    settle(&daemons, &truth);
+    for collector in &daemons.collectors {
+        let untrusted = collector.metric(DIAL_FAILURES, &[("reason", "untrusted")]).unwrap();
+        assert_eq!(untrusted, None, "nobody was taken by surprise");
+    }
+    println!("rotated: {} flows, tx {} B, difference 0", truth.0.len(), truth.total().tx_bytes);
+    daemons.end().unwrap();
+}
