@@ -18,7 +18,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::process;
 
-/// A binary, the Debian package that has it, and what it is for.
+/// A binary, or a header that a C compiler finds, the Debian package that has it, and what it is for.
 #[derive(Debug, PartialEq, Eq)]
 struct Tool {
     binary: &'static str,
@@ -26,7 +26,7 @@ struct Tool {
     purpose: &'static str,
 }
 
-const TOOLS: [Tool; 11] = [
+const TOOLS: [Tool; 14] = [
     Tool { binary: "nft", package: "nftables", purpose: "address translation and the truth's counters" },
     Tool { binary: "conntrack", package: "conntrack", purpose: "a second reader of the kernel's table" },
     Tool { binary: "ip", package: "iproute2", purpose: "network namespaces, links and routes" },
@@ -39,6 +39,9 @@ const TOOLS: [Tool; 11] = [
     },
     Tool { binary: "gcc", package: "gcc", purpose: "the C parts of the TLS library" },
     Tool { binary: "g++", package: "g++", purpose: "libFuzzer, for `cargo xtask fuzz`" },
+    Tool { binary: "clang", package: "clang", purpose: "the programs that the kernel runs" },
+    Tool { binary: "libelf.h", package: "libelf-dev", purpose: "libbpf, which loads them" },
+    Tool { binary: "zlib.h", package: "zlib1g-dev", purpose: "libbpf, which loads them" },
     Tool { binary: "make", package: "make", purpose: "the C parts of libraries" },
     Tool { binary: "pkg-config", package: "pkg-config", purpose: "the C parts of libraries" },
     Tool {
@@ -53,6 +56,8 @@ const PYTHON: &str = "python3";
 /// What a binary must be able to do beside being there: Debian's python3 alone makes no environment with an
 /// installer in it.
 const PROOFS: [(&str, &[&str]); 1] = [(PYTHON, &["-c", "import ensurepip, venv"])];
+
+const HEADERS: &str = "/usr/include";
 
 const PROMETHEUS: &str = "prometheus";
 const VICTORIA_METRICS: &str = "victoria-metrics";
@@ -124,6 +129,9 @@ fn ends_well(binary: &str, arguments: &[&str]) -> bool {
 }
 
 fn is_installed(binary: &str) -> bool {
+    if binary.ends_with(".h") {
+        return Path::new(HEADERS).join(binary).is_file();
+    }
     process::search_path().iter().any(|directory| is_executable(&directory.join(binary)))
 }
 

@@ -50,6 +50,8 @@ fn only_an_executable_file_is_a_tool() {
     assert!(!is_executable(Path::new("/etc/passwd")));
     assert!(!is_executable(Path::new("/usr/bin")));
     assert!(!is_installed("no-tool-has-this-name"));
+    assert!(is_installed("stdio.h"));
+    assert!(!is_installed("no-header-has-this-name.h"));
 }
 
 /// Goal: a tool that is there without what is needed of it is told from one that has it.

@@ -36,8 +36,9 @@ const ARROWS: [(&str, &[&str]); 17] = [
 ];
 
 /// Libraries that only some of our crates may name, in any table: each knows a format the others must not.
-const EXCLUSIVE: [(&str, &[&str]); 3] = [
+const EXCLUSIVE: [(&str, &[&str]); 4] = [
     ("neli", &["conntrack"]),
+    ("libbpf-rs", &["conntrack", "dns"]),
     // The testbed tries its fake API server with the real client, in its tests.
     ("kube", &["cli", "enrich", "exporter", "testbed"]),
     ("k8s-openapi", &["cli", "enrich", "exporter", "testbed"]),
