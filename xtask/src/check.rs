@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::steps::{self, Step};
 use crate::workspace::Workspace;
-use crate::{accuracy, process, python, setup, sim, tidy};
+use crate::{accuracy, chart, deny, process, python, setup, sim, tidy};
 
 /// Everything that must pass, on the development profile.
 ///
@@ -18,6 +18,8 @@ pub(crate) fn test(workspace: &Workspace) -> Result<()> {
         Step::new("setup", setup::run),
         formatting(workspace),
         Step::new("tidy", || tidy::run(workspace)),
+        Step::new("dependencies", || deny::run(workspace)),
+        Step::new("chart", || chart::run(&chart::CHECK, workspace)),
         clippy(workspace),
         // Tests of the testbed start the daemons from the target folder, which `cargo test` alone would not fill.
         Step::new("binaries", || cargo(workspace, &["build", "--workspace", "--bins"])),

@@ -12,9 +12,13 @@
 
 mod accuracy;
 mod bench;
+mod chart;
 mod check;
 mod demo;
+mod deny;
+mod dist;
 mod fuzz;
+mod image;
 mod process;
 mod python;
 mod setup;
@@ -45,6 +49,12 @@ enum Command {
     Fuzz(fuzz::Args),
     /// Run whole-system histories, each from one seed: fake kernel, network, disk and stores around the real machines
     Sim(sim::Args),
+    /// Render the Helm chart, write the manifests and lists made of it, and hold it against what it must be
+    Chart(chart::Args),
+    /// Build the images of both daemons
+    Image(image::Args),
+    /// Make a release: binaries, chart, manifests, a list of crates, checksums
+    Dist,
     /// Everything that must pass, set-up included
     Test,
     /// Formatting and clippy
@@ -71,6 +81,9 @@ fn run(command: Command) -> anyhow::Result<()> {
         Command::Bench(args) => bench::run(&args, &Workspace::read()?),
         Command::Fuzz(args) => fuzz::run(&args, &Workspace::read()?),
         Command::Sim(args) => sim::run(&args, &Workspace::read()?),
+        Command::Chart(args) => chart::run(&args, &Workspace::read()?),
+        Command::Image(args) => image::run(&args, &Workspace::read()?),
+        Command::Dist => dist::run(&Workspace::read()?),
         Command::Test => check::test(&Workspace::read()?),
         Command::Lint => check::lint(&Workspace::read()?),
         Command::Tidy => tidy::run(&Workspace::read()?),

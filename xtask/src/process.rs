@@ -4,7 +4,7 @@
 
 use std::env;
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -65,6 +65,24 @@ pub(crate) fn search_path() -> Vec<PathBuf> {
 /// When it cannot be started or ends with anything but 0; the error names the command.
 pub(crate) fn run(command: &mut Command) -> Result<()> {
     let status = command.status().with_context(|| format!("start `{}`", line(command)))?;
+    if !status.success() {
+        bail!("`{}` ended with {status}", line(command));
+    }
+    Ok(())
+}
+
+/// Runs a command to its end, with this on its stdin.
+///
+/// # Errors
+///
+/// As [`run`].
+pub(crate) fn feed(command: &mut Command, input: &str) -> Result<()> {
+    let mut child =
+        command.stdin(Stdio::piped()).spawn().with_context(|| format!("start `{}`", line(command)))?;
+    let mut stdin = child.stdin.take().context("a child's stdin")?;
+    stdin.write_all(input.as_bytes()).with_context(|| format!("speak to `{}`", line(command)))?;
+    drop(stdin);
+    let status = child.wait().with_context(|| format!("wait for `{}`", line(command)))?;
     if !status.success() {
         bail!("`{}` ended with {status}", line(command));
     }

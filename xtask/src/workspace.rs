@@ -1,5 +1,6 @@
 //! What cargo knows about the workspace, as plain data: folders, crates, and who depends on whom.
 
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -61,6 +62,19 @@ impl Workspace {
         let arguments = ["metadata", "--no-deps", "--format-version", "1"];
         let text = process::output(&mut process::cargo(Path::new("."), &arguments))?;
         Self::parse(&text).context("understand `cargo metadata`")
+    }
+
+    /// The version that every crate of ours has.
+    ///
+    /// # Errors
+    ///
+    /// When the root's manifest cannot be read or names none.
+    pub(crate) fn version(&self) -> Result<String> {
+        let manifest = self.root.join("Cargo.toml");
+        let text = fs::read_to_string(&manifest).with_context(|| format!("read {}", manifest.display()))?;
+        let version = text.lines().find_map(|line| line.strip_prefix("version = "));
+        let version = version.with_context(|| format!("find a version in {}", manifest.display()))?;
+        Ok(version.trim_matches('"').to_owned())
     }
 
     fn parse(text: &str) -> Result<Self> {

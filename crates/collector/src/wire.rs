@@ -51,6 +51,7 @@ pub(crate) async fn wire(options: Box<RunOptions>, mut tasks: Tasks) -> anyhow::
 
     // One cut at a time: while it waits, the meter's open flows merge.
     let (cuts, cuts_out) = mpsc::channel(1);
+    let (_names, names_out) = mpsc::channel(1);
     let (scopes, scopes_in) = mpsc::channel(SCOPES_QUEUE);
     let (settings, settings_in) = watch::channel(Settings::default());
     let (status, status_out) = watch::channel(diagnosis::starting(plan.mode.source()));
@@ -59,7 +60,7 @@ pub(crate) async fn wire(options: Box<RunOptions>, mut tasks: Tasks) -> anyhow::
     let stream = dial(
         dial_config(&options, plan.mode.source()),
         life.window,
-        dial::Lines { cuts: cuts_out, scopes, settings, status: status_out, progress },
+        dial::Lines { cuts: cuts_out, names: names_out, scopes, settings, status: status_out, progress },
         WindowMetrics::register(&mut registry),
         tasks.abandon.clone(),
     );

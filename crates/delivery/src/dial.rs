@@ -9,8 +9,8 @@ use std::pin::Pin;
 use std::str::FromStr;
 use std::time::Duration;
 
-use egressd_flow::{Batch, NodeName, Scope, UnixNanos};
-use egressd_protocol::limits::MESSAGE_BYTES_MAX;
+use egressd_flow::{Batch, Name, NodeName, Scope, UnixNanos};
+use egressd_protocol::limits::{MESSAGE_BYTES_MAX, NAMES_MAX};
 use egressd_protocol::v1::collection_client::CollectionClient;
 use egressd_protocol::{CollectorFlags, Down, Hello, Settings, Source, Status as CollectorStatus};
 use egressd_protocol::{Up, Welcome, v1};
@@ -27,6 +27,7 @@ use tonic::{Request, Status, Streaming};
 use tracing::{debug, info, warn};
 
 use crate::metrics::WindowMetrics;
+use crate::outbox::{ANSWERS_MAX, Outbox};
 use crate::window::{Progress, Window};
 
 mod hangup;
@@ -41,6 +42,8 @@ const DIAL_WITHIN: Duration = Duration::from_secs(5);
 const SILENCE_MAX: Duration = Duration::from_secs(60);
 /// How often Status is said when nothing changes.
 const STATUS_EVERY: Duration = Duration::from_secs(30);
+/// How often DNS answers are told while no batch goes; each batch has those before it that were seen before it was cut.
+const NAMES_EVERY: Duration = Duration::from_secs(5);
 const REDIAL_FIRST: Duration = Duration::from_millis(500);
 /// How long the exporter may take to hang up after our last word.
 const FAREWELL_MAX: Duration = Duration::from_secs(5);
@@ -74,6 +77,8 @@ pub struct DialConfig {
 pub struct Lines {
     /// Cuts to send. Closed after the last one.
     pub cuts: mpsc::Receiver<Vec<Batch>>,
+    /// DNS answers to tell.
+    pub names: mpsc::Receiver<Name>,
     /// Scopes, `as_of` already by our clock.
     pub scopes: mpsc::Sender<Scope>,
     /// The exporter's latest Settings.
@@ -155,6 +160,9 @@ pub async fn dial(
         cuts_closed: false,
         status_due: true,
         status_every: tokio::time::interval(STATUS_EVERY),
+        outbox: Outbox::new(ANSWERS_MAX),
+        names_due: false,
+        names_every: tokio::time::interval(NAMES_EVERY),
         backoff: Backoff::new(REDIAL_FIRST, config.redial_longest),
         link: Link::Waiting(Box::pin(tokio::time::sleep(Duration::ZERO))),
         config,
@@ -191,6 +199,8 @@ struct Session {
 
 enum Event {
     Cut(Option<Vec<Batch>>),
+    Name(Name),
+    NamesDue,
     StatusDue,
     Link(LinkEvent),
 }
@@ -232,6 +242,9 @@ struct Dialler {
     cuts_closed: bool,
     status_due: bool,
     status_every: Interval,
+    outbox: Outbox,
+    names_due: bool,
+    names_every: Interval,
     backoff: Backoff,
     link: Link,
 }
@@ -242,10 +255,12 @@ impl Dialler {
             match self.next_event().await {
                 Event::Cut(None) => self.cuts_closed = true,
                 Event::Cut(Some(batches)) => batches.into_iter().for_each(|batch| self.window.push(batch)),
+                Event::Name(name) => self.note(name),
+                Event::NamesDue => self.names_due = true,
                 Event::StatusDue => self.status_due = true,
                 Event::Link(event) => self.on_link(event).await,
             }
-            self.metrics.publish(&self.window.books());
+            self.metrics.publish(&self.window.books(), &self.outbox.books());
             self.tell_progress();
         }
     }
@@ -260,11 +275,14 @@ impl Dialler {
     }
 
     async fn next_event(&mut self) -> Event {
-        let Self { lines, window, link, status_due, status_every, cuts_closed, .. } = self;
+        let tells_names = self.tells_names();
+        let Self { lines, window, link, status_due, status_every, names_every, cuts_closed, .. } = self;
         let welcomed = matches!(link, Link::Open(session) if session.clock_ahead.is_some());
-        let wants_to_send = welcomed && (*status_due || window.has_unsent());
+        let wants_to_send = welcomed && (*status_due || tells_names || window.has_unsent());
         tokio::select! {
             event = link.event(wants_to_send) => Event::Link(event),
+            Some(name) = lines.names.recv() => Event::Name(name),
+            _ = names_every.tick() => Event::NamesDue,
             cut = lines.cuts.recv(), if !*cuts_closed && window.has_room() => Event::Cut(cut),
             Ok(()) = lines.status.changed() => Event::StatusDue,
             _ = status_every.tick() => Event::StatusDue,
@@ -322,11 +340,31 @@ impl Dialler {
         self.link = Link::Waiting(Box::pin(tokio::time::sleep(wait)));
     }
 
-    /// There is room for one message: Status when it is due, else the next batch.
+    /// Takes in all that there is of the kernel's answers by now.
+    fn note(&mut self, name: Name) {
+        self.outbox.note(name);
+        for _ in 0..ANSWERS_MAX {
+            let Ok(name) = self.lines.names.try_recv() else { return };
+            self.outbox.note(name);
+        }
+    }
+
+    /// Whether the next message is one of names: when it is time, when there is a whole one, and before a batch.
+    fn tells_names(&self) -> bool {
+        let due = self.outbox.due();
+        due > 0 && (self.names_due || due >= NAMES_MAX || self.window.has_unsent())
+    }
+
+    /// There is room for one message: Status when it is due, else names, else the next batch.
     fn send_next(&mut self) {
+        let tells_names = self.tells_names();
         let Link::Open(session) = &self.link else { return };
         let up = if std::mem::take(&mut self.status_due) {
             Up::Status(self.lines.status.borrow_and_update().clone()).to_wire()
+        } else if tells_names {
+            let names = self.outbox.take(NAMES_MAX);
+            self.names_due &= self.outbox.due() > 0;
+            Up::Names(names).to_wire()
         } else if let Some(batch) = self.window.next_unsent() {
             v1::Up::from(&*batch)
         } else {
@@ -383,6 +421,7 @@ impl Dialler {
         let Link::Open(session) = &mut self.link else { return };
         session.clock_ahead = Some(i128::from(unix_nanos()) - i128::from(welcome.clock.0));
         self.window.welcomed(welcome);
+        self.outbox.begin_anew(UnixNanos(unix_nanos()));
         self.backoff.reset();
         self.status_due = true;
         self.metrics.connected.set(1);

@@ -7,6 +7,7 @@
 //! ```
 //!
 //! [`window`] and [`ledger`] are pure machines; [`dial`] and [`serve`] drive them over gRPC.
+//! Beside them go DNS answers ([`outbox`]), as good as it goes.
 //! A batch leaves the window when the exporter says that every sink accepted it (`delivered`), or that its spool
 //! holds it and survives a restart (`taken`, durable). The ledger takes each (node, epoch, sequence) once.
 //! Bounded: the window in bytes, connections, nodes, epochs and pending places in the ledger, messages and owners by
@@ -18,6 +19,7 @@
 pub mod dial;
 pub mod ledger;
 mod metrics;
+pub mod outbox;
 pub mod roster;
 pub mod serve;
 pub mod window;

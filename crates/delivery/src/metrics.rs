@@ -7,6 +7,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
 
 use crate::ledger::LedgerBooks;
+use crate::outbox::OutboxBooks;
 use crate::window::WindowBooks;
 
 /// The collector's half.
@@ -14,6 +15,7 @@ use crate::window::WindowBooks;
 pub struct WindowMetrics {
     figures: Figures,
     held_batches: Gauge,
+    names: NamesMetrics,
     maybe_twice: Counter,
     unprotected: Counter,
     pub(crate) unknown_messages: Counter,
@@ -28,6 +30,7 @@ impl WindowMetrics {
         let metrics = Self {
             figures: Figures::register(registry, "egressd_collector_window", "Batches for the exporter"),
             held_batches: Gauge::default(),
+            names: NamesMetrics::register(registry),
             maybe_twice: Counter::default(),
             unprotected: Counter::default(),
             unknown_messages: Counter::default(),
@@ -69,11 +72,43 @@ impl WindowMetrics {
         metrics
     }
 
-    pub(crate) fn publish(&self, books: &WindowBooks) {
+    pub(crate) fn publish(&self, books: &WindowBooks, names: &OutboxBooks) {
+        self.names.publish(names);
         self.figures.publish(books.received.into(), books.emitted.into(), [], books.held.into());
         set(&self.held_batches, books.held_batches);
         store(&self.maybe_twice, books.maybe_twice.bytes);
         store(&self.unprotected, books.unprotected.bytes);
+    }
+}
+
+/// DNS answers on their way to the exporter.
+#[derive(Debug, Default)]
+struct NamesMetrics {
+    received: Counter,
+    told: Counter,
+    discarded: Counter,
+    held: Gauge,
+}
+
+impl NamesMetrics {
+    fn register(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        for (name, help, counter) in [
+            ("received", "DNS answers for the exporter: an address, a name, who asked", &metrics.received),
+            ("told", "DNS answers told, on a new stream all that hold again", &metrics.told),
+            ("discarded", "DNS answers never told for want of room", &metrics.discarded),
+        ] {
+            registry.register(format!("egressd_collector_names_{name}"), help, counter.clone());
+        }
+        registry.register("egressd_collector_names_held", "DNS answers held", metrics.held.clone());
+        metrics
+    }
+
+    fn publish(&self, books: &OutboxBooks) {
+        store(&self.received, books.received);
+        store(&self.told, books.told);
+        store(&self.discarded, books.discarded);
+        set(&self.held, books.held);
     }
 }
 
@@ -87,6 +122,7 @@ pub struct LedgerMetrics {
     pub(crate) refused: Counter,
     pub(crate) redirected: Counter,
     pub(crate) unknown_messages: Counter,
+    pub(crate) discarded_names: Counter,
 }
 
 impl LedgerMetrics {
@@ -100,6 +136,7 @@ impl LedgerMetrics {
             refused: Counter::default(),
             redirected: Counter::default(),
             unknown_messages: Counter::default(),
+            discarded_names: Counter::default(),
         };
         registry.register("egressd_exporter_ledger_streams", "Streams open", metrics.streams.clone());
         for (name, help, counter) in [
@@ -111,6 +148,11 @@ impl LedgerMetrics {
                 "unknown_messages",
                 "Messages of a kind that this version does not know",
                 &metrics.unknown_messages,
+            ),
+            (
+                "discarded_names",
+                "DNS answers of collectors that came while those before them were not taken in",
+                &metrics.discarded_names,
             ),
         ] {
             registry.register(format!("egressd_exporter_ledger_{name}"), help, counter.clone());

@@ -30,9 +30,11 @@ use crate::ledger::{Ledger, NODES_MAX, StreamId, TooManyNodes};
 use crate::metrics::LedgerMetrics;
 use crate::roster::Roster;
 
+mod names;
 mod offer;
 mod role;
 
+pub use names::Heard;
 use offer::{News, Offer, Offering, next_of};
 pub use role::Role;
 use role::send_on;
@@ -96,6 +98,8 @@ pub struct Desk {
     pub version: &'static str,
     /// Where batches go. Closed when the last taking is over after `stop`.
     pub intake: mpsc::Sender<Taking>,
+    /// Where DNS answers go; what it has no room for is discarded, counted.
+    pub names: mpsc::Sender<Heard>,
     /// The account to go on with: that of a durable spool, or none.
     pub ledger: Ledger,
     /// Up to where every sink has accepted, or where the ledger's durable spool is safe. Its sender goes when nothing more
@@ -134,6 +138,7 @@ pub async fn serve(
         ledger: Mutex::new(desk.ledger),
         streams: Mutex::default(),
         intake: Mutex::new(Some(desk.intake)),
+        names: desk.names,
         spool: desk.spool,
         version: desk.version,
         delivered: desk.delivered,
@@ -176,6 +181,7 @@ struct Shared {
     streams: Mutex<HashMap<NodeName, CancellationToken>>,
     /// `None` once nothing more is taken. Streams clone it for one taking at a time, so that it closes then.
     intake: Mutex<Option<mpsc::Sender<Taking>>>,
+    names: mpsc::Sender<Heard>,
     spool: SpoolId,
     version: &'static str,
     delivered: watch::Receiver<Position>,
@@ -511,8 +517,12 @@ impl Conversation {
                 self.note(status);
                 Ok(())
             }
-            // Names are joined once a tracer sends them; a second Hello says nothing new.
-            Some(Up::Names(_) | Up::Hello(_)) => Ok(()),
+            Some(Up::Names(names)) => {
+                names::pass_on(&self.shared, &self.hello, names, self.clock_ahead);
+                Ok(())
+            }
+            // A second Hello says nothing new.
+            Some(Up::Hello(_)) => Ok(()),
             None => {
                 self.shared.metrics.unknown_messages.inc();
                 Ok(())

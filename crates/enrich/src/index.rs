@@ -320,6 +320,7 @@ impl Index {
             node: Some(node.clone()),
             topology_zone: known.and_then(|node| node.topology_zone.clone()),
             region: known.and_then(|node| node.region.clone()),
+            dns_name: None,
         }
     }
 }

@@ -3,6 +3,7 @@
 //! ```text
 //! kubernetes, inventory ─▶ Change ─▶ Index ─┬─▶ Scope, ScopeChange (for the node's collector)
 //!                                           └─▶ join: Batch ─▶ Attributed records
+//! what nodes heard of DNS ─▶ Name ─▶ Names ──────▲
 //! ```
 //!
 //! Enters: a cluster's pods and nodes, and batches. Leaves: scopes, and records with names at both ends or the
@@ -17,6 +18,7 @@ mod index;
 pub mod inventory;
 mod join;
 pub mod kubernetes;
+mod names;
 mod ranges;
 
 #[cfg(test)]
@@ -24,5 +26,6 @@ mod tests;
 
 pub use cluster::{Change, Node, Pod, PodUid};
 pub use index::{ENDED_KEPT, Index, ScopeChange};
-pub use join::{Grouping, attribute};
+pub use join::{Grouping, NAMES_OF_POD_MAX, attribute};
+pub use names::{ANSWERS_OF_NODE_MAX, IN_USE_KEPT, Names, NamesBooks};
 pub use ranges::Ranges;

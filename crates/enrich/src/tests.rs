@@ -1,14 +1,15 @@
 //! From an inventory to scopes and to names at both ends.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use egressd_flow::{
-    AddressClass, Batch, Counter, End, Epoch, Identity, IpProtocol, NodeName, Owner, PodName, Position,
+    AddressClass, Batch, Counter, End, Epoch, Identity, IpProtocol, Name, NodeName, Owner, PodName, Position,
     Record, Sequence, Span, TopologyZone, Traffic, Unattributed, UnixNanos, Workload,
 };
 
 use crate::inventory::{InventoryError, parse};
-use crate::{Change, Grouping, Index, Node, Pod, PodUid, ScopeChange, attribute};
+use crate::{Change, Grouping, Index, NAMES_OF_POD_MAX, Names, Node, Pod, PodUid, ScopeChange, attribute};
 
 const INVENTORY: &str = "
 nodes:
@@ -36,6 +37,7 @@ fn web() -> Identity {
         node: Some(node("node-a")),
         topology_zone: Some(TopologyZone("zone-1".into())),
         region: Some("region-1".into()),
+        dns_name: None,
     }
 }
 
@@ -78,7 +80,8 @@ fn both_ends_are_named() {
     let index = parse(INVENTORY).unwrap().into_index();
     let remotes = [Some("10.244.2.2"), Some("172.18.0.3"), Some("203.0.113.1"), Some("198.51.100.1"), None];
     let batch = batch(vec![owner("10.244.1.2", "uid-web", 0, None)], &remotes);
-    let attributed = attribute(&index, &node("node-a"), &batch, Grouping::None, Position(3));
+    let attributed =
+        attribute(&index, &mut Names::new(0), &node("node-a"), &batch, Grouping::None, Position(3));
     assert_eq!(attributed.sum(), batch.sum());
     let local = Identity { pod: Some(PodName { namespace: "shop".into(), name: "uid-web".into() }), ..web() };
     assert!(attributed.records.iter().all(|record| *record.local == local));
@@ -108,10 +111,71 @@ fn grouping_erases_public_addresses_only() {
     let index = parse(INVENTORY).unwrap().into_index();
     let remotes = [Some("203.0.113.1"), Some("2001:db8::1"), Some("10.244.2.2"), Some("198.51.100.1")];
     let batch = batch(vec![owner("10.244.1.2", "uid-web", 0, None)], &remotes);
-    let attributed = attribute(&index, &node("node-a"), &batch, Grouping::Public, Position(1));
+    let attributed =
+        attribute(&index, &mut Names::new(0), &node("node-a"), &batch, Grouping::Public, Position(1));
     let addresses: Vec<String> =
         attributed.records.iter().map(|record| record.remote.address.unwrap().to_string()).collect();
     assert_eq!(addresses, ["0.0.0.0", "::", "10.244.2.2", "198.51.100.1"]);
+}
+
+/// An answer for `web-0`, seen at the beginning.
+fn answer(address: &str, name: &str) -> Name {
+    Name {
+        address: address.parse().unwrap(),
+        name: name.into(),
+        time_to_live: Duration::from_secs(60),
+        seen: UnixNanos(0),
+        asker: Some("10.244.1.2".parse().unwrap()),
+    }
+}
+
+/// Goal: a public address is named before it is grouped; what the cluster knows, or calls its own, is not.
+#[test]
+fn public_addresses_are_named_before_they_are_grouped() {
+    let index = parse(INVENTORY).unwrap().into_index();
+    let remotes = ["203.0.113.1", "2001:db8::1", "203.0.113.2", "10.244.2.2", "198.51.100.1"];
+    let batch = batch(vec![owner("10.244.1.2", "uid-web", 0, None)], &remotes.map(Some));
+    let names = ["a.com", "b.com", "a.com", "c.com", "d.com"];
+    let mut heard = Names::new(1 << 20);
+    heard.hear(&node("node-a"), remotes.iter().zip(names).map(|(at, name)| answer(at, name)).collect());
+    let addresses = ["0.0.0.0", "::", "0.0.0.0", "10.244.2.2", "198.51.100.1"];
+    for (grouping, addresses) in [(Grouping::None, remotes), (Grouping::Public, addresses)] {
+        let attributed = attribute(&index, &mut heard, &node("node-a"), &batch, grouping, Position(1));
+        let ends = attributed.records.iter().map(|record| &record.remote);
+        let ends: Vec<_> = ends.map(|end| (end.address.unwrap().to_string(), dns_name(end))).collect();
+        let named = [Some("a.com"), Some("b.com"), Some("a.com"), None, None];
+        let expected =
+            addresses.iter().zip(named).map(|(at, name)| ((*at).to_owned(), name.map(str::to_owned)));
+        assert_eq!(ends, expected.collect::<Vec<_>>(), "{grouping:?}");
+    }
+}
+
+fn dns_name(end: &End) -> Option<String> {
+    end.identity.as_ref().ok()?.dns_name.as_ref().map(ToString::to_string)
+}
+
+/// Goal: where addresses are grouped, a pod keeps the names with most bytes, and the others' bytes stay in the group.
+#[test]
+fn grouped_names_of_a_pod_are_bounded() {
+    let index = parse(INVENTORY).unwrap().into_index();
+    let host = |host: usize| format!("203.0.113.{host}");
+    let hosts: Vec<String> = (0..NAMES_OF_POD_MAX + 20).map(host).collect();
+    let remotes: Vec<Option<&str>> = hosts.iter().map(|host| Some(host.as_str())).collect();
+    let mut batch = batch(vec![owner("10.244.1.2", "uid-web", 0, None)], &remotes);
+    for (bytes, record) in (1..).zip(&mut batch.records) {
+        record.traffic.tx.bytes = bytes;
+    }
+    let mut heard = Names::new(1 << 20);
+    heard.hear(&node("node-a"), hosts.iter().map(|host| answer(host, &format!("{host}.com"))).collect());
+    for (grouping, over) in [(Grouping::None, 0), (Grouping::Public, 20)] {
+        let attributed = attribute(&index, &mut heard, &node("node-a"), &batch, grouping, Position(1));
+        let unnamed =
+            attributed.records.iter().take_while(|record| dns_name(&record.remote).is_none()).count();
+        let named = attributed.records.iter().filter(|record| dns_name(&record.remote).is_some()).count();
+        assert_eq!((unnamed, named), (over, hosts.len() - over), "{grouping:?}");
+        assert_eq!(attributed.sum(), batch.sum());
+    }
+    assert_eq!(heard.books().over, 20);
 }
 
 const SECOND: u64 = 1_000_000_000;
@@ -240,7 +304,8 @@ fn an_address_that_changed_hands_unseen_is_its_new_holders() {
     ] {
         let span = Span { from: seconds(from), to: seconds(to) };
         let batch = Batch { span, ..batch(vec![Arc::clone(of)], &[None]) };
-        let attributed = attribute(&index, &node(on), &batch, Grouping::None, Position(1));
+        let attributed =
+            attribute(&index, &mut Names::new(0), &node(on), &batch, Grouping::None, Position(1));
         assert_eq!(&*attributed.records[0].local.pod.as_ref().unwrap().name, expected, "{name}");
     }
 }

@@ -5,7 +5,7 @@
 //! it; while the watch is interrupted, until that is made up for, or for [`HELD_MAX`]. Batches are named in the order
 //! of their positions, each when there is room for it on its way to the spool: a disk that takes nothing keeps nobody
 //! from being told a scope.
-//! Bound: [`WAITING_BYTES_MAX`] of batches that wait, and the index, which is bounded by the cluster.
+//! Bound: [`WAITING_BYTES_MAX`] of batches that wait, names as it is told, and the index, which is bounded by the cluster.
 //!
 //! Scopes say no more while the watch is interrupted, for [`HELD_MAX`] at most: half of what happened would give an
 //! address to a pod whose end, and whose successor, are still to be told.
@@ -15,9 +15,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use egressd_delivery::roster::Roster;
-use egressd_delivery::serve::{ScopeRequest, Taking};
+use egressd_delivery::serve::{Heard, ScopeRequest, Taking};
 use egressd_enrich::kubernetes::Knowledge;
-use egressd_enrich::{Change, Grouping, Index};
+use egressd_enrich::{Change, Grouping, Index, Names};
 use egressd_flow::{Batch, NodeName, Owner, Position, Record, Scope, UnixNanos};
 use egressd_protocol::Hello;
 use egressd_service::admin::Part;
@@ -71,6 +71,7 @@ pub(crate) enum Cluster {
 /// What the loop waits for.
 pub(crate) struct Inputs {
     pub(crate) takings: mpsc::Receiver<Taking>,
+    pub(crate) names: mpsc::Receiver<Heard>,
     pub(crate) scope_requests: mpsc::Receiver<ScopeRequest>,
     pub(crate) stop: CancellationToken,
 }
@@ -78,6 +79,7 @@ pub(crate) struct Inputs {
 enum Event {
     Change(Option<Change>),
     ScopeRequest(ScopeRequest),
+    Heard(Heard),
     Taking(Option<Taking>),
     Due(Result<Place, SpoolGone>),
     Look,
@@ -112,6 +114,7 @@ pub(crate) struct Attribution {
     index: Index,
     changes: Option<mpsc::Receiver<Change>>,
     knowledge: Option<Knowledge>,
+    names: Names,
     listed: Listed,
     host_network: bool,
     feeds: HashMap<NodeName, Feed>,
@@ -150,6 +153,8 @@ pub(crate) struct Naming {
     pub(crate) patience: Duration,
     /// Whether nodes are measured too: the pods on their network have no address of their own.
     pub(crate) host_network: bool,
+    /// Of the DNS names of all nodes.
+    pub(crate) names_bytes_max: usize,
 }
 
 impl Attribution {
@@ -174,6 +179,7 @@ impl Attribution {
             patience: if changes.is_some() { naming.patience } else { Duration::ZERO },
             changes,
             knowledge,
+            names: Names::new(naming.names_bytes_max),
             listed: Listed { pods: is_listed, nodes: is_listed },
             host_network: naming.host_network,
             feeds: HashMap::new(),
@@ -205,6 +211,7 @@ impl Attribution {
                 Event::Change(Some(change)) => self.change(change),
                 Event::Change(None) => self.changes = None,
                 Event::ScopeRequest(request) => self.dialled(request),
+                Event::Heard(Heard { node, names }) => self.names.hear(&node, names),
                 Event::Taking(Some(taking)) => self.take(taking),
                 Event::Due(place) => self.name_next(place?),
                 Event::Look => {}
@@ -224,6 +231,7 @@ impl Attribution {
                 self.refresh();
             }
             self.metrics.cluster(&self.index);
+            self.metrics.names(&self.names.books());
         }
     }
 
@@ -233,12 +241,14 @@ impl Attribution {
         let takes = synced && (has_room || inputs.stop.is_cancelled());
         let due = self.waiting.front().map(|waiting| self.due_in(waiting));
         let place = self.place();
-        let Inputs { takings, scope_requests, stop } = inputs;
+        let Inputs { takings, names, scope_requests, stop } = inputs;
         tokio::select! {
             biased;
             // First, so that nothing is named or said before what was told earlier.
             change = next_change(&mut self.changes) => Event::Change(change),
             Some(request) = scope_requests.recv() => Event::ScopeRequest(request),
+            // What a collector told before a batch is known when that is named.
+            Some(heard) = names.recv() => Event::Heard(heard),
             _ = refresh.tick() => Event::Refresh,
             () = stop.cancelled(), if !synced => Event::Stop,
             place = place, if due == Some(Duration::ZERO) => Event::Due(place),
@@ -336,6 +346,8 @@ impl Attribution {
     /// Tells everybody how old the scopes are, and the whole to those who missed something, once it is known.
     fn refresh(&mut self) {
         self.feeds.retain(|_, feed| !feed.scopes.is_closed());
+        // Batches of so long ago may still wait for their names.
+        self.names.expire(UnixNanos(unix_nanos()).saturating_sub(HELD_MAX));
         if !self.is_synced() {
             return;
         }
@@ -384,7 +396,8 @@ impl Attribution {
         let Some(Waiting { hello, batch, bytes, position, .. }) = self.waiting.pop_front() else { return };
         self.waiting_bytes -= bytes;
         let grouping = if hello.flags.group_public_ips { Grouping::Public } else { Grouping::None };
-        let attributed = egressd_enrich::attribute(&self.index, &hello.node, &batch, grouping, position);
+        let Self { index, names, .. } = self;
+        let attributed = egressd_enrich::attribute(index, names, &hello.node, &batch, grouping, position);
         self.metrics.attributed(&attributed);
         let attributed = Arc::new(attributed);
         if let Some(followers) = &self.followers {

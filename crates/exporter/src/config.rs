@@ -86,6 +86,10 @@ pub(crate) struct Options {
           action = ArgAction::Set, value_parser = parse_go_bool)]
     pub(crate) host_network_pods: bool,
 
+    /// Bytes of the DNS names that collectors saw, of all nodes together; above it those go that would hold the shortest.
+    #[arg(long, default_value_t = 128 << 20)]
+    pub(crate) dns_names_bytes_max: usize,
+
     #[command(flatten)]
     pub(crate) lease: LeaseOptions,
 

@@ -1,11 +1,11 @@
 //! Every metric of the exporter that no other crate writes itself: attribution, and what it is based on.
 
 use egressd_delivery::roster::Roster;
-use egressd_enrich::Index;
 use egressd_enrich::kubernetes::{Knowledge, WatchCounts};
+use egressd_enrich::{Index, NamesBooks};
 use egressd_flow::{AttributedBatch, Counter as Traffic, Unattributed};
 use egressd_service::clock::boot_now;
-use egressd_service::figures::{Figures, ReasonLabel, set};
+use egressd_service::figures::{Figures, ReasonLabel, set, store};
 use egressd_sink::Lead;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric as _};
@@ -29,6 +29,7 @@ pub(crate) struct EnrichMetrics {
     unattributed_bytes: Family<ReasonLabel, Counter>,
     nodes: Gauge,
     pods: Gauge,
+    names: NamesMetrics,
 }
 
 impl EnrichMetrics {
@@ -54,6 +55,7 @@ impl EnrichMetrics {
             unattributed_bytes,
             nodes,
             pods,
+            names: NamesMetrics::register(registry),
         }
     }
 
@@ -86,6 +88,62 @@ impl EnrichMetrics {
     pub(crate) fn cluster(&self, index: &Index) {
         self.nodes.set(i64::try_from(index.nodes()).unwrap_or(i64::MAX));
         self.pods.set(i64::try_from(index.pods()).unwrap_or(i64::MAX));
+    }
+
+    pub(crate) fn names(&self, books: &NamesBooks) {
+        self.names.publish(books);
+    }
+}
+
+/// DNS names, and the records that they could name.
+#[derive(Debug, Default)]
+struct NamesMetrics {
+    held: Gauge,
+    held_bytes: Gauge,
+    heard: Counter,
+    evicted: Counter,
+    named: Counter,
+    ambiguous: Counter,
+    over: Counter,
+}
+
+impl NamesMetrics {
+    fn register(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        for (name, help, gauge) in [
+            ("held", "DNS answers held", &metrics.held),
+            ("held_bytes", "About what they take", &metrics.held_bytes),
+        ] {
+            registry.register(format!("egressd_exporter_names_{name}"), help, gauge.clone());
+        }
+        for (name, help, counter) in [
+            ("heard", "DNS answers of collectors taken in", &metrics.heard),
+            ("evicted", "DNS answers that made room for others", &metrics.evicted),
+            ("named_records", "Records of public addresses that got a DNS name", &metrics.named),
+            (
+                "ambiguous_records",
+                "Records of public addresses without a DNS name, since several would do",
+                &metrics.ambiguous,
+            ),
+            (
+                "over_records",
+                "Records of grouped addresses without their DNS name, as their pod has too many",
+                &metrics.over,
+            ),
+        ] {
+            registry.register(format!("egressd_exporter_names_{name}"), help, counter.clone());
+        }
+        metrics
+    }
+
+    fn publish(&self, books: &NamesBooks) {
+        set(&self.held, books.held);
+        set(&self.held_bytes, books.held_bytes);
+        store(&self.heard, books.heard);
+        store(&self.evicted, books.evicted);
+        store(&self.named, books.named);
+        store(&self.ambiguous, books.ambiguous);
+        store(&self.over, books.over);
     }
 }
 

@@ -251,7 +251,7 @@ mod tests {
 
     /// A batch with something to push.
     fn batch() -> AttributedBatch {
-        let nobody = Identity { pod: None, workload: None, node: None, topology_zone: None, region: None };
+        let nobody = Identity::default();
         let remote = End {
             address: Some([8, 8, 8, 8].into()),
             class: Some(AddressClass::Public),

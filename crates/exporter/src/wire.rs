@@ -53,6 +53,8 @@ const PARTIES_QUEUE: usize = 16;
 const REQUESTS_QUEUE: usize = 64;
 /// Collectors that dialled and wait for their scope.
 const SCOPE_REQUESTS_QUEUE: usize = 64;
+/// Messages of DNS names on their way to attribution: 8 MiB at worst.
+const NAMES_QUEUE: usize = 16;
 /// Changes of the cluster on their way to its index.
 const CHANGES_QUEUE: usize = 1_024;
 /// A watch tells of a pod within a second or two of its start; names are looked up a little later than that.
@@ -77,6 +79,7 @@ pub(crate) async fn wire(options: Box<Options>, loaded: Loaded, mut tasks: Tasks
         message_bytes_max = MESSAGE_BYTES_MAX,
         batches_queue = BATCHES_QUEUE,
         waiting_bytes_max = WAITING_BYTES_MAX,
+        dns_names_bytes_max = options.dns_names_bytes_max,
         "bounds; a sink's table takes at most about 250 bytes a flow"
     );
     spool::tell_bounds(options.spool.config(), &spool);
@@ -113,6 +116,7 @@ pub(crate) async fn wire(options: Box<Options>, loaded: Loaded, mut tasks: Tasks
 
     let (intake, takings) = mpsc::channel(BATCHES_QUEUE);
     let (scopes, scope_requests) = mpsc::channel(SCOPE_REQUESTS_QUEUE);
+    let (names, names_out) = mpsc::channel(NAMES_QUEUE);
     let client = match &loaded.inventory {
         Some(_) => None,
         None => Some(egressd_enrich::kubernetes::connect(options.kubeconfig.flatten().as_deref()).await?),
@@ -142,6 +146,7 @@ pub(crate) async fn wire(options: Box<Options>, loaded: Loaded, mut tasks: Tasks
             ranges: options.cluster_ranges,
             patience: WATCH_PATIENCE,
             host_network: options.host_network_pods,
+            names_bytes_max: options.dns_names_bytes_max,
         },
         (last, appends),
         EnrichMetrics::register(&mut registry),
@@ -149,13 +154,14 @@ pub(crate) async fn wire(options: Box<Options>, loaded: Loaded, mut tasks: Tasks
         admin.part("cluster"),
     )
     .with_followers(followers);
-    let inputs = Inputs { takings, scope_requests, stop: tasks.stop.clone() };
+    let inputs = Inputs { takings, names: names_out, scope_requests, stop: tasks.stop.clone() };
     tasks.spawn("attribution", attribution.run(inputs));
 
     let desk = Desk {
         spool: id,
         version: VERSION,
         intake,
+        names,
         ledger,
         // A sink that is away keeps nothing with the collectors where the spool outlives us.
         delivered: if is_durable { safe } else { delivered },

@@ -45,6 +45,8 @@ pub struct Identity {
     pub topology_zone: Option<TopologyZone>,
     /// That node's `topology.kubernetes.io/region`.
     pub region: Option<Arc<str>>,
+    /// The name that the address was asked for by, of one that the cluster does not know.
+    pub dns_name: Option<Arc<str>>,
 }
 
 /// Why a remote address carries no identity. Its bytes are exported all the same.

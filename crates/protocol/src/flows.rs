@@ -39,7 +39,7 @@ pub struct FlowFilter {
     pub topology_zones: Vec<String>,
     /// What the remote address is in.
     pub remote_ranges: Vec<IpNet>,
-    /// Remote pod or workload; without a namespace, node too.
+    /// Remote pod or workload; without a namespace, node and DNS name too.
     pub remote_names: Vec<NamePattern>,
     /// IP protocol.
     pub protocols: Vec<IpProtocol>,
@@ -128,7 +128,7 @@ pub enum Dimension {
     Node,
     /// The failure domains of both ends.
     TopologyZones,
-    /// The remote workload, else pod, else node, else address.
+    /// The remote workload, else pod, else node, else DNS name, else address.
     Remote,
 }
 
@@ -224,6 +224,8 @@ pub struct FlowEnd {
     pub topology_zone: Option<TopologyZone>,
     /// That node's region.
     pub region: Option<Arc<str>>,
+    /// The name that its address was asked for by.
+    pub dns_name: Option<Arc<str>>,
     /// Why there is no name.
     pub unattributed: Option<Unattributed>,
 }
@@ -232,12 +234,12 @@ impl FlowEnd {
     /// All that is known of an end.
     #[must_use]
     pub fn new(address: Option<IpAddr>, identity: Result<&Arc<Identity>, Unattributed>) -> Self {
-        let Identity { pod, workload, node, topology_zone, region } = match identity {
+        let Identity { pod, workload, node, topology_zone, region, dns_name } = match identity {
             Ok(identity) => identity.as_ref().clone(),
             Err(reason) => return Self { address, unattributed: Some(reason), ..Self::default() },
         };
         let (namespace, pod) = pod.map(|PodName { namespace, name }| (namespace, name)).unzip();
-        Self { address, namespace, pod, workload, node, topology_zone, region, unattributed: None }
+        Self { address, namespace, pod, workload, node, topology_zone, region, dns_name, unattributed: None }
     }
 
     fn to_wire(&self) -> v1::FlowEnd {
@@ -257,6 +259,7 @@ impl FlowEnd {
             node: text(self.node.as_ref().map(|node| &node.0)),
             topology_zone: text(self.topology_zone.as_ref().map(|domain| &domain.0)),
             region: text(self.region.as_ref()),
+            dns_name: text(self.dns_name.as_ref()),
             unnamed: unnamed.into(),
         }
     }

@@ -28,4 +28,4 @@ pub use flows::{
     Dimension, FLOWS_DESCRIPTOR, FlowEnd, FlowEvent, FlowFilter, Missed, NamePattern, SnapshotEnd, Summary,
     SummaryOrder, SummaryQuery, SummaryRow,
 };
-pub use up::{CollectorFlags, HeldEpoch, Hello, Loss, Name, Source, SpoolId, Status, Up};
+pub use up::{CollectorFlags, HeldEpoch, Hello, Loss, Source, SpoolId, Status, Up};

@@ -1,5 +1,7 @@
 //! What one message may hold. Both sides obey, and neither believes the other.
 
+use egressd_flow::NAME_BYTES_MAX;
+
 /// Encoded bytes of one message, both ways.
 pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
 
@@ -31,9 +33,9 @@ pub const NODE_NAME_BYTES_MAX: usize = 253;
 pub const EXCLUDED_NAMESPACES_MAX: usize = 1_000;
 
 /// DNS answers in one message.
-pub const NAMES_MAX: usize = 10_000;
+pub const NAMES_MAX: usize = 1_000;
 
-/// Bytes of any other single text: a version, a DNS name, a diagnosis, a reason, an address to dial.
+/// Bytes of any other single text: a version, a diagnosis, a reason, an address to dial.
 pub const TEXT_BYTES_MAX: usize = 4_096;
 
 /// Reasons in one Status.
@@ -69,10 +71,16 @@ const OWNER_BYTES_MAX: usize = OWNER_TEXT_BYTES_MAX + 64 + OWNER_LABELS_MAX * 10
 const _: () =
     assert!(BATCH_RECORDS_MAX * RECORD_BYTES_MAX + OWNERS_MAX * OWNER_BYTES_MAX + 1_024 < MESSAGE_BYTES_MAX);
 
+/// A DNS answer's worst case: two addresses, a name, an instant and seconds, with lengths and tags.
+const NAME_BYTES: usize = 2 * 18 + NAME_BYTES_MAX + 9 + 6 + 8;
+
+const _: () = assert!(NAMES_MAX * NAME_BYTES + 1_024 < MESSAGE_BYTES_MAX);
+
 /// Six fields of texts.
 const _: () = assert!(6 * FILTER_VALUES_MAX * (FILTER_TEXT_BYTES_MAX + 3) + 1_024 < FLOW_REQUEST_BYTES_MAX);
 
-/// An end's worst case: what an owner may say, its node, and its failure domain and region, which are label values.
-const FLOW_END_BYTES_MAX: usize = OWNER_TEXT_BYTES_MAX + NODE_NAME_BYTES_MAX + 2 * 63 + 64;
+/// An end's worst case: what an owner may say, its node, its failure domain and region, which are label values, and a DNS
+/// name.
+const FLOW_END_BYTES_MAX: usize = OWNER_TEXT_BYTES_MAX + NODE_NAME_BYTES_MAX + 2 * 63 + NAME_BYTES_MAX + 64;
 
 const _: () = assert!(MESSAGE_FLOWS_MAX * (2 * FLOW_END_BYTES_MAX + 6 * 11 + 16) + 1_024 < MESSAGE_BYTES_MAX);

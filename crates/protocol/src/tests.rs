@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use egressd_flow::{Epoch, IpProtocol, NodeName, Owner, Scope, Sequence, UnixNanos};
+use egressd_flow::{Epoch, IpProtocol, Name, NodeName, Owner, Scope, Sequence, UnixNanos};
 use proptest::prelude::*;
 use prost::Message as _;
 
 use crate::limits::OWNERS_MAX;
 use crate::{
-    Ack, CollectorFlags, Dimension, Down, FlowFilter, HeldEpoch, Hello, Loss, Name, NamePattern, Settings,
-    Source, SpoolId, Status, SummaryOrder, SummaryQuery, Up, Welcome, v1,
+    Ack, CollectorFlags, Dimension, Down, FlowFilter, HeldEpoch, Hello, Loss, NamePattern, Settings, Source,
+    SpoolId, Status, SummaryOrder, SummaryQuery, Up, Welcome, v1,
 };
 
 fn hello() -> Hello {
@@ -44,9 +44,9 @@ fn messages_up_survive_the_wire() {
     let name = Name {
         address: "198.51.100.7".parse().unwrap(),
         name: "example.org".into(),
-        time_to_live: Duration::from_secs(30),
+        time_to_live: Duration::from_secs(90),
         seen: UnixNanos(4),
-        pod_uid: Some("uid".into()),
+        asker: Some("10.244.1.7".parse().unwrap()),
     };
     let status = Status {
         source: Source::Netfilter,

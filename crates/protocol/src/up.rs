@@ -1,10 +1,10 @@
 //! What a collector says, as nouns.
 
-use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
-use egressd_flow::{Batch, Epoch, NodeName, Sequence, UnixNanos};
+use egressd_flow::{
+    Batch, Epoch, NAME_BYTES_MAX, Name, NodeName, Sequence, TIME_TO_LIVE_MAX, TIME_TO_LIVE_MIN, UnixNanos,
+};
 
 use crate::batch::{batch_from_wire, batch_to_wire};
 use crate::error::WireError;
@@ -80,21 +80,6 @@ pub struct CollectorFlags {
     pub exclude_namespaces: Vec<String>,
     /// All public destinations become the unspecified address of their family.
     pub group_public_ips: bool,
-}
-
-/// A DNS answer.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Name {
-    /// The address that was answered.
-    pub address: IpAddr,
-    /// The name that was asked.
-    pub name: Arc<str>,
-    /// How long the answer holds.
-    pub time_to_live: Duration,
-    /// When it was seen.
-    pub seen: UnixNanos,
-    /// The pod that asked, where known.
-    pub pod_uid: Option<Arc<str>>,
 }
 
 /// How a collector is.
@@ -230,19 +215,27 @@ fn name_to_wire(name: &Name) -> v1::Name {
         name: name.name.to_string(),
         ttl_seconds: u32::try_from(name.time_to_live.as_secs()).unwrap_or(u32::MAX),
         seen_unix_ns: name.seen.0,
-        pod_uid: name.pod_uid.as_deref().unwrap_or_default().to_owned(),
+        asker: name.asker.map(address_to_wire).unwrap_or_default(),
+        ..v1::Name::default()
     }
 }
 
 fn name_from_wire(name: v1::Name) -> Result<Name, WireError> {
-    at_most("name", name.name.len(), TEXT_BYTES_MAX)?;
-    at_most("name.pod_uid", name.pod_uid.len(), TEXT_BYTES_MAX)?;
+    if name.name.is_empty() {
+        return Err(WireError::Missing { field: "name.name" });
+    }
+    at_most("name.name", name.name.len(), NAME_BYTES_MAX)?;
+    let time_to_live = Duration::from_secs(name.ttl_seconds.into());
+    let asker = match name.asker.as_ref() {
+        [] => None,
+        address => Some(address_from_wire("name.asker", address)?),
+    };
     Ok(Name {
         address: address_from_wire("name.address", &name.address)?,
         name: name.name.into(),
-        time_to_live: Duration::from_secs(name.ttl_seconds.into()),
+        time_to_live: time_to_live.clamp(TIME_TO_LIVE_MIN, TIME_TO_LIVE_MAX),
         seen: UnixNanos(name.seen_unix_ns),
-        pod_uid: (!name.pod_uid.is_empty()).then(|| name.pod_uid.into()),
+        asker,
     })
 }
 

@@ -49,7 +49,12 @@ fn is_node(name: &str, identity: &Identity) -> bool {
 fn is_named(pattern: &NamePattern, identity: &Identity) -> bool {
     is_pod(pattern, identity)
         || is_workload(pattern, identity)
-        || pattern.namespace.is_none() && is_node(&pattern.name, identity)
+        || pattern.namespace.is_none()
+            && (is_node(&pattern.name, identity) || is_asked_for_by(&pattern.name, identity))
+}
+
+fn is_asked_for_by(name: &str, identity: &Identity) -> bool {
+    identity.dns_name.as_ref().is_some_and(|dns_name| **dns_name == *name)
 }
 
 fn is_workload(pattern: &NamePattern, identity: &Identity) -> bool {

@@ -112,8 +112,11 @@ fn name_pod(end: &mut FlowEnd, identity: &Identity) {
             end.namespace = Some(pod.namespace.clone());
             end.pod = Some(pod.name.clone());
         }
-        // What is on the node's own network is the node's.
-        None => end.node = identity.node.clone(),
+        // What is on the node's own network is the node's; what the cluster does not know has no node.
+        None => {
+            end.node = identity.node.clone();
+            end.dns_name = identity.dns_name.clone();
+        }
     }
 }
 

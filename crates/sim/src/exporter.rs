@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use egressd_delivery::ledger::{Ledger, StreamId, Verdict};
-use egressd_enrich::{Grouping, Index, ScopeChange, attribute};
+use egressd_enrich::{Grouping, Index, Names, ScopeChange, attribute};
 use egressd_flow::{Batch, Epoch, NodeName, Owner, Position, Scope, Sequence, UnixNanos};
 use egressd_protocol::{HeldEpoch, SpoolId, Welcome};
 use egressd_spool::{Spool, SpoolConfig, Taken};
@@ -262,7 +262,8 @@ impl Exporter {
     pub(crate) fn name_next(&mut self, claims: &mut Claims, now: UnixNanos) -> Result<(), Violation> {
         let Some(Waiting { node, batch, .. }) = self.waiting.front() else { return Ok(()) };
         let (node, position) = (*node, Position(self.spool.last().0 + 1));
-        let attributed = attribute(&self.index, &node_name(node), batch, Grouping::None, position);
+        let attributed =
+            attribute(&self.index, &mut Names::new(0), &node_name(node), batch, Grouping::None, position);
         if attributed.sum() != batch.sum() {
             return Err(Violation(format!("naming changes batch {} of node {node}", batch.sequence)));
         }

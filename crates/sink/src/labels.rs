@@ -14,6 +14,9 @@
 //! | `Ambiguous` | yes | none: half of the bytes under a wrong name is worse than all under none | none |
 //! | `Folded` | none, as there is no address | none | none |
 //!
+//! A DNS name is no label: the original's series have none, and one more label would make other series of them. It is part
+//! of a key for the destination that is told it ([`FlowView::with_dns_name`]), and of no other.
+//!
 //! Ambiguous and unknown ends of one address are therefore one series; how much was ambiguous is told by the
 //! metrics of the stage that decided it.
 
@@ -151,6 +154,7 @@ pub(crate) struct FlowView<'a> {
     /// `None` for an end that carries no identity, whatever the reason.
     remote: Option<&'a Arc<Identity>>,
     protocol: IpProtocol,
+    tells_dns_name: bool,
 }
 
 impl<'a> FlowView<'a> {
@@ -163,7 +167,13 @@ impl<'a> FlowView<'a> {
             class: record.remote.class,
             remote: record.remote.identity.as_ref().ok(),
             protocol: record.protocol,
+            tells_dns_name: false,
         }
+    }
+
+    /// The same, told by its DNS name too.
+    pub(crate) fn with_dns_name(self) -> Self {
+        Self { tells_dns_name: true, ..self }
     }
 
     /// A flow from its parts: each end's address and what is known of it, the remote end's class, the protocol.
@@ -173,7 +183,7 @@ impl<'a> FlowView<'a> {
         class: Option<AddressClass>,
         protocol: IpProtocol,
     ) -> Self {
-        Self { local_address, local, remote_address, class, remote, protocol }
+        Self { local_address, local, remote_address, class, remote, protocol, tells_dns_name: false }
     }
 
     /// The same local end and protocol, its remote end folded into the rest.
@@ -209,6 +219,12 @@ impl<'a> FlowView<'a> {
     /// On which side of the border the remote address lies; `None` for the rest of a fold.
     pub(crate) fn class(&self) -> Option<AddressClass> {
         self.class
+    }
+
+    /// The name that the remote address was asked for by, where that is told; empty where there is none.
+    pub(crate) fn dns_name(&self) -> &'a str {
+        let identity = self.remote.filter(|_| self.tells_dns_name);
+        identity.and_then(|identity| identity.dns_name.as_deref()).unwrap_or_default()
     }
 
     /// Whether the remote end carries an identity.
@@ -247,14 +263,17 @@ impl<'a> FlowView<'a> {
     }
 }
 
-/// As logs name a flow: its labels.
+/// As logs name a flow: its labels, and its DNS name where that is told.
 impl fmt::Display for FlowView<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (at, (name, value)) in self.labels().enumerate() {
             let space = if at == 0 { "" } else { " " };
             write!(f, "{space}{name}={value}")?;
         }
-        Ok(())
+        match self.dns_name() {
+            "" => Ok(()),
+            name => write!(f, " dst_dns_name={name}"),
+        }
     }
 }
 
@@ -277,6 +296,8 @@ impl Hash for FlowView<'_> {
         self.protocol.hash(state);
         self.source().pod.hash(state);
         self.destination().pod.hash(state);
+        // Of grouped addresses it is all that tells them apart.
+        self.dns_name().hash(state);
     }
 }
 
@@ -288,6 +309,7 @@ impl PartialEq for FlowView<'_> {
             && self.class == other.class
             && same_names(Some(self.local), Some(other.local))
             && same_names(self.remote, other.remote)
+            && self.dns_name() == other.dns_name()
     }
 }
 
@@ -309,6 +331,7 @@ pub(crate) struct FlowKey {
     remote_address: Option<IpAddr>,
     class: Option<AddressClass>,
     protocol: IpProtocol,
+    tells_dns_name: bool,
     local: Arc<Identity>,
     remote: Option<Arc<Identity>>,
 }
@@ -323,6 +346,7 @@ impl FlowKey {
             class: self.class,
             remote: self.remote.as_ref(),
             protocol: self.protocol,
+            tells_dns_name: self.tells_dns_name,
         }
     }
 }
@@ -334,6 +358,7 @@ impl From<FlowView<'_>> for FlowKey {
             remote_address: view.remote_address,
             class: view.class,
             protocol: view.protocol,
+            tells_dns_name: view.tells_dns_name,
             local: Arc::clone(view.local),
             remote: view.remote.map(Arc::clone),
         }
@@ -385,6 +410,11 @@ mod tests {
                  src_pod=app src_zone=a",
             ),
             (
+                "web/app@n1/a 10.0.0.1 > dns:api.example.com 192.0.2.7 tcp tx=1/1",
+                "dst_ip=192.0.2.7 dst_ip_type=public proto=TCP src_ip=10.0.0.1 src_namespace=web src_node=n1 \
+                 src_pod=app src_zone=a",
+            ),
+            (
                 "web/app@n1/a 10.0.0.1 > folded - 0 tx=1/1",
                 "proto=ANY src_ip=10.0.0.1 src_namespace=web src_node=n1 src_pod=app src_zone=a",
             ),
@@ -432,6 +462,10 @@ mod tests {
         let mut reclassified = unnamed.clone();
         reclassified.remote.class = Some(AddressClass::Public);
         assert_ne!(FlowView::of(&reclassified), FlowView::of(&unnamed));
+        let [one, other] = ["a.example.com", "b.example.com"]
+            .map(|name| record(&format!("web/app@n1/a 10.0.0.1 > dns:{name} 0.0.0.0 tcp tx=1/1")));
+        assert_eq!(FlowView::of(&one), FlowView::of(&other), "no label tells them apart");
+        assert_ne!(FlowView::of(&one).with_dns_name(), FlowView::of(&other).with_dns_name());
         let ambiguous = record("web/app@n1/a 10.0.0.1 > ambiguous 10.0.1.2 tcp tx=1/1");
         assert_eq!(FlowView::of(&ambiguous), FlowView::of(&unnamed));
     }

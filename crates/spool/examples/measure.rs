@@ -92,6 +92,7 @@ fn batch(seed: u32) -> Arc<AttributedBatch> {
         node: Some(node.clone()),
         topology_zone: Some(TopologyZone("eu-west-1a".into())),
         region: Some("eu-west-1".into()),
+        dns_name: None,
     };
     let pods: Vec<Arc<Identity>> = (0..50).map(|pod| Arc::new(identity(pod))).collect();
     let record = |index: u32| {

@@ -3,7 +3,7 @@
 //! ```text
 //! length (u32, of all that follows)
 //! position, epoch, sequence, span (u64 each) · node
-//! texts · identities, by texts · addresses of 4 bytes · addresses of 16 bytes
+//! texts · identities, by texts, a DNS name first · addresses of 4 bytes · addresses of 16 bytes
 //! records: tag, local address, local identity, [remote address], [remote identity], protocol, counters that are not 0
 //! ```
 //!
@@ -25,6 +25,10 @@ use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
 use crate::code::{In, Out};
+
+/// Stands before the place of a DNS name and the other texts of an identity that has one: no text has this place, as a
+/// batch is smaller. Batches of before there were any have none.
+const DNS_NAME: u64 = u32::MAX as u64;
 
 /// What came first in a batch's bytes: all that recovery needs of it.
 #[derive(Clone, Copy)]
@@ -128,7 +132,7 @@ impl Encoder {
             return;
         }
         self.identities.insert(address, next);
-        let Identity { pod, workload, node, topology_zone, region } = &**identity;
+        let Identity { pod, workload, node, topology_zone, region, dns_name } = &**identity;
         let texts = [
             pod.as_ref().map(|pod| &pod.namespace),
             pod.as_ref().map(|pod| &pod.name),
@@ -139,6 +143,10 @@ impl Encoder {
             region.as_ref(),
         ];
         let mut out = Out(&mut self.named);
+        if let Some(dns_name) = dns_name {
+            out.varint(DNS_NAME);
+            out.len(self.texts.place(dns_name) + 1);
+        }
         // A place one higher than in the list of texts; 0 is none.
         texts.into_iter().for_each(|text| out.len(text.map_or(0, |text| self.texts.place(text) + 1)));
     }
@@ -262,12 +270,20 @@ fn list<'i, T>(input: &mut In<'i>, one: impl Fn(&mut In<'i>) -> Option<T>) -> Op
 }
 
 fn identity(input: &mut In<'_>, texts: &[Arc<str>]) -> Option<Arc<Identity>> {
+    let text = |place: u64| match usize::try_from(place).ok()? {
+        0 => Some(None),
+        place => Some(Some(texts.get(place - 1)?.clone())),
+    };
+    let mut first = input.varint()?;
+    let mut dns_name = None;
+    if first == DNS_NAME {
+        dns_name = text(input.varint()?)?;
+        first = input.varint()?;
+    }
     let mut found: [Option<Arc<str>>; 7] = Default::default();
-    for place in &mut found {
-        *place = match usize::try_from(input.varint()?).ok()? {
-            0 => None,
-            place => Some(texts.get(place - 1)?.clone()),
-        };
+    found[0] = text(first)?;
+    for place in &mut found[1..] {
+        *place = text(input.varint()?)?;
     }
     let [namespace, pod, kind, workload, node, topology_zone, region] = found;
     let pod = match (namespace, pod) {
@@ -281,7 +297,7 @@ fn identity(input: &mut In<'_>, texts: &[Arc<str>]) -> Option<Arc<Identity>> {
         _ => return None,
     };
     let (node, topology_zone) = (node.map(NodeName), topology_zone.map(TopologyZone));
-    Some(Arc::new(Identity { pod, workload, node, topology_zone, region }))
+    Some(Arc::new(Identity { pod, workload, node, topology_zone, region, dns_name }))
 }
 
 fn record(input: &mut In<'_>, identities: &[Arc<Identity>], addresses: &[IpAddr]) -> Option<Attributed> {

@@ -50,6 +50,7 @@ fn identity(node: &str, pod: usize) -> Identity {
             node: Some(NodeName(node.into())),
             topology_zone: Some(TopologyZone("eu-west-1a".into())),
             region: Some("eu-west-1".into()),
+            dns_name: None,
         },
     }
 }
@@ -59,10 +60,12 @@ fn remote(index: usize, pods: &[Arc<Identity>]) -> End {
     let v6 =
         IpAddr::from(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, u16::try_from(index % 60_000).unwrap()));
     let (private, public) = (Some(AddressClass::Private), Some(AddressClass::Public));
-    match index % 4 {
+    let named = || Identity { dns_name: Some("api.example.com".into()), ..Identity::default() };
+    match index % 5 {
         0 => End { address: Some(v4), class: private, identity: Ok(Arc::clone(&pods[2])) },
         1 => End { address: Some(v6), class: public, identity: Err(Unattributed::Unknown) },
         2 => End { address: Some(v4), class: private, identity: Err(Unattributed::Ambiguous) },
+        3 => End { address: Some(v6), class: public, identity: Ok(Arc::new(named())) },
         _ => End { address: None, class: None, identity: Err(Unattributed::Folded) },
     }
 }

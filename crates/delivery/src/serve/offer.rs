@@ -11,6 +11,7 @@ use egressd_protocol::Hello;
 use egressd_service::clock::unix_nanos;
 use tokio::sync::oneshot;
 
+use super::names::by_our_clock;
 use super::{Hangup, RESERVED_POLL, Shared, Taking};
 use crate::ledger::{StreamId, Verdict};
 
@@ -75,13 +76,8 @@ impl Offering {
     /// The position that the next stage gave the batch; `None` when it takes nothing any more.
     async fn pass_on(&self, mut batch: Batch) -> Option<Position> {
         let intake = self.shared.intake()?;
-        let by_our_clock = |at: UnixNanos| {
-            let shifted = (i128::from(at.0) + self.clock_ahead).max(0);
-            UnixNanos(u64::try_from(shifted).unwrap_or(u64::MAX))
-        };
-        // What has come was seen before now, whatever the peer says.
-        let to = by_our_clock(batch.span.to).min(UnixNanos(unix_nanos()));
-        batch.span = Span { from: by_our_clock(batch.span.from).min(to), to };
+        let to = by_our_clock(batch.span.to, self.clock_ahead);
+        batch.span = Span { from: by_our_clock(batch.span.from, self.clock_ahead).min(to), to };
         let (taken, position) = oneshot::channel();
         tokio::select! {
             biased;

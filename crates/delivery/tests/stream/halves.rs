@@ -7,12 +7,12 @@ use std::time::Duration;
 use egressd_delivery::dial::{DialConfig, Lines, Security, dial};
 use egressd_delivery::ledger::Ledger;
 use egressd_delivery::roster::Roster;
-use egressd_delivery::serve::{Desk, Patience, Role, ScopeRequest, Taking, serve};
+use egressd_delivery::serve::{Desk, Heard, Patience, Role, ScopeRequest, Taking, serve};
 use egressd_delivery::window::Window;
 use egressd_delivery::{LedgerMetrics, WindowMetrics};
 use egressd_flow::{
-    Batch, Counter, Epoch, IpProtocol, NodeName, Owner, Position, Record, Scope, Sequence, Span, Traffic,
-    UnixNanos,
+    Batch, Counter, Epoch, IpProtocol, Name, NodeName, Owner, Position, Record, Scope, Sequence, Span,
+    Traffic, UnixNanos,
 };
 use egressd_protocol::v1::collection_client::CollectionClient;
 use egressd_protocol::{
@@ -91,6 +91,7 @@ fn tell_scopes() -> mpsc::Sender<ScopeRequest> {
 pub(crate) struct Exporter {
     pub(crate) address: SocketAddr,
     pub(crate) takings: mpsc::Receiver<Taking>,
+    pub(crate) heard: mpsc::Receiver<Heard>,
     pub(crate) delivered: watch::Sender<Position>,
     pub(crate) stop: CancellationToken,
     pub(crate) served: JoinHandle<Result<(), tonic::transport::Error>>,
@@ -122,6 +123,7 @@ impl Exporter {
     fn start_with(listener: TcpListener, spool: u64, patience: Patience, shown: Option<Shown>) -> Self {
         let mut registry = Registry::default();
         let (intake, takings) = mpsc::channel(4);
+        let (names, heard) = mpsc::channel(4);
         let (delivered, delivered_out) = watch::channel(Position(0));
         let (stop, roster) = (CancellationToken::new(), Roster::default());
         let (role, role_out) = watch::channel(Role::Leader);
@@ -129,6 +131,7 @@ impl Exporter {
             spool: SpoolId(spool),
             version: "1",
             intake,
+            names,
             ledger: Ledger::default(),
             delivered: delivered_out,
             scopes: tell_scopes(),
@@ -141,7 +144,7 @@ impl Exporter {
         };
         let address = listener.local_addr().unwrap();
         let served = tokio::spawn(serve(listener, desk, stop.clone(), CancellationToken::new()));
-        Self { address, takings, delivered, stop, served, registry, roster, role, position: 0 }
+        Self { address, takings, heard, delivered, stop, served, registry, roster, role, position: 0 }
     }
 
     /// From now on new streams are sent on to `leader`.
@@ -225,6 +228,7 @@ async fn reached(registry: &Registry, name: &str, is_enough: impl Fn(u64) -> boo
 /// A collector's half.
 pub(crate) struct Collector {
     cuts: mpsc::Sender<Vec<Batch>>,
+    pub(crate) names: mpsc::Sender<Name>,
     pub(crate) scopes: mpsc::Receiver<Scope>,
     pub(crate) settings: watch::Receiver<Settings>,
     pub(crate) registry: Registry,
@@ -242,6 +246,7 @@ impl Collector {
         let mut registry = Registry::default();
         let (cuts, cuts_out) = mpsc::channel(1);
         let (scopes_in, scopes) = mpsc::channel(8);
+        let (names, names_out) = mpsc::channel(8);
         let (settings, settings_out) = watch::channel(Settings::default());
         let status = Status { source: Source::Netfilter, diagnosis: String::new(), losses: vec![] };
         let (status, status_out) = watch::channel(status);
@@ -260,11 +265,18 @@ impl Collector {
         let dialling = tokio::spawn(dial(
             config,
             window,
-            Lines { cuts: cuts_out, scopes: scopes_in, settings, status: status_out, progress },
+            Lines {
+                cuts: cuts_out,
+                names: names_out,
+                scopes: scopes_in,
+                settings,
+                status: status_out,
+                progress,
+            },
             WindowMetrics::register(&mut registry),
             abandon.clone(),
         ));
-        Self { cuts, scopes, settings: settings_out, registry, dialling, abandon, _status: status }
+        Self { cuts, names, scopes, settings: settings_out, registry, dialling, abandon, _status: status }
     }
 
     pub(crate) async fn cut(&self, sequences: std::ops::RangeInclusive<u64>) {

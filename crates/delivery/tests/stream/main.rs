@@ -10,11 +10,14 @@ mod secure;
 mod skew;
 mod standby;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use egressd_delivery::roster::Tally;
-use egressd_flow::{Position, Sequence, UnixNanos};
+use egressd_delivery::serve::Heard;
+use egressd_flow::{Name, NodeName, Position, Sequence, UnixNanos};
 use egressd_protocol::{Source, Status, Up};
+use egressd_service::clock::unix_nanos;
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 use tonic::Code;
@@ -88,17 +91,55 @@ async fn what_a_dead_exporter_took_is_sent_again() {
     // Its streams' tasks live on in this process; without their channels they end like a dead process's.
     drop((exporter.takings, exporter.delivered));
     collector.until("egressd_collector_window_connected", 0).await;
-    let listener = loop {
-        match TcpListener::bind(address).await {
-            Ok(listener) => break listener,
-            Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
-        }
-    };
-    let mut successor = Exporter::start_on(listener, 2);
+    let mut successor = Exporter::start_on(bind_again(address).await, 2);
     assert_eq!((successor.take().await, successor.take().await), (Sequence(1), Sequence(2)));
     assert_eq!(collector.metric("egressd_collector_window_maybe_twice_bytes_total"), 1 + 2);
     collector.finish().await;
     successor.stop().await;
+}
+
+async fn bind_again(address: SocketAddr) -> TcpListener {
+    loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => return listener,
+            Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+        }
+    }
+}
+
+fn name(host: u8) -> Name {
+    Name {
+        address: [192, 0, 2, host].into(),
+        name: format!("host-{host}.example.com").into(),
+        time_to_live: Duration::from_secs(60),
+        seen: UnixNanos(unix_nanos()),
+        asker: Some([10, 0, 0, 1].into()),
+    }
+}
+
+/// Goal: names are told before the batch that was cut after them, and again to an exporter that begins anew.
+#[tokio::test]
+async fn names_come_before_the_batch_and_again_on_a_new_stream() {
+    let mut first = Exporter::start(1).await;
+    let collector = Collector::start(first.address);
+    for host in 1..=3 {
+        collector.names.send(name(host)).await.unwrap();
+    }
+    collector.until("egressd_collector_names_received_total", 3).await;
+    collector.cut(1..=1).await;
+    first.take().await;
+    let told = |heard: Heard| heard.names.into_iter().map(|name| name.name.to_string()).collect::<Vec<_>>();
+    let names = [1, 2, 3].map(|host| format!("host-{host}.example.com"));
+    let heard = first.heard.try_recv().expect("names before the batch");
+    assert_eq!(heard.node, NodeName("node-a".into()));
+    assert_eq!(told(heard), names);
+    let address = first.address;
+    first.served.abort();
+    drop((first.takings, first.heard, first.delivered));
+    collector.until("egressd_collector_window_connected", 0).await;
+    let mut second = Exporter::start_on(bind_again(address).await, 2);
+    second.take().await;
+    assert_eq!(told(second.heard.try_recv().expect("all names again")), names);
 }
 
 /// Goal: a stream whose batch waits for the next stage goes on telling what is delivered.

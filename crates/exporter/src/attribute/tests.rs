@@ -1,7 +1,7 @@
 //! What collectors are told and what batches are named, in the order in which the cluster becomes known.
 
 use egressd_enrich::{Node, Pod, PodUid};
-use egressd_flow::{Batch, Counter, Epoch, IpProtocol, Sequence, Span, TopologyZone, Traffic};
+use egressd_flow::{Batch, Counter, Epoch, IpProtocol, Name, Sequence, Span, TopologyZone, Traffic};
 use egressd_protocol::{CollectorFlags, Hello, Source};
 use egressd_service::admin::Admin;
 use prometheus_client::registry::Registry;
@@ -48,6 +48,7 @@ struct Bench {
     changes: mpsc::Sender<Change>,
     takings: mpsc::Sender<Taking>,
     requests: mpsc::Sender<ScopeRequest>,
+    names: mpsc::Sender<Heard>,
     stop: CancellationToken,
     attributed: mpsc::Receiver<Taken>,
     registry: Registry,
@@ -71,6 +72,7 @@ impl Bench {
         let (changes, changes_out) = mpsc::channel(16);
         let (takings, takings_out) = mpsc::channel(16);
         let (requests, scope_requests) = mpsc::channel(16);
+        let (names, names_out) = mpsc::channel(16);
         let (appends, attributed) = mpsc::channel(16);
         let stop = CancellationToken::new();
         let mut registry = Registry::default();
@@ -83,9 +85,9 @@ impl Bench {
             Admin::default().part("cluster"),
         );
         attribution.waiting_bytes_max = waiting_bytes_max;
-        let inputs = Inputs { takings: takings_out, scope_requests, stop: stop.clone() };
+        let inputs = Inputs { takings: takings_out, names: names_out, scope_requests, stop: stop.clone() };
         let running = tokio::spawn(attribution.run(inputs));
-        Self { changes, takings, requests, stop, attributed, registry, running }
+        Self { changes, takings, requests, names, stop, attributed, registry, running }
     }
 
     async fn change(&self, change: Change) {
@@ -469,4 +471,27 @@ fn a_batch_is_weighed_with_its_owners() {
     let one = memory_of(&batch(vec![owner.clone()])) - size_of::<Waiting>();
     assert!((2_048 + 32 * 48..16_384).contains(&one), "{one}");
     assert_eq!(memory_of(&batch(vec![owner; 1_000])) - size_of::<Waiting>(), 1_000 * one);
+}
+
+/// Goal: names that were told before a batch are known when it is named, however soon that is.
+#[tokio::test(start_paused = true)]
+async fn names_told_before_a_batch_name_it() {
+    let bench = Bench::naming(Naming { names_bytes_max: 1 << 20, ..Naming::default() }, Knowledge::default());
+    bench.change(nodes()).await;
+    bench.change(Change::Pods(vec![])).await;
+    bench.changes_are_in().await;
+    let name = Name {
+        address: "203.0.113.1".parse().unwrap(),
+        name: "api.example.com".into(),
+        time_to_live: Duration::from_secs(60),
+        seen: UnixNanos(unix_nanos()),
+        asker: Some("10.0.0.1".parse().unwrap()),
+    };
+    bench.names.send(Heard { node: NodeName("node-a".into()), names: vec![name] }).await.unwrap();
+    let mut bench = bench;
+    let taken = bench.offer("203.0.113.1").await;
+    let batch = bench.attributed.recv().await.unwrap().batch;
+    taken.await.unwrap();
+    let identity = batch.records[0].remote.identity.as_ref().unwrap();
+    assert_eq!(identity.dns_name.as_deref(), Some("api.example.com"));
 }

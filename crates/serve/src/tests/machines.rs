@@ -75,6 +75,29 @@ fn a_filter_lets_through_what_was_asked_for() {
     }
 }
 
+/// Goal: a public address is found, told and summed up by its DNS name, whichever of its addresses it was.
+#[test]
+fn a_dns_name_is_filtered_and_summed_by() {
+    let api = ["192.0.2.1", "192.0.2.2"]
+        .map(|address| format!("web/app@n1/a 10.0.0.1 > dns:api.example.com {address} tcp tx=10/1"));
+    let filter = |name| FlowFilter { remote_names: vec![name], ..FlowFilter::default() };
+    for (name, expected) in [
+        (named(None, "api.example.com"), true),
+        (named(None, "example.com"), false),
+        (named(Some("web"), "api.example.com"), false),
+    ] {
+        assert_eq!(matches(&filter(name), &record(&api[0])), expected);
+    }
+    let mut window = Window::new(9);
+    window.add(&batch(1, &[&api[0], &api[1]]));
+    let query = query(&[Dimension::Remote], SummaryOrder::Sent, 9);
+    let [row] = &summarise(&window.view(5, Duration::ZERO), &query, NOW).rows[..] else {
+        panic!("not one row")
+    };
+    let remote = FlowEnd { dns_name: Some("api.example.com".into()), ..FlowEnd::default() };
+    assert_eq!((&row.remote, row.traffic.tx.bytes), (&remote, 20));
+}
+
 /// Goal: a full queue takes nothing of a batch that does not fit, says how much that was where it is missing, and goes
 /// on when there is room.
 #[test]

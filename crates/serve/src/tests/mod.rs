@@ -61,6 +61,9 @@ fn traffic(words: &[&str]) -> Traffic {
 }
 
 fn identity(names: &str) -> Identity {
+    if let Some(name) = names.strip_prefix("dns:") {
+        return Identity { dns_name: Some(name.into()), ..Identity::default() };
+    }
     let (who, place) = names.split_once('@').unwrap_or((names, ""));
     let (node, domain) = place.split_once('/').unwrap_or((place, ""));
     let (pod, workload) = who.split_once('=').unwrap_or((who, ""));
@@ -71,6 +74,7 @@ fn identity(names: &str) -> Identity {
         node: (!node.is_empty()).then(|| NodeName(node.into())),
         topology_zone: (!domain.is_empty()).then(|| TopologyZone(domain.into())),
         region: None,
+        dns_name: None,
     }
 }
 

@@ -246,7 +246,7 @@ impl Deltas {
         if delta == Delta::default() {
             return;
         }
-        if let Some(sum) = self.open.fold(FlowView::of(record), delta.sum(), applied) {
+        if let Some(sum) = self.open.fold(FlowView::of(record).with_dns_name(), delta.sum(), applied) {
             self.standing.held += delta.sum();
             sum.tx += delta.tx;
             sum.rx += delta.rx;

@@ -302,6 +302,7 @@ fn name(item: &mut PodNetworkMetric, flow: FlowView<'_>) {
     set(&mut item.dst_namespace, destination.namespace);
     set(&mut item.dst_node, destination.node);
     set(&mut item.dst_zone, destination.topology_zone);
+    set(&mut item.dst_dns_name, flow.dns_name());
     item.proto = i32::from(flow.protocol().0);
 }
 

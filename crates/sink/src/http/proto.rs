@@ -43,7 +43,7 @@ pub(crate) struct PodNetworkMetric {
     /// IANA's number.
     #[prost(int32, tag = "15")]
     pub(crate) proto: i32,
-    /// Always empty in this version. 16 is reserved.
+    /// The name that a public address was asked for by, where its node traces DNS. 16 is reserved.
     #[prost(string, tag = "17")]
     pub(crate) dst_dns_name: String,
 }

@@ -48,6 +48,9 @@ fn body_is_what_protoc_reads() {
             &[
                 "web/app@n1/a 10.0.0.1 > pg/db@n2/b 10.0.1.2 tcp tx=10/1 rx=20/2",
                 "web/app@n1/a 10.0.0.1 > unknown :: 58 tx=300/3",
+                "web/app@n1/a 10.0.0.1 > dns:api.example.com 0.0.0.0 tcp tx=5/1",
+                "web/app@n1/a 10.0.0.1 > dns:db.example.com 0.0.0.0 tcp tx=6/1",
+                "web/app@n1/a 10.0.0.1 > dns:api.example.com 0.0.0.0 tcp tx=7/1",
                 "web/app@n1/a 10.0.0.1 > folded - udp rx=18446744073709551615/4",
             ],
         ),
@@ -60,6 +63,8 @@ fn body_is_what_protoc_reads() {
         r#"dst_ip: "10.0.1.2" dst_pod: "db" dst_namespace: "pg" dst_node: "n2" dst_zone: "b"
            tx_bytes: 10 tx_packets: 1 rx_bytes: 20 rx_packets: 2 proto: 6"#,
         r#"dst_ip: "::" tx_bytes: 300 tx_packets: 3 proto: 58"#,
+        r#"dst_ip: "0.0.0.0" tx_bytes: 12 tx_packets: 2 proto: 6 dst_dns_name: "api.example.com""#,
+        r#"dst_ip: "0.0.0.0" tx_bytes: 6 tx_packets: 1 proto: 6 dst_dns_name: "db.example.com""#,
         "rx_bytes: 9223372036854775807 rx_packets: 4 proto: 17",
         "rx_bytes: 9223372036854775807 proto: 17",
         "rx_bytes: 1 proto: 17",

@@ -62,11 +62,18 @@ fn end(names: &str, address: &str) -> End {
         names => Ok(Arc::new(identity(names))),
     };
     let address: Option<IpAddr> = (address != "-").then(|| address.parse().unwrap());
-    let class = if private || identity.is_ok() { AddressClass::Private } else { AddressClass::Public };
+    let class = if private || (identity.is_ok() && !names.starts_with("dns:")) {
+        AddressClass::Private
+    } else {
+        AddressClass::Public
+    };
     End { address, class: address.map(|_| class), identity }
 }
 
 fn identity(names: &str) -> Identity {
+    if let Some(name) = names.strip_prefix("dns:") {
+        return Identity { dns_name: Some(name.into()), ..Identity::default() };
+    }
     let (pod, place) = names.split_once('@').unwrap_or((names, ""));
     let (node, domain) = place.split_once('/').unwrap_or((place, ""));
     let pod = pod
@@ -78,6 +85,7 @@ fn identity(names: &str) -> Identity {
         node: (!node.is_empty()).then(|| NodeName(node.into())),
         topology_zone: (!domain.is_empty()).then(|| TopologyZone(domain.into())),
         region: None,
+        dns_name: None,
     }
 }
 

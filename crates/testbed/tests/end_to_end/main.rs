@@ -15,6 +15,7 @@ mod followers;
 mod from_kubernetes;
 mod harness;
 mod killed;
+mod least_privilege;
 mod lives;
 mod secured;
 mod takeover;

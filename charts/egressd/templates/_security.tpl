@@ -1,0 +1,44 @@
+{{/* What the collector may do: the least for each mode. */}}
+
+{{/* True where flags switch the DNS tracer on. */}}
+{{- define "egressd.dnsTracer" -}}
+{{- $extra := default dict .Values.collector.extraArgs -}}
+{{- if has (toString (get $extra "ebpf-dns-tracer-enabled")) (list "1" "t" "T" "true" "TRUE" "True") }}true{{ end -}}
+{{- end -}}
+
+{{- define "egressd.readsCilium" -}}
+{{- if has .Values.collector.ctMode (list "" "cilium") }}true{{ end -}}
+{{- end -}}
+
+{{- define "egressd.loadsBpf" -}}
+{{- if or (eq .Values.collector.ctMode "ebpf") (include "egressd.dnsTracer" .) }}true{{ end -}}
+{{- end -}}
+
+{{/* NET_ADMIN: conntrack over netlink, and to attach programs. BPF: open Cilium's maps, load programs (Linux 5.8).
+PERFMON: programs that look at packets. SYS_ADMIN and SYS_PTRACE: enter another network namespace through process 1. */}}
+{{- define "egressd.collector.capabilities" -}}
+{{- $mode := .Values.collector.ctMode -}}
+{{- $bpf := include "egressd.loadsBpf" . -}}
+{{- $capabilities := list -}}
+{{- if or (include "egressd.readsCilium" .) $bpf }}{{ $capabilities = append $capabilities "BPF" }}{{ end -}}
+{{- if or (has $mode (list "" "netfilter")) $bpf }}{{ $capabilities = append $capabilities "NET_ADMIN" }}{{ end -}}
+{{- if $bpf }}{{ $capabilities = append $capabilities "PERFMON" }}{{ end -}}
+{{- if not .Values.collector.hostNetwork }}{{ $capabilities = concat $capabilities (list "SYS_ADMIN" "SYS_PTRACE") }}{{ end -}}
+{{- toYaml $capabilities -}}
+{{- end -}}
+
+{{- define "egressd.collector.securityContext" -}}
+{{- if .Values.collector.containerSecurityContext -}}
+{{- toYaml .Values.collector.containerSecurityContext -}}
+{{- else -}}
+allowPrivilegeEscalation: false
+readOnlyRootFilesystem: true
+runAsUser: 0
+capabilities:
+  drop: [ALL]
+  add:
+    {{- include "egressd.collector.capabilities" . | nindent 4 }}
+seccompProfile:
+  type: RuntimeDefault
+{{- end -}}
+{{- end -}}

@@ -1,0 +1,226 @@
+//! `cargo xtask image`: the images of both daemons.
+//!
+//! By a tool that builds Dockerfiles, from official bases, for each platform that is asked for; or, with `--local`, by
+//! buildah alone from what this machine has: its release binaries on a base of its own C library and certificates. The
+//! latter needs no registry, and shows that the last stage of the Dockerfiles works.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail};
+
+use crate::process;
+use crate::workspace::Workspace;
+
+/// The daemons, each with a Dockerfile of its name.
+const DAEMONS: [&str; 2] = ["collector", "exporter"];
+/// The C library and what a Rust binary needs beside it, as the loader finds them on Debian.
+const LIBRARIES: [&str; 3] = ["libc.so.6", "libm.so.6", "libgcc_s.so.1"];
+const CERTIFICATES: &str = "etc/ssl/certs/ca-certificates.crt";
+/// The name of the local base.
+const LOCAL_BASE: &str = "localhost/egressd-base";
+
+/// What is built, by what and for what.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Registry and folder that the images' names begin with; none: names without a registry
+    #[arg(long, default_value = "")]
+    repository: String,
+    /// Tag; the workspace's version unless given
+    #[arg(long)]
+    tag: Option<String>,
+    /// Platforms, with commas between: linux/amd64, linux/arm64
+    #[arg(long, default_value = "linux/amd64")]
+    platform: String,
+    /// What builds: docker, podman or buildah
+    #[arg(long, default_value = "docker")]
+    tool: String,
+    /// Base of the build stage, by digest for a release
+    #[arg(long)]
+    build_image: Option<String>,
+    /// Base of the image, by digest for a release
+    #[arg(long)]
+    runtime_image: Option<String>,
+    /// Push to the registry
+    #[arg(long)]
+    push: bool,
+    /// From this machine's release binaries and libraries, by buildah, for this machine's architecture
+    #[arg(long)]
+    local: bool,
+}
+
+/// Builds both images.
+///
+/// # Errors
+///
+/// When a tool is missing or fails.
+pub(crate) fn run(args: &Args, workspace: &Workspace) -> Result<()> {
+    let local = args.local.then(|| Local::make(workspace)).transpose()?;
+    for daemon in DAEMONS {
+        let mut arguments = match &local {
+            Some(local) => local.build(),
+            None => args.build(),
+        };
+        let tag = args.tag.clone().map_or_else(|| workspace.version(), Ok)?;
+        let name = format!("egressd-{daemon}:{tag}");
+        let name = if args.repository.is_empty() { name } else { format!("{}/{name}", args.repository) };
+        let revision = revision(&workspace.root).unwrap_or_else(|_| "unknown".to_owned());
+        for (key, value) in [("VERSION", tag.as_str()), ("REVISION", &revision)] {
+            arguments.extend(["--build-arg".to_owned(), format!("{key}={value}")]);
+        }
+        arguments.extend([
+            "--file".to_owned(),
+            format!("Dockerfile.{daemon}"),
+            "--tag".to_owned(),
+            name,
+            ".".to_owned(),
+        ]);
+        let (program, arguments) = arguments.split_first().context("a tool")?;
+        let mut command = process::clean(program);
+        command.args(arguments).current_dir(&workspace.root);
+        if local.is_some() {
+            command.env("STORAGE_DRIVER", "vfs");
+        }
+        process::run(process::chatter(&mut command))?;
+    }
+    Ok(())
+}
+
+impl Args {
+    /// The tool with all that is the same for both images.
+    fn build(&self) -> Vec<String> {
+        let mut words = match self.tool.as_str() {
+            "docker" => vec!["docker", "buildx", "build"],
+            other => vec![other, "build"],
+        };
+        words.extend(["--platform", &self.platform]);
+        if self.push {
+            words.push("--push");
+        }
+        let mut words: Vec<String> = words.into_iter().map(str::to_owned).collect();
+        for (key, image) in [("BUILD_IMAGE", &self.build_image), ("RUNTIME_IMAGE", &self.runtime_image)] {
+            if let Some(image) = image {
+                words.extend(["--build-arg".to_owned(), format!("{key}={image}")]);
+            }
+        }
+        words
+    }
+}
+
+/// A base of this machine's files, and its release binaries in the place of the build stage.
+struct Local {
+    binaries: PathBuf,
+}
+
+impl Local {
+    fn make(workspace: &Workspace) -> Result<Self> {
+        let mut build = process::cargo(&workspace.root, &["build", "--release", "--locked"]);
+        build.args(["--package", "egressd-collector", "--package", "egressd-exporter"]);
+        process::run(process::chatter(&mut build))?;
+        let folder = workspace.target.join("image");
+        if folder.exists() {
+            fs::remove_dir_all(&folder).with_context(|| format!("remove {}", folder.display()))?;
+        }
+        let binaries = folder.join("binaries/out");
+        fs::create_dir_all(&binaries).with_context(|| format!("create {}", binaries.display()))?;
+        for daemon in DAEMONS {
+            let name = format!("egressd-{daemon}");
+            let to = binaries.join(&name);
+            copy(&workspace.target.join("release").join(&name), &to)?;
+            process::run(process::clean("strip").arg(&to))?;
+        }
+        let base = folder.join("base");
+        lay_base(&base)?;
+        buildah(&["build", "--tag", LOCAL_BASE, "--file", "-", &base.to_string_lossy()], BASE)?;
+        Ok(Self { binaries: folder.join("binaries") })
+    }
+
+    fn build(&self) -> Vec<String> {
+        let context = format!("build={}", self.binaries.display());
+        let words = [
+            "buildah",
+            "build",
+            "--isolation",
+            "chroot",
+            "--pull-never",
+            "--skip-unused-stages",
+            "--build-context",
+        ];
+        let words = words.into_iter().map(str::to_owned);
+        words.chain([context, "--build-arg".to_owned(), format!("RUNTIME_IMAGE={LOCAL_BASE}")]).collect()
+    }
+}
+
+/// All that a binary needs around it: libraries, the loader, certificates, and names of users.
+const BASE: &str = "FROM scratch\nCOPY . /\n";
+
+fn lay_base(base: &Path) -> Result<()> {
+    let loaders = [("lib64", "ld-linux-x86-64.so.2"), ("lib", "ld-linux-aarch64.so.1")];
+    let loader = loaders.iter().find(|(folder, name)| Path::new("/").join(folder).join(name).exists());
+    let Some((folder, loader)) = loader else { bail!("no loader of x86-64 or AArch64 in /lib64 or /lib") };
+    let triple = format!("{}-linux-gnu", std::env::consts::ARCH);
+    for folder in ["etc/ssl/certs", "tmp", "usr/local/bin", "run"] {
+        let path = base.join(folder);
+        fs::create_dir_all(&path).with_context(|| format!("create {}", path.display()))?;
+    }
+    for library in LIBRARIES {
+        copy(&Path::new("/lib").join(&triple).join(library), &base.join("lib").join(&triple).join(library))?;
+    }
+    copy(&Path::new("/").join(folder).join(loader), &base.join(folder).join(loader))?;
+    copy(&Path::new("/").join(CERTIFICATES), &base.join(CERTIFICATES))?;
+    fs::create_dir_all(base.join("var")).context("create var")?;
+    symlink("/run", base.join("var/run")).context("link var/run")?;
+    fs::write(
+        base.join("etc/passwd"),
+        "root:x:0:0:root:/:/sbin/nologin\nnonroot:x:10001:10001::/:/sbin/nologin\n",
+    )
+    .context("write etc/passwd")
+}
+
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let parent = to.parent().context("a file in a folder")?;
+    fs::create_dir_all(parent).with_context(|| format!("create {}", parent.display()))?;
+    fs::copy(from, to).map(drop).with_context(|| format!("copy {} to {}", from.display(), to.display()))
+}
+
+fn buildah(arguments: &[&str], input: &str) -> Result<()> {
+    let mut command = process::clean("buildah");
+    command.args(arguments).env("STORAGE_DRIVER", "vfs");
+    process::feed(process::chatter(&mut command), input)
+        .context("buildah builds from this machine's files; `apt-get install buildah` brings it")
+}
+
+fn revision(root: &Path) -> Result<String> {
+    let text = process::output(process::clean("git").args(["rev-parse", "HEAD"]).current_dir(root))?;
+    Ok(text.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Debug, Parser)]
+    struct Line {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    /// Goal: platforms and bases reach the tool; docker builds for several by buildx.
+    #[test]
+    fn bases_and_platforms_reach_the_tool() {
+        let line = Line::parse_from([
+            "image",
+            "--platform",
+            "linux/amd64,linux/arm64",
+            "--push",
+            "--runtime-image",
+            "base@sha256:1",
+        ]);
+        let words = line.args.build().join(" ");
+        let expected = "docker buildx build --platform linux/amd64,linux/arm64 --push --build-arg RUNTIME_IMAGE=base@sha256:1";
+        assert_eq!(words, expected);
+    }
+}
