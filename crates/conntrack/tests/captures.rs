@@ -5,7 +5,8 @@
 use std::ops::Range;
 use std::sync::LazyLock;
 
-use egressd_conntrack::netfilter::{CtZones, Dump, Progress, codec};
+use egressd_conntrack::netfilter::codec::{self, Decoder};
+use egressd_conntrack::netfilter::{CtZones, Dump, Progress};
 use egressd_flow::{Completeness, Defects, Ended, Entry, L4, Snapshot, UnixNanos};
 use proptest::prelude::*;
 use proptest::sample::Index;
@@ -35,7 +36,8 @@ fn show(entry: &Entry) -> String {
 }
 
 fn read(datagrams: &[Vec<u8>]) -> (Vec<String>, Snapshot, Progress) {
-    let mut dump = Dump::new(SEQUENCE, PORT, UnixNanos(0), CtZones::ALL);
+    let mut decoder = Decoder::new(CtZones::ALL);
+    let mut dump = Dump::new(SEQUENCE, PORT, UnixNanos(0), &mut decoder);
     let (mut rows, mut progress) = (Vec::new(), Progress::More);
     for datagram in datagrams {
         progress = dump.feed(datagram, &mut |entry| rows.push(show(entry)));
@@ -222,7 +224,8 @@ struct Sound {
 static SOUND: LazyLock<Sound> = LazyLock::new(|| {
     let dump = datagrams(include_str!("captures/dump.hex"));
     let mut entries = Vec::new();
-    Dump::new(SEQUENCE, PORT, UnixNanos(0), CtZones::ALL).feed(&dump[0], &mut |entry| entries.push(*entry));
+    Dump::new(SEQUENCE, PORT, UnixNanos(0), &mut Decoder::new(CtZones::ALL))
+        .feed(&dump[0], &mut |entry| entries.push(*entry));
     Sound { dump, entries, destroy: datagrams(include_str!("captures/destroy.hex")) }
 });
 
@@ -240,7 +243,8 @@ proptest! {
     fn a_damaged_dump_costs_itself_alone(damages in prop::collection::vec(any_damage(), 1..6)) {
         let Sound { dump: whole, entries, .. } = &*SOUND;
         let bytes = damaged(&whole[0], &damages);
-        let mut dump = Dump::new(SEQUENCE, PORT, UnixNanos(0), CtZones::ALL);
+        let mut decoder = Decoder::new(CtZones::ALL);
+        let mut dump = Dump::new(SEQUENCE, PORT, UnixNanos(0), &mut decoder);
         let mut rows = 0;
         let progress = dump.feed(&bytes, &mut |_| rows += 1);
         prop_assert!(rows <= messages_max(&bytes));

@@ -5,7 +5,8 @@
 //! - A read is complete only if the frames are whole, all answers are ours, and the kernel objected to nothing.
 //! - A message means the same alone as among others: ends may be kept and read back as one slice.
 
-use egressd_conntrack::netfilter::{CtZones, Dump, Progress, codec};
+use egressd_conntrack::netfilter::codec::{self, Decoder};
+use egressd_conntrack::netfilter::{CtZones, Dump, Progress};
 use egressd_flow::{Completeness, Defects, Ended, Entry, Snapshot, UnixNanos};
 
 use crate::frames::{Frame, walk};
@@ -49,7 +50,8 @@ pub(crate) fn read(datagram: &[u8]) -> Read {
 }
 
 fn read_of(datagram: &[u8], ct_zones: CtZones) -> Read {
-    let mut dump = Dump::new(SEQUENCE, PORT, UnixNanos(0), ct_zones);
+    let mut decoder = Decoder::new(ct_zones);
+    let mut dump = Dump::new(SEQUENCE, PORT, UnixNanos(0), &mut decoder);
     let mut entries = Vec::new();
     let progress = dump.feed(datagram, &mut |entry| entries.push(*entry));
     let (snapshot, interruption) = dump.finish();

@@ -7,8 +7,7 @@ use std::io;
 
 use egressd_flow::{Completeness, Defects, Entry, Snapshot, UnixNanos};
 
-use super::codec::{self, Defect};
-use super::ct_zones::CtZones;
+use super::codec::{Decoder, Defect};
 use super::message::{Message, Messages};
 use super::uapi::{self, control};
 
@@ -60,21 +59,19 @@ pub enum Interruption {
 
 /// A dump under way.
 #[derive(Debug)]
-pub struct Dump {
+pub struct Dump<'d> {
     sequence: u32,
     port: u32,
-    ct_zones: CtZones,
-    /// The row that was read last.
-    entry: Entry,
+    decoder: &'d mut Decoder,
     snapshot: Snapshot,
     interruption: Option<Interruption>,
 }
 
-impl Dump {
-    /// Begins at `now` the dump that was asked for with `sequence` from netlink port `port`. Entries outside of
-    /// `ct_zones` are passed over, counted.
+impl<'d> Dump<'d> {
+    /// Begins at `now` the dump that was asked for with `sequence` from netlink port `port`. Entries of conntrack zones
+    /// that `decoder` does not read are passed over, counted.
     #[must_use]
-    pub fn new(sequence: u32, port: u32, now: UnixNanos, ct_zones: CtZones) -> Self {
+    pub fn new(sequence: u32, port: u32, now: UnixNanos, decoder: &'d mut Decoder) -> Self {
         let snapshot = Snapshot {
             completeness: Completeness::Complete,
             begun: now,
@@ -82,7 +79,7 @@ impl Dump {
             offloaded: 0,
             defects: Defects::default(),
         };
-        Self { sequence, port, ct_zones, entry: codec::BLANK, snapshot, interruption: None }
+        Self { sequence, port, decoder, snapshot, interruption: None }
     }
 
     /// Hands over the entries of one datagram.
@@ -132,9 +129,8 @@ impl Dump {
     }
 
     fn row(&mut self, body: &[u8], each: &mut dyn FnMut(&Entry)) {
-        match codec::decode(body, &self.ct_zones, &mut self.entry) {
-            Ok(_) => {
-                let entry = &self.entry;
+        match self.decoder.entry(body) {
+            Ok(entry) => {
                 self.snapshot.entries += 1;
                 self.snapshot.offloaded += u64::from(is_offloaded(entry));
                 self.snapshot.defects.without_counters += u64::from(entry.counters.is_none());

@@ -3,6 +3,8 @@
 //! Both walkers borrow from the receive buffer and copy nothing. They end at the first length that cannot be true,
 //! since nothing behind it can be found; whatever comes, each step consumes at least a header.
 
+use std::ops::Range;
+
 use super::uapi::NLA_TYPE_MASK;
 
 /// `linux/netlink.h`: `NLMSG_ALIGNTO` and `NLA_ALIGNTO`.
@@ -70,41 +72,53 @@ fn split_message(bytes: &[u8]) -> Option<(Message<'_>, &[u8])> {
     Some((message, behind(bytes, length)))
 }
 
-/// An attribute's type without its two flag bits, and its value.
-pub(super) type Attribute<'a> = (u16, &'a [u8]);
+/// One attribute of a message's body.
+pub(super) struct Attribute {
+    /// `nla_type` without its two flag bits.
+    pub(super) kind: u16,
+    /// Where its header stands in the body.
+    pub(super) header: usize,
+    /// Where its value does.
+    pub(super) value: Range<usize>,
+}
 
-/// The attributes of a message or of a nest.
+/// The attributes in a part of a body: all of it behind its head, or a nest.
 pub(super) struct Attributes<'a> {
-    rest: &'a [u8],
+    body: &'a [u8],
+    rest: Range<usize>,
 }
 
 impl<'a> Attributes<'a> {
-    pub(super) fn new(bytes: &'a [u8]) -> Self {
-        Self { rest: bytes }
+    pub(super) fn new(body: &'a [u8], part: Range<usize>) -> Self {
+        Self { body, rest: part }
+    }
+
+    fn split(&self) -> Option<Attribute> {
+        let Range { start, end } = self.rest;
+        let &[l0, l1, k0, k1] = self.body.get(start..end)?.first_chunk()?;
+        let length = usize::from(u16::from_ne_bytes([l0, l1]));
+        let kind = u16::from_ne_bytes([k0, k1]) & NLA_TYPE_MASK;
+        let value = start + ATTRIBUTE_HEADER_BYTES..start + length;
+        (value.start <= value.end && value.end <= end).then_some(Attribute { kind, header: start, value })
     }
 }
 
-impl<'a> Iterator for Attributes<'a> {
-    type Item = Result<Attribute<'a>, Unframed>;
+impl Iterator for Attributes<'_> {
+    type Item = Result<Attribute, Unframed>;
 
     fn next(&mut self) -> Option<Self::Item> {
         if self.rest.is_empty() {
             return None;
         }
-        let framed = split_attribute(self.rest);
-        self.rest = framed.map_or(&[], |(_, rest)| rest);
-        Some(framed.map(|(attribute, _)| attribute).ok_or(Unframed))
+        let framed = self.split();
+        // The last one need not have the padding.
+        let behind = framed.as_ref().map(|attribute| attribute.value.end.next_multiple_of(ALIGNMENT));
+        self.rest.start = behind.unwrap_or(self.rest.end);
+        Some(framed.ok_or(Unframed))
     }
 }
 
-fn split_attribute(bytes: &[u8]) -> Option<(Attribute<'_>, &[u8])> {
-    let &[l0, l1, k0, k1] = bytes.first_chunk()?;
-    let length = usize::from(u16::from_ne_bytes([l0, l1]));
-    let value = bytes.get(ATTRIBUTE_HEADER_BYTES..length)?;
-    Some(((u16::from_ne_bytes([k0, k1]) & NLA_TYPE_MASK, value), behind(bytes, length)))
-}
-
-/// What follows a frame of `length` and its padding, which the last frame need not have.
+/// What follows a message of `length` and its padding, which the last one need not have.
 fn behind(bytes: &[u8], length: usize) -> &[u8] {
     bytes.get(length.next_multiple_of(ALIGNMENT)..).unwrap_or_default()
 }

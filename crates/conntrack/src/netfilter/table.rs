@@ -12,6 +12,7 @@ use neli::ToBytes;
 use neli::consts::nl::NlmF;
 use neli::nl::{NlPayload, Nlmsghdr, NlmsghdrBuilder};
 
+use super::codec::Decoder;
 use super::ct_zones::CtZones;
 use super::dump::{Dump, Interruption, Progress};
 use super::error::{OpenError, ReadError};
@@ -28,7 +29,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// The conntrack table of one network namespace: the one that the opening thread was in.
 pub struct Table {
     socket: Socket,
-    ct_zones: CtZones,
+    decoder: Decoder,
     buffer: Box<[u8]>,
     request: Cursor<Vec<u8>>,
     sequence: u32,
@@ -44,7 +45,7 @@ impl Table {
     pub fn open(ct_zones: CtZones) -> Result<Self, OpenError> {
         Ok(Self {
             socket: open_socket()?,
-            ct_zones,
+            decoder: Decoder::new(ct_zones),
             buffer: vec![0; BUFFER_BYTES].into(),
             request: Cursor::new(Vec::new()),
             sequence: 0,
@@ -70,8 +71,8 @@ impl Table {
         self.sequence = self.sequence.wrapping_add(1);
         self.ask().map_err(ReadError::Send)?;
 
-        let mut dump = Dump::new(self.sequence, self.socket.port(), now, self.ct_zones.clone());
-        self.broken = !self.receive(&mut dump, each);
+        let mut dump = Dump::new(self.sequence, self.socket.port(), now, &mut self.decoder);
+        self.broken = !receive(&self.socket, &mut self.buffer, &mut dump, each);
         let (snapshot, interruption) = dump.finish();
         match interruption {
             Some(interruption) if snapshot.entries + snapshot.defects.other_ct_zones == 0 => {
@@ -103,31 +104,6 @@ impl Table {
         request.to_bytes(&mut self.request).map_err(io::Error::other)?;
         self.socket.send(self.request.get_ref())
     }
-
-    /// Feeds the dump until it is done; false when it broke off, so that the socket may still owe datagrams.
-    fn receive(&mut self, dump: &mut Dump, each: &mut dyn FnMut(&Entry)) -> bool {
-        loop {
-            let bytes = match self.socket.receive(&mut self.buffer) {
-                Ok(bytes) => bytes,
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    dump.interrupt(Interruption::TimedOut);
-                    return false;
-                }
-                Err(error) => {
-                    dump.interrupt(Interruption::Receive(error));
-                    return false;
-                }
-            };
-            let datagram = self.buffer.get(..bytes).unwrap_or_else(|| {
-                dump.interrupt(Interruption::Truncated { bytes });
-                &self.buffer
-            });
-            if dump.feed(datagram, each) == Progress::Done {
-                return true;
-            }
-        }
-    }
 }
 
 fn open_socket() -> Result<Socket, OpenError> {
@@ -137,6 +113,31 @@ fn open_socket() -> Result<Socket, OpenError> {
         Ok(socket)
     };
     open().map_err(|source| OpenError { source })
+}
+
+/// Feeds the dump until it is done; false when it broke off, so that the socket may still owe datagrams.
+fn receive(socket: &Socket, buffer: &mut [u8], dump: &mut Dump<'_>, each: &mut dyn FnMut(&Entry)) -> bool {
+    loop {
+        let bytes = match socket.receive(buffer) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                dump.interrupt(Interruption::TimedOut);
+                return false;
+            }
+            Err(error) => {
+                dump.interrupt(Interruption::Receive(error));
+                return false;
+            }
+        };
+        let datagram = buffer.get(..bytes).unwrap_or_else(|| {
+            dump.interrupt(Interruption::Truncated { bytes });
+            buffer
+        });
+        if dump.feed(datagram, each) == Progress::Done {
+            return true;
+        }
+    }
 }
 
 fn failure(interruption: Interruption) -> ReadError {

@@ -11,7 +11,7 @@ use proptest::prelude::*;
 use super::super::ct_zones::CtZones;
 use super::super::encode::{self, attribute, message, nest};
 use super::super::uapi::{self, counters, cta, ip, proto, timestamp, tuple};
-use super::Defect;
+use super::{Decoder, Defect};
 
 fn entry(body: &[u8]) -> Result<Entry, Defect> {
     super::entry(body, &CtZones::ALL)
@@ -260,6 +260,24 @@ proptest! {
     #[test]
     fn entries_survive_a_round_trip(original in any_entry()) {
         prop_assert_eq!(entry(&encode::entry(&original)), Ok(original));
+    }
+
+    /// Goal: what a decoder learnt from other rows, damaged ones and more shapes than it keeps among them, changes nothing
+    /// of what a row says.
+    #[test]
+    fn a_row_is_read_as_it_is_alone(
+        rows in proptest::collection::vec(any_entry(), 1..60),
+        change in (any::<prop::sample::Index>(), any::<u8>()),
+    ) {
+        let mut decoder = Decoder::new(CtZones::ALL);
+        for row in rows {
+            let whole = encode::entry(&row);
+            let mut damaged = whole.clone();
+            damaged[change.0.index(whole.len())] = change.1;
+            for body in [&whole, &damaged, &whole[..whole.len() - 4].to_vec()] {
+                prop_assert_eq!(decoder.entry(body).copied(), entry(body));
+            }
+        }
     }
 
     /// Goal: no bytes whatever make the reader panic, and it returns.

@@ -4,6 +4,7 @@ use std::io;
 
 use egressd_flow::{Completeness, Defects, Entry, Snapshot, UnixNanos};
 
+use super::super::codec::Decoder;
 use super::super::ct_zones::CtZones;
 use super::super::encode::{self, message};
 use super::super::uapi::{self, NLM_F_DUMP_INTR, control};
@@ -32,7 +33,8 @@ fn done() -> Vec<u8> {
 
 /// Feeds the datagrams one by one; the snapshot, the interruption's text and how often a row came.
 fn read(datagrams: &[Vec<u8>]) -> (Snapshot, Option<String>, Progress) {
-    let mut dump = Dump::new(SEQUENCE, PORT, NOW, CtZones::ALL);
+    let mut decoder = Decoder::new(CtZones::ALL);
+    let mut dump = Dump::new(SEQUENCE, PORT, NOW, &mut decoder);
     let (mut rows, mut progress) = (0, Progress::More);
     for datagram in datagrams {
         assert_eq!(progress, Progress::More, "nothing follows the end");
@@ -146,7 +148,8 @@ fn an_offloaded_row_is_handed_over_and_counted() {
     ];
     let datagram: Vec<u8> =
         rows.iter().flat_map(|row| reply(uapi::CT_NEW, 0, &encode::entry(row))).chain(done()).collect();
-    let mut dump = Dump::new(SEQUENCE, PORT, NOW, CtZones::ALL);
+    let mut decoder = Decoder::new(CtZones::ALL);
+    let mut dump = Dump::new(SEQUENCE, PORT, NOW, &mut decoder);
     let mut found = Vec::new();
     assert_eq!(dump.feed(&datagram, &mut |entry| found.push(*entry)), Progress::Done);
     assert_eq!(found, rows);
@@ -157,7 +160,8 @@ fn an_offloaded_row_is_handed_over_and_counted() {
 /// Goal: rows of conntrack zones that were not asked for are counted, and cost the read no completeness.
 #[test]
 fn rows_of_other_ct_zones_are_counted() {
-    let mut dump = Dump::new(SEQUENCE, PORT, NOW, "7".parse().unwrap());
+    let mut decoder = Decoder::new("7".parse().unwrap());
+    let mut dump = Dump::new(SEQUENCE, PORT, NOW, &mut decoder);
     let progress = dump.feed(&[row(), row(), done()].concat(), &mut |entry| panic!("{entry}"));
     let (snapshot_found, interruption) = dump.finish();
     let defects = Defects { other_ct_zones: 2, ..Defects::default() };
@@ -169,7 +173,8 @@ fn rows_of_other_ct_zones_are_counted() {
 #[test]
 fn a_refusal_carries_the_kernels_number() {
     for (number, expected) in [(-1, 1), (-105, 105), (i32::MIN, i32::MAX), (5, -5)] {
-        let mut dump = Dump::new(SEQUENCE, PORT, NOW, CtZones::ALL);
+        let mut decoder = Decoder::new(CtZones::ALL);
+        let mut dump = Dump::new(SEQUENCE, PORT, NOW, &mut decoder);
         let bytes = reply(control::ERROR, 0, &i32::to_ne_bytes(number));
         assert_eq!(dump.feed(&bytes, &mut |_| {}), Progress::Done);
         let (_, interruption) = dump.finish();
