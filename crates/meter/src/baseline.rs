@@ -185,7 +185,12 @@ impl Baselines {
     }
 
     /// An entry as a snapshot shows it.
-    pub(crate) fn sighted(&mut self, fingerprint: Fingerprint, id: &EntryId, counters: Counters) -> Growth {
+    pub(crate) fn sighted(
+        &mut self,
+        fingerprint: Fingerprint,
+        start: Option<UnixNanos>,
+        counters: Counters,
+    ) -> Growth {
         if self.tombstones.contains(&fingerprint) || self.tombstones_before.contains(&fingerprint) {
             return Growth::Tombstone;
         }
@@ -195,7 +200,7 @@ impl Baselines {
                 self.surveying = false;
                 Growth::NotAdmitted
             }
-            Before::New if self.is_ours_whole(id) => Growth::Grown(whole(counters)),
+            Before::New if self.is_ours_whole(start) => Growth::Grown(whole(counters)),
             Before::New => Growth::Preexisting,
         }
     }
@@ -209,14 +214,14 @@ impl Baselines {
         self.tombstones.insert(fingerprint);
         match self.table.remove(fingerprint) {
             Some(before) => grown(counters, before),
-            None if self.is_ours_whole(id) => Growth::Grown(whole(counters)),
+            None if self.is_ours_whole(id.start) => Growth::Grown(whole(counters)),
             None => Growth::Preexisting,
         }
     }
 
     /// Whether an entry that has no baseline counts from zero.
-    fn is_ours_whole(&self, id: &EntryId) -> bool {
-        match (id.start, self.watched_since) {
+    fn is_ours_whole(&self, start: Option<UnixNanos>) -> bool {
+        match (start, self.watched_since) {
             (Some(start), Some(since)) => start > since,
             (Some(_), None) => false,
             (None, _) => self.surveyed,

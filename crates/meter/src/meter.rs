@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use egressd_flow::{
-    Batch, Completeness, Counter, Ended, Entry, Epoch, Scope, Sequence, Snapshot, Span, Traffic, UnixNanos,
-    View,
+    Batch, Completeness, Counter, Counters, Ended, Entry, EntryId, Epoch, IpProtocol, Scope, Sequence,
+    Snapshot, Span, Traffic, UnixNanos, View,
 };
 
 use crate::baseline::{Baselines, Growth};
@@ -42,13 +42,34 @@ pub struct Meter {
     baselines: Baselines,
     /// Rows of the running snapshot that are still to be looked up, fewer than [`ROWS_TOGETHER`], with their
     /// fingerprints.
-    rows: Vec<Entry>,
+    rows: Vec<Row>,
     fingerprints: Vec<Fingerprint>,
     owners: Owners,
     unclaimed: Unclaimed,
     open: Reducer,
     late: Late,
     books: Books,
+}
+
+/// What is accounted of an entry: less than half of it, since rows that wait are copied.
+#[derive(Clone, Copy)]
+struct Row {
+    opener: IpAddr,
+    /// The real peer.
+    peer: IpAddr,
+    protocol: IpProtocol,
+    view: View,
+    start: Option<UnixNanos>,
+    counters: Counters,
+}
+
+impl Row {
+    /// `None` for an entry without counters.
+    fn of(entry: &Entry) -> Option<Self> {
+        let Entry { id: EntryId { original, start, .. }, reply, view, counters, .. } = entry;
+        let (opener, peer, protocol) = (original.src, reply.src, original.protocol);
+        Some(Self { opener, peer, protocol, view: *view, start: *start, counters: (*counters)? })
+    }
 }
 
 /// What waited for its owner and has it now: older than the other open flows, so its batches have a span of their own.
@@ -110,8 +131,9 @@ impl Meter {
 
     /// One row of the snapshot. It shows in the books when the snapshot is over, or a few rows later.
     pub fn entry(&mut self, entry: &Entry) {
+        let Some(row) = Row::of(entry) else { return };
         self.fingerprints.push(self.baselines.fingerprint(&entry.id));
-        self.rows.push(*entry);
+        self.rows.push(row);
         if self.rows.len() == ROWS_TOGETHER {
             self.look_up_rows();
         }
@@ -137,9 +159,9 @@ impl Meter {
     /// An entry ended.
     pub fn ended(&mut self, ended: &Ended, now: UnixNanos) {
         self.look(now);
-        let Some(counters) = ended.entry.counters else { return };
-        let growth = self.baselines.ended(&ended.entry.id, counters);
-        self.account(&ended.entry, growth);
+        let Some(row) = Row::of(&ended.entry) else { return };
+        let growth = self.baselines.ended(&ended.entry.id, row.counters);
+        self.account(&row, growth);
     }
 
     /// The exporter told who owns what. `as_of` is by this node's clock.
@@ -258,8 +280,7 @@ impl Meter {
         let (mut rows, fingerprints) =
             (std::mem::take(&mut self.rows), std::mem::take(&mut self.fingerprints));
         for (row, &fingerprint) in rows.iter().zip(&fingerprints) {
-            let Some(counters) = row.counters else { continue };
-            let growth = self.baselines.sighted(fingerprint, &row.id, counters);
+            let growth = self.baselines.sighted(fingerprint, row.start, row.counters);
             if self.account(row, growth) {
                 self.books.entries_active += 1;
             }
@@ -286,7 +307,7 @@ impl Meter {
     }
 
     /// True when there was growth that can be.
-    fn account(&mut self, entry: &Entry, growth: Growth) -> bool {
+    fn account(&mut self, row: &Row, growth: Growth) -> bool {
         let traffic = match growth {
             Growth::Grown(traffic) => traffic,
             Growth::Reset(traffic) => {
@@ -310,15 +331,15 @@ impl Meter {
             self.books.impossible += 1;
             return false;
         }
-        let (opener, peer) = (entry.id.original.src, entry.reply.src);
-        match entry.view {
-            View::Source => self.side(entry, opener, peer, traffic),
-            View::Destination => self.side(entry, peer, opener, traffic),
+        let Row { opener, peer, .. } = *row;
+        match row.view {
+            View::Source => self.side(row, opener, peer, traffic),
+            View::Destination => self.side(row, peer, opener, traffic),
             View::Both => {
-                self.side(entry, opener, peer, traffic);
+                self.side(row, opener, peer, traffic);
                 // A hairpin to itself has one side, not two.
                 if opener != peer {
-                    self.side(entry, peer, opener, traffic.flipped());
+                    self.side(row, peer, opener, traffic.flipped());
                 }
             }
         }
@@ -326,17 +347,17 @@ impl Meter {
     }
 
     /// Growth of one side of an entry, as `local` sees it.
-    fn side(&mut self, entry: &Entry, local: IpAddr, remote: IpAddr, traffic: Traffic) {
+    fn side(&mut self, row: &Row, local: IpAddr, remote: IpAddr, traffic: Traffic) {
         self.books.received += traffic.sum();
-        let protocol = entry.id.original.protocol;
-        let at = entry.id.start.unwrap_or(self.now);
+        let Row { protocol, start, .. } = *row;
+        let at = start.unwrap_or(self.now);
         match self.owners.claim(local, at) {
             Claim::Owner(owner) => self.open.add(owner, remote, protocol, traffic),
             Claim::NotMeasured => self.books.discard(Discard::NotMeasured, traffic.sum()),
             Claim::Node => self.books.discard(Discard::NodeAddress, traffic.sum()),
             Claim::Nobody => {
                 let key = Key { local, remote, protocol, start_second: at.floor_second() };
-                let since = entry.id.start.unwrap_or_default().max(self.read_at);
+                let since = start.unwrap_or_default().max(self.read_at);
                 let span = Span { from: since.min(self.now), to: self.now };
                 if !self.unclaimed.hold(key, traffic, span) {
                     self.books.discard(Discard::UnclaimedFull, traffic.sum());

@@ -6,14 +6,15 @@
 //! larger array is filled front to back. A segment grows by an eighth when it is full, alone: of no more than one
 //! are there ever two copies.
 //!
-//! A slot is 48 bytes: the four counters, and a word that holds 120 bits of the fingerprint (the segment says the
-//! other 8) and 8 bits about the entry. The load is between 3/4 and 27/32 while the table grows, so an entry takes 57
-//! to 64 bytes; below some 20,000 entries the least size of a segment shows.
+//! A slot is 48 bytes in two arrays: a word of 120 bits of the fingerprint (the segment says the other 8) and 8 bits
+//! about the entry, and the four counters. The load is between 3/4 and 27/32 while the table grows, so an entry takes
+//! 57 to 64 bytes; below some 20,000 entries the least size of a segment shows.
 //!
-//! Measured (Linux 6.18, one core, random order): an upsert takes 27 ns among 20,000 entries, 40 among 250,000 and 80
-//! among 1,000,000 when 16 are touched together before ([`DeltaTable::touch`]), and 34, 60 and 160 when not. Touching
-//! is a plain read, which needs no unsafe code and works on every processor. A second line, 8 or 32 at once, and huge
-//! pages gave nothing more; prefetch instructions row by row took half as long again in a real dump of 250,000.
+//! Measured (Linux 6.18, one core, random order), with words and counters side by side in one array: an upsert took 27 ns
+//! among 20,000 entries, 40 among 250,000 and 80 among 1,000,000 when 16 are touched together before
+//! ([`DeltaTable::touch`]), and 34, 60 and 160 when not; in two arrays it takes some 10 ns less in a dump of 100,000.
+//! Touching is a plain read, which needs no unsafe code and works on every processor. More lines and 8 or 32 at once
+//! gave nothing more; prefetch instructions row by row took half as long again in a real dump of 250,000.
 //!
 //! Invariant: nothing is dropped but by [`DeltaTable::remove`] and [`DeltaTable::evict`]. Bound: `entries_max`
 //! entries. It allocates when a segment outgrows every size it had, or gives back what it no longer needs, and
@@ -25,6 +26,7 @@ use crate::fingerprint::Fingerprint;
 
 const SEGMENT_BITS: u32 = 8;
 const SEGMENTS: usize = 1 << SEGMENT_BITS;
+const SLOT_BYTES: usize = size_of::<Word>() + size_of::<Seen>();
 
 /// The least that a segment holds once it holds anything.
 const SLOTS_MIN: usize = 16;
@@ -55,30 +57,17 @@ pub(crate) enum Before {
     Full,
 }
 
-#[derive(Clone, Copy)]
-struct Slot {
-    /// The fingerprint but for its first byte, then [`META`]. 0 in an empty slot.
-    word: u128,
-    seen: Seen,
-}
+/// Of a slot: the fingerprint but for its first byte, then [`META`]. 0 where it is empty.
+type Word = u128;
 
-impl Slot {
-    const EMPTY: Self = Self {
-        word: 0,
-        seen: Seen { original: Counter { bytes: 0, packets: 0 }, reply: Counter { bytes: 0, packets: 0 } },
-    };
+const EMPTY: Word = 0;
 
-    fn is_empty(&self) -> bool {
-        self.word == 0
-    }
-
-    fn stamp(&self) -> u8 {
-        stamp_of(self.word)
-    }
+fn stamped(word: Word, stamp: u8) -> Word {
+    word | OCCUPIED | u128::from(stamp) << STAMP_SHIFT
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "masked to the three bits of a stamp")]
-fn stamp_of(word: u128) -> u8 {
+fn stamp_of(word: Word) -> u8 {
     (word >> STAMP_SHIFT) as u8 & (STAMPS - 1)
 }
 
@@ -99,7 +88,7 @@ impl DeltaTable {
     /// Memory of the slots at worst, the second copy of one growing segment included.
     pub(crate) fn worst_case_bytes(entries_max: usize) -> usize {
         let slots = (entries_max / 3 + SEGMENTS * SLOTS_MIN).saturating_add(entries_max);
-        (slots + slots / SEGMENTS).saturating_mul(size_of::<Slot>())
+        (slots + slots / SEGMENTS).saturating_mul(SLOT_BYTES)
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -108,33 +97,30 @@ impl DeltaTable {
 
     /// Memory of the slots now.
     pub(crate) fn bytes(&self) -> usize {
-        self.segments.iter().map(|segment| segment.slots.len() * size_of::<Slot>()).sum()
+        self.segments.iter().map(|segment| segment.words.len() * SLOT_BYTES).sum()
     }
 
     /// Reads where `fingerprint` is at home. Doing that for a few fingerprints in a row, before they are looked up
     /// in earnest, lets the processor wait for all of their cache lines at once.
-    pub(crate) fn touch(&self, fingerprint: Fingerprint) -> u128 {
+    pub(crate) fn touch(&self, fingerprint: Fingerprint) -> u64 {
         let (segment, word) = locate(fingerprint);
-        let segment = &self.segments[segment];
-        segment.slots.get(segment.home(word)).map_or(0, |slot| slot.word)
+        self.segments[segment].touch(word)
     }
 
     /// Notes how an entry is seen now, under a stamp below [`STAMPS`].
     pub(crate) fn upsert(&mut self, fingerprint: Fingerprint, seen: Seen, stamp: u8) -> Before {
         let (segment, word) = locate(fingerprint);
-        let slot = Slot { word: word | OCCUPIED | u128::from(stamp) << STAMP_SHIFT, seen };
-        let full = self.len() >= self.entries_max;
-        let segment = &mut self.segments[segment];
-        match segment.find(word) {
+        match self.segments[segment].find(word) {
             Ok(at) => {
-                let before = std::mem::replace(&mut segment.slots[at], slot);
-                self.by_stamp[usize::from(before.stamp())] -= 1;
+                let segment = &mut self.segments[segment];
+                let before = std::mem::replace(&mut segment.words[at], stamped(word, stamp));
+                self.by_stamp[usize::from(stamp_of(before))] -= 1;
                 self.by_stamp[usize::from(stamp)] += 1;
-                Before::Known(before.seen)
+                Before::Known(std::mem::replace(&mut segment.seen[at], seen))
             }
-            Err(_) if full => Before::Full,
+            Err(_) if self.len() >= self.entries_max => Before::Full,
             Err(at) => {
-                segment.insert(at, slot);
+                self.segments[segment].insert(at, stamped(word, stamp), seen);
                 self.by_stamp[usize::from(stamp)] += 1;
                 Before::New
             }
@@ -145,9 +131,9 @@ impl DeltaTable {
     pub(crate) fn remove(&mut self, fingerprint: Fingerprint) -> Option<Seen> {
         let (segment, word) = locate(fingerprint);
         let segment = &mut self.segments[segment];
-        let slot = segment.remove(segment.find(word).ok()?);
-        self.by_stamp[usize::from(slot.stamp())] -= 1;
-        Some(slot.seen)
+        let (word, seen) = segment.remove(segment.find(word).ok()?);
+        self.by_stamp[usize::from(stamp_of(word))] -= 1;
+        Some(seen)
     }
 
     /// Forgets every entry of this stamp; how many there were.
@@ -166,7 +152,7 @@ impl DeltaTable {
     /// Gives back memory of segments that are three quarters empty.
     pub(crate) fn shrink(&mut self) {
         for segment in &mut self.segments {
-            if segment.slots.len() > SLOTS_MIN.max(segment.len * 4) {
+            if segment.words.len() > SLOTS_MIN.max(segment.len * 4) {
                 segment.resize(slots_for(segment.len));
             }
         }
@@ -175,11 +161,10 @@ impl DeltaTable {
     /// Every entry with how it was last seen and its stamp, in the order of fingerprints.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Fingerprint, Seen, u8)> {
         self.segments.iter().zip(0u8..=u8::MAX).flat_map(|(segment, first_byte)| {
-            let occupied = segment.slots.iter().filter(|slot| !slot.is_empty());
-            occupied.map(move |slot| {
+            segment.occupied().map(move |(word, seen)| {
                 let fingerprint =
-                    u128::from(first_byte) << (u128::BITS - SEGMENT_BITS) | slot.word >> SEGMENT_BITS;
-                (Fingerprint(fingerprint), slot.seen, slot.stamp())
+                    u128::from(first_byte) << (u128::BITS - SEGMENT_BITS) | word >> SEGMENT_BITS;
+                (Fingerprint(fingerprint), seen, stamp_of(word))
             })
         })
     }
@@ -195,85 +180,108 @@ fn slots_for(entries: usize) -> usize {
     (entries + entries / 3 + 1).max(SLOTS_MIN)
 }
 
+/// Slots in two arrays, since a lookup passes the words of a few slots and needs the counters of one.
 #[derive(Default)]
 struct Segment {
-    slots: Box<[Slot]>,
+    words: Box<[Word]>,
+    /// Of the slot at the same place; of an empty one anything.
+    seen: Box<[Seen]>,
     len: usize,
 }
 
 impl Segment {
     /// Slots that are a home. The last are nobody's: entries are pushed into them.
     fn homes(&self) -> usize {
-        self.slots.len() - self.slots.len() / 32
+        self.words.len() - self.words.len() / 32
     }
 
     #[expect(
         clippy::cast_possible_truncation,
         reason = "half a word's bits, and a product below the number of homes"
     )]
-    fn home(&self, word: u128) -> usize {
+    fn home(&self, word: Word) -> usize {
         (((word >> 64) * self.homes() as u128) >> 64) as usize
     }
 
-    /// Where the entry is, else where it belongs.
-    fn find(&self, word: u128) -> Result<usize, usize> {
+    /// The words at home, and the counters a little behind it, where most entries stand.
+    #[expect(clippy::cast_possible_truncation, reason = "what is read is not looked at")]
+    fn touch(&self, word: Word) -> u64 {
         let home = self.home(word);
-        for (slot, at) in self.slots[home..].iter().zip(home..) {
-            let found = slot.word & !META;
-            if found == word && !slot.is_empty() {
+        let word = self.words.get(home).map_or(0, |word| *word as u64);
+        word ^ self.seen.get(home + 1).map_or(0, |seen| seen.original.bytes)
+    }
+
+    fn occupied(&self) -> impl Iterator<Item = (Word, Seen)> {
+        let slots = self.words.iter().copied().zip(self.seen.iter().copied());
+        slots.filter(|(word, _)| *word != EMPTY)
+    }
+
+    /// Where the entry is, else where it belongs.
+    fn find(&self, word: Word) -> Result<usize, usize> {
+        let home = self.home(word);
+        for (&slot, at) in self.words[home..].iter().zip(home..) {
+            let found = slot & !META;
+            if found == word && slot != EMPTY {
                 return Ok(at);
             }
-            if found > word || slot.is_empty() {
+            if found > word || slot == EMPTY {
                 return Err(at);
             }
         }
-        Err(self.slots.len())
+        Err(self.words.len())
     }
 
     /// Adds an entry that belongs at `at`.
-    fn insert(&mut self, at: usize, slot: Slot) {
-        let is_full = (self.len + 1) * 32 > self.slots.len() * 27;
+    fn insert(&mut self, at: usize, word: Word, seen: Seen) {
+        let is_full = (self.len + 1) * 32 > self.words.len() * 27;
         if is_full || !self.make_room(at) {
             self.grow();
-            let at = self.find(slot.word & !META).unwrap_or_else(|at| at);
-            return self.insert(at, slot);
+            let at = self.find(word & !META).unwrap_or_else(|at| at);
+            return self.insert(at, word, seen);
         }
-        self.slots[at] = slot;
+        self.place(at, word, seen);
         self.len += 1;
+    }
+
+    fn place(&mut self, at: usize, word: Word, seen: Seen) {
+        self.words[at] = word;
+        self.seen[at] = seen;
     }
 
     /// Pushes what stands at `at` and behind it into the next empty slot; false when there is none.
     fn make_room(&mut self, at: usize) -> bool {
-        let Some(run) = self.slots[at..].iter().position(Slot::is_empty) else { return false };
-        self.slots.copy_within(at..at + run, at + 1);
+        let Some(run) = self.words[at..].iter().position(|word| *word == EMPTY) else { return false };
+        self.words.copy_within(at..at + run, at + 1);
+        self.seen.copy_within(at..at + run, at + 1);
         true
     }
 
-    fn remove(&mut self, at: usize) -> Slot {
-        let removed = self.slots[at];
-        let pushed = (at + 1..self.slots.len())
-            .take_while(|&behind| {
-                !self.slots[behind].is_empty() && self.home(self.slots[behind].word) < behind
-            })
-            .count();
-        self.slots.copy_within(at + 1..=at + pushed, at);
-        self.slots[at + pushed] = Slot::EMPTY;
+    fn remove(&mut self, at: usize) -> (Word, Seen) {
+        let removed = (self.words[at], self.seen[at]);
+        let is_pushed = |behind: &usize| {
+            let word = self.words[*behind];
+            word != EMPTY && self.home(word) < *behind
+        };
+        let pushed = (at + 1..self.words.len()).take_while(is_pushed).count();
+        self.words.copy_within(at + 1..=at + pushed, at);
+        self.seen.copy_within(at + 1..=at + pushed, at);
+        self.words[at + pushed] = EMPTY;
         self.len -= 1;
         removed
     }
 
     fn evict(&mut self, stamp: u8) -> usize {
-        let is_gone = |slot: &Slot| !slot.is_empty() && slot.stamp() == stamp;
-        let Some(first) = self.slots.iter().position(is_gone) else { return 0 };
+        let is_gone = |word: Word| word != EMPTY && stamp_of(word) == stamp;
+        let Some(first) = self.words.iter().position(|word| is_gone(*word)) else { return 0 };
         let before = self.len;
         let mut next = first;
-        for at in first..self.slots.len() {
-            let slot = std::mem::replace(&mut self.slots[at], Slot::EMPTY);
-            if is_gone(&slot) {
+        for at in first..self.words.len() {
+            let word = std::mem::replace(&mut self.words[at], EMPTY);
+            if is_gone(word) {
                 self.len -= 1;
-            } else if !slot.is_empty() {
-                next = next.max(self.home(slot.word));
-                self.slots[next] = slot;
+            } else if word != EMPTY {
+                next = next.max(self.home(word));
+                self.place(next, word, self.seen[at]);
                 next += 1;
             }
         }
@@ -281,14 +289,16 @@ impl Segment {
     }
 
     fn grow(&mut self) {
-        self.resize((self.slots.len() + self.slots.len() / 8 + 1).max(SLOTS_MIN));
+        self.resize((self.words.len() + self.words.len() / 8 + 1).max(SLOTS_MIN));
     }
 
-    /// Moves into an array of this many slots, or of a few more when the last entries do not fit into it.
+    /// Moves into arrays of this many slots, or of a few more when the last entries do not fit into them.
     fn resize(&mut self, slots: usize) {
-        let old = std::mem::take(&mut self.slots);
+        let old = std::mem::take(self);
+        self.len = old.len;
         for slots in (0..).map(|more| slots + more * SLOTS_MIN) {
-            self.slots = vec![Slot::EMPTY; slots].into();
+            self.words = vec![EMPTY; slots].into();
+            self.seen = vec![Seen::default(); slots].into();
             if self.fill(&old) {
                 return;
             }
@@ -296,12 +306,14 @@ impl Segment {
     }
 
     /// Places entries that come in order; false when the last do not fit.
-    fn fill(&mut self, ordered: &[Slot]) -> bool {
+    fn fill(&mut self, ordered: &Self) -> bool {
         let mut next = 0;
-        for slot in ordered.iter().filter(|slot| !slot.is_empty()) {
-            next = next.max(self.home(slot.word));
-            let Some(place) = self.slots.get_mut(next) else { return false };
-            *place = *slot;
+        for (word, seen) in ordered.occupied() {
+            next = next.max(self.home(word));
+            if next == self.words.len() {
+                return false;
+            }
+            self.place(next, word, seen);
             next += 1;
         }
         true
