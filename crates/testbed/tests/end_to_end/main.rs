@@ -17,6 +17,8 @@ mod harness;
 mod killed;
 mod least_privilege;
 mod lives;
+mod published;
+mod rights;
 mod secured;
 mod takeover;
 mod versions;
