@@ -77,7 +77,7 @@
 {{- $own = append $own (printf "spool-bytes-max=%d" (int64 $exporter.spool.bytesMax)) -}}
 {{- $own = append $own (printf "spool-age-max=%s" $exporter.spool.ageMax) -}}
 {{- end -}}
-{{- if $exporter.flows.expose }}{{ $own = append $own "flows-listen=0.0.0.0:6063" }}{{ end -}}
+{{- if $exporter.flows.expose }}{{ $own = append $own "flows-listen=[::]:6063" }}{{ end -}}
 {{- if $exporter.readersToken.existingSecret }}{{ $own = append $own "readers-token-file=/etc/egressd/readers/token" }}{{ end -}}
 {{- include "egressd.arguments" (dict "own" $own "extra" $exporter.extraArgs) -}}
 {{- end -}}

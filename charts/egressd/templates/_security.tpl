@@ -10,19 +10,23 @@
 {{- if has .Values.collector.ctMode (list "" "cilium") }}true{{ end -}}
 {{- end -}}
 
+{{/* Programs of our own in the kernel: counters, which an unnamed mode may choose, or the DNS tracer. */}}
+{{- define "egressd.countsInKernel" -}}
+{{- if has .Values.collector.ctMode (list "" "ebpf") }}true{{ end -}}
+{{- end -}}
+
 {{- define "egressd.loadsBpf" -}}
-{{- if or (eq .Values.collector.ctMode "ebpf") (include "egressd.dnsTracer" .) }}true{{ end -}}
+{{- if or (include "egressd.countsInKernel" .) (include "egressd.dnsTracer" .) }}true{{ end -}}
 {{- end -}}
 
 {{/* NET_ADMIN: conntrack over netlink, and to attach programs. BPF: open Cilium's maps, load programs (Linux 5.8).
-PERFMON: programs that look at packets. SYS_ADMIN and SYS_PTRACE: enter another network namespace through process 1. */}}
+SYS_ADMIN and SYS_PTRACE: enter another network namespace through process 1. */}}
 {{- define "egressd.collector.capabilities" -}}
 {{- $mode := .Values.collector.ctMode -}}
 {{- $bpf := include "egressd.loadsBpf" . -}}
 {{- $capabilities := list -}}
 {{- if or (include "egressd.readsCilium" .) $bpf }}{{ $capabilities = append $capabilities "BPF" }}{{ end -}}
 {{- if or (has $mode (list "" "netfilter")) $bpf }}{{ $capabilities = append $capabilities "NET_ADMIN" }}{{ end -}}
-{{- if $bpf }}{{ $capabilities = append $capabilities "PERFMON" }}{{ end -}}
 {{- if not .Values.collector.hostNetwork }}{{ $capabilities = concat $capabilities (list "SYS_ADMIN" "SYS_PTRACE") }}{{ end -}}
 {{- toYaml $capabilities -}}
 {{- end -}}

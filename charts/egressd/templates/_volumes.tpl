@@ -5,11 +5,15 @@
 - name: state
   mountPath: /run/egressd
 {{- end }}
-{{- if include "egressd.readsCilium" . }}
+{{- if or (include "egressd.readsCilium" .) (include "egressd.countsInKernel" .) }}
 - name: cilium-bpf-maps
   mountPath: /sys/fs/bpf
   mountPropagation: HostToContainer
+  {{- if not (include "egressd.countsInKernel" .) }}
   readOnly: true
+  {{- end }}
+{{- end }}
+{{- if include "egressd.readsCilium" . }}
 - name: cilium-run
   mountPath: /var/run/cilium
   readOnly: true
@@ -41,11 +45,13 @@
     path: {{ .Values.collector.stateDir.hostPath }}
     type: DirectoryOrCreate
 {{- end }}
-{{- if include "egressd.readsCilium" . }}
+{{- if or (include "egressd.readsCilium" .) (include "egressd.countsInKernel" .) }}
 - name: cilium-bpf-maps
   hostPath:
     path: {{ .Values.collector.cilium.bpfHostPath }}
     type: DirectoryOrCreate
+{{- end }}
+{{- if include "egressd.readsCilium" . }}
 - name: cilium-run
   hostPath:
     path: {{ .Values.collector.cilium.runHostPath }}
