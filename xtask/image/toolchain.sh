@@ -2,17 +2,18 @@
 # What the build stage of the images needs beside Rust, for amd64 or arm64 whatever the builder is.
 set -eu
 case "$1" in
-    amd64) target=x86_64-unknown-linux-gnu compiler=gcc-x86-64-linux-gnu libc=libc6-dev-amd64-cross ;;
-    arm64) target=aarch64-unknown-linux-gnu compiler=gcc-aarch64-linux-gnu libc=libc6-dev-arm64-cross ;;
+    amd64) target=x86_64-unknown-linux-gnu compiler=gcc-x86-64-linux-gnu ;;
+    arm64) target=aarch64-unknown-linux-gnu compiler=gcc-aarch64-linux-gnu ;;
     *) echo "no images for $1; only for amd64 and arm64" >&2; exit 64 ;;
 esac
-packages="gcc libc6-dev make pkg-config"
-if [ "$(dpkg --print-architecture)" != "$1" ]; then
-    packages="$packages $compiler $libc"
+if [ "$(dpkg --print-architecture)" = "$1" ]; then
+    compiler=gcc
 fi
+dpkg --add-architecture "$1"
 apt-get update
-# shellcheck disable=SC2086
-DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends $packages
+# The C library, libelf and zlib are the target's; clang compiles programs for the kernel, which are the same everywhere.
+DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
+    "$compiler" clang make pkg-config "libc6-dev:$1" "libelf-dev:$1" "zlib1g-dev:$1"
 rm -rf /var/lib/apt/lists/*
 # A toolchain without rustup has its own target only.
 if command -v rustup > /dev/null; then

@@ -8,16 +8,15 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 
 use crate::process;
 use crate::workspace::Workspace;
 
 /// The daemons, each with a Dockerfile of its name.
 const DAEMONS: [&str; 2] = ["collector", "exporter"];
-/// The C library and what a Rust binary needs beside it, as the loader finds them on Debian.
-const LIBRARIES: [&str; 3] = ["libc.so.6", "libm.so.6", "libgcc_s.so.1"];
-const CERTIFICATES: &str = "etc/ssl/certs/ca-certificates.crt";
+const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
+const USERS: &str = "root:x:0:0:root:/:/sbin/nologin\nnonroot:x:10001:10001::/:/sbin/nologin\n";
 /// The name of the local base.
 const LOCAL_BASE: &str = "localhost/egressd-base";
 
@@ -59,7 +58,7 @@ pub(crate) fn run(args: &Args, workspace: &Workspace) -> Result<()> {
     let local = args.local.then(|| Local::make(workspace)).transpose()?;
     for daemon in DAEMONS {
         let mut arguments = match &local {
-            Some(local) => local.build(),
+            Some(local) => local.build(daemon),
             None => args.build(),
         };
         let tag = args.tag.clone().map_or_else(|| workspace.version(), Ok)?;
@@ -122,22 +121,25 @@ impl Local {
         if folder.exists() {
             fs::remove_dir_all(&folder).with_context(|| format!("remove {}", folder.display()))?;
         }
-        let binaries = folder.join("binaries/out");
-        fs::create_dir_all(&binaries).with_context(|| format!("create {}", binaries.display()))?;
+        let (built, binaries, base) =
+            (workspace.target.join("release"), folder.join("binaries"), folder.join("base"));
+        lay_base(&base)?;
         for daemon in DAEMONS {
             let name = format!("egressd-{daemon}");
-            let to = binaries.join(&name);
-            copy(&workspace.target.join("release").join(&name), &to)?;
+            let from = built.join(&name);
+            let to = binaries.join(daemon).join("out/usr/local/bin").join(&name);
+            copy(&from, &to)?;
             process::run(process::clean("strip").arg(&to))?;
+            for library in libraries(&from)? {
+                copy(&library, &inside(&base, &library))?;
+            }
         }
-        let base = folder.join("base");
-        lay_base(&base)?;
         buildah(&["build", "--tag", LOCAL_BASE, "--file", "-", &base.to_string_lossy()], BASE)?;
-        Ok(Self { binaries: folder.join("binaries") })
+        Ok(Self { binaries })
     }
 
-    fn build(&self) -> Vec<String> {
-        let context = format!("build={}", self.binaries.display());
+    fn build(&self, daemon: &str) -> Vec<String> {
+        let context = format!("build={}", self.binaries.join(daemon).display());
         let words = [
             "buildah",
             "build",
@@ -156,26 +158,26 @@ impl Local {
 const BASE: &str = "FROM scratch\nCOPY . /\n";
 
 fn lay_base(base: &Path) -> Result<()> {
-    let loaders = [("lib64", "ld-linux-x86-64.so.2"), ("lib", "ld-linux-aarch64.so.1")];
-    let loader = loaders.iter().find(|(folder, name)| Path::new("/").join(folder).join(name).exists());
-    let Some((folder, loader)) = loader else { bail!("no loader of x86-64 or AArch64 in /lib64 or /lib") };
-    let triple = format!("{}-linux-gnu", std::env::consts::ARCH);
-    for folder in ["etc/ssl/certs", "tmp", "usr/local/bin", "run"] {
+    for folder in ["tmp", "run", "etc", "var"] {
         let path = base.join(folder);
         fs::create_dir_all(&path).with_context(|| format!("create {}", path.display()))?;
     }
-    for library in LIBRARIES {
-        copy(&Path::new("/lib").join(&triple).join(library), &base.join("lib").join(&triple).join(library))?;
-    }
-    copy(&Path::new("/").join(folder).join(loader), &base.join(folder).join(loader))?;
-    copy(&Path::new("/").join(CERTIFICATES), &base.join(CERTIFICATES))?;
-    fs::create_dir_all(base.join("var")).context("create var")?;
+    let certificates = Path::new(CERTIFICATES);
+    copy(certificates, &inside(base, certificates))?;
     symlink("/run", base.join("var/run")).context("link var/run")?;
-    fs::write(
-        base.join("etc/passwd"),
-        "root:x:0:0:root:/:/sbin/nologin\nnonroot:x:10001:10001::/:/sbin/nologin\n",
-    )
-    .context("write etc/passwd")
+    fs::write(base.join("etc/passwd"), USERS).context("write etc/passwd")
+}
+
+/// What the loader of this machine finds for a binary, itself among it.
+fn libraries(binary: &Path) -> Result<Vec<PathBuf>> {
+    let found = process::output(process::clean("ldd").arg(binary))?;
+    let paths = found.split_whitespace().filter(|word| word.starts_with('/'));
+    Ok(paths.map(PathBuf::from).collect())
+}
+
+/// The place of an absolute path below another root.
+fn inside(root: &Path, path: &Path) -> PathBuf {
+    root.join(path.strip_prefix("/").unwrap_or(path))
 }
 
 fn copy(from: &Path, to: &Path) -> Result<()> {
