@@ -13,6 +13,7 @@ use tracing::error;
 
 use crate::config::CheckOptions;
 use crate::diagnosis::{self, Finding};
+use crate::names;
 use crate::namespace;
 use crate::source::{Plan, Unread};
 use crate::stream::PLAIN_TEXT;
@@ -34,6 +35,7 @@ pub(crate) fn check(options: &CheckOptions) -> ExitCode {
     let mut output = std::io::stdout().lock();
     let mut findings = findings(&plan);
     findings.extend(options.stream.faults().into_iter().map(|fault| Finding::Stream { fault }));
+    findings.extend(names::check(&options.dns));
     // Who closes standard output does not want to know.
     let _unheard = writeln!(output, "source: {} ({})", plan.mode.name(), plan.reason);
     if options.stream.security() == Security::Plain {

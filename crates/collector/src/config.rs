@@ -104,10 +104,39 @@ pub(crate) struct RunOptions {
     pub(crate) source: SourceOptions,
 
     #[command(flatten)]
+    pub(crate) dns: DnsOptions,
+
+    #[command(flatten)]
     log: LogOptions,
 
     #[command(flatten)]
     obsolete: Obsolete,
+}
+
+/// Where names come from.
+#[derive(Debug, Args)]
+pub(crate) struct DnsOptions {
+    /// Learn what public addresses are called from the DNS answers that pods get, by eBPF: needs CAP_BPF, CAP_NET_ADMIN and
+    /// the node's cgroup v2 hierarchy. Off, as in the original's chart.
+    #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
+          action = ArgAction::Set, value_parser = parse_go_bool)]
+    pub(crate) ebpf_dns_tracer_enabled: bool,
+
+    /// Names on their way from the tracer to the stream, 1000000 at most; above it answers wait in the kernel's ring, and
+    /// are lost, counted, when that is full.
+    #[arg(long, default_value_t = 1_000, value_parser = value_parser!(u32).range(1..=1_000_000))]
+    ebpf_dns_tracer_queue_size: u32,
+
+    /// The cgroup v2 directory whose sockets are traced, with all below it; the root of the hierarchy, wherever it is
+    /// mounted, unless given.
+    #[arg(long)]
+    pub(crate) cgroup_dir: Option<PathBuf>,
+}
+
+impl DnsOptions {
+    pub(crate) fn queue_size(&self) -> usize {
+        usize::try_from(self.ebpf_dns_tracer_queue_size).unwrap_or(usize::MAX)
+    }
 }
 
 /// What is read.
@@ -169,6 +198,9 @@ pub(crate) struct CheckOptions {
     pub(crate) stream: StreamOptions,
 
     #[command(flatten)]
+    pub(crate) dns: DnsOptions,
+
+    #[command(flatten)]
     log: LogOptions,
 }
 
@@ -215,10 +247,6 @@ struct Obsolete {
     cilium_clock_source: Option<String>,
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true)]
     log_entries: Option<Option<String>>,
-    #[arg(long, hide = true, num_args = 0..=1, require_equals = true)]
-    ebpf_dns_tracer_enabled: Option<Option<String>>,
-    #[arg(long, hide = true)]
-    ebpf_dns_tracer_queue_size: Option<String>,
     #[arg(long, hide = true)]
     kubeconfig: Option<String>,
     #[arg(long, hide = true, num_args = 0..=1, require_equals = true)]
@@ -239,6 +267,10 @@ struct Beside {
     group_public_ips: Option<Option<String>>,
     #[arg(long, hide = true)]
     node_name: Option<String>,
+    #[arg(long, hide = true, num_args = 0..=1, require_equals = true)]
+    ebpf_dns_tracer_enabled: Option<Option<String>>,
+    #[arg(long, hide = true)]
+    ebpf_dns_tracer_queue_size: Option<String>,
 }
 
 impl Config {

@@ -36,6 +36,8 @@ pub(crate) enum Finding {
     Offloaded { entries: u64 },
     /// Nothing stands in the conntrack zones that are read, and something does elsewhere.
     OtherCtZones { rows: u64 },
+    /// Public addresses go without names.
+    Untraced { error: String },
     /// Connections that are counted more than once. Found by `check` alone.
     TwoCtZones { connections: u64, example: Twin },
     /// Rows in which [`Finding::TwoCtZones`] was not looked for. Found by `check` alone.
@@ -46,7 +48,7 @@ pub(crate) enum Finding {
 
 impl Finding {
     /// Every code of what a running collector can find, and of what keeps it from running.
-    pub(crate) const CODES: [&'static str; 12] = [
+    pub(crate) const CODES: [&'static str; 13] = [
         "acct_off",
         "timestamp_off",
         "events_off",
@@ -59,6 +61,7 @@ impl Finding {
         "unsupported_rows",
         "offloaded",
         "other_ct_zones",
+        "untraced",
     ];
 
     /// The value of the metric label `finding`.
@@ -76,6 +79,7 @@ impl Finding {
             Self::UnsupportedRows { .. } => "unsupported_rows",
             Self::Offloaded { .. } => "offloaded",
             Self::OtherCtZones { .. } => "other_ct_zones",
+            Self::Untraced { .. } => "untraced",
             Self::TwoCtZones { .. } => "two_ct_zones",
             Self::UncomparedRows { .. } => "uncompared_rows",
             Self::Stream { .. } => "stream",
@@ -131,6 +135,9 @@ impl fmt::Display for Finding {
                 "none of the table's {rows} rows stands in a conntrack zone of --ct-zones: name those that pods' \
                  traffic passes (README, conntrack zones)"
             ),
+            Self::Untraced { error } => {
+                write!(f, "DNS answers are not traced, so public addresses have no names; bytes are right: {error}")
+            }
             Self::TwoCtZones { connections, example: Twin { original, other } } => write!(
                 f,
                 "{connections} connections stand in more than one conntrack zone and are counted once for each, such \
@@ -253,6 +260,7 @@ mod tests {
             Finding::UnsupportedRows { rows: 1 },
             Finding::Offloaded { entries: 1 },
             Finding::OtherCtZones { rows: 1 },
+            Finding::Untraced { error: error() },
         ];
         assert_eq!(findings.map(|finding| finding.code()), Finding::CODES);
     }

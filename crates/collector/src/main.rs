@@ -8,6 +8,7 @@ mod dump;
 mod journal;
 mod kept;
 mod metrics;
+mod names;
 mod namespace;
 mod pace;
 mod reader;

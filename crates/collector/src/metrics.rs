@@ -6,7 +6,7 @@ use std::time::Duration;
 use egressd_conntrack::netfilter::Losses;
 use egressd_flow::{Batch, Defects, Snapshot};
 use egressd_meter::{Books, Discard};
-use egressd_service::figures::{Figures, set, store};
+use egressd_service::figures::{Figures, ReasonLabel, set, store};
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
@@ -306,5 +306,65 @@ impl MeterMetrics {
         store(&self.not_admitted, books.not_admitted);
         set(&self.entries, books.entries);
         set(&self.entries_active, books.entries_active);
+    }
+}
+
+/// The DNS tracer.
+#[derive(Debug, Default)]
+pub(crate) struct DnsMetrics {
+    pub(crate) tracing: Gauge,
+    parts: Counter,
+    lost_parts: Counter,
+    messages: Counter,
+    answers: Counter,
+    nameless: Counter,
+    discarded: Family<ReasonLabel, Counter>,
+}
+
+impl DnsMetrics {
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        registry.register(
+            "egressd_collector_dns_tracing",
+            "1 while DNS answers are traced",
+            metrics.tracing.clone(),
+        );
+        for (name, help, counter) in [
+            ("parts", "Datagrams and parts of segments from port 53 that the kernel put by", &metrics.parts),
+            ("lost_parts", "Those for which its ring had no room", &metrics.lost_parts),
+            ("messages", "DNS messages, whole or not", &metrics.messages),
+            ("answers", "Messages that name addresses", &metrics.answers),
+            ("nameless", "Messages that name none and need not: errors, other kinds", &metrics.nameless),
+        ] {
+            registry.register(format!("egressd_collector_dns_{name}"), help, counter.clone());
+        }
+        registry.register(
+            "egressd_collector_dns_discarded",
+            "Messages, addresses, parts and connections that gave no name, by reason",
+            metrics.discarded.clone(),
+        );
+        metrics
+    }
+
+    pub(crate) fn publish(&self, books: &egressd_dns::Books, counts: &egressd_dns::Counts) {
+        store(&self.parts, counts.put);
+        store(&self.lost_parts, counts.lost);
+        store(&self.messages, books.messages);
+        store(&self.answers, books.answers);
+        store(&self.nameless, books.nameless);
+        for (reason, count) in [
+            ("truncated", books.truncated),
+            ("malformed", books.malformed),
+            ("unfit_name", books.unfit),
+            ("cut", books.cut),
+            ("surplus_address", books.surplus),
+            ("unread_packet", counts.unread),
+            ("unknown_part", books.unknown),
+            ("tcp_unfollowed", books.tcp.unfollowed),
+            ("tcp_gap", books.tcp.gaps),
+            ("tcp_crowded", books.tcp.crowded),
+        ] {
+            store(&self.discarded.get_or_create(&ReasonLabel { reason }), count);
+        }
     }
 }

@@ -21,7 +21,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
 
-use crate::diagnosis;
+use crate::diagnosis::{self, Finding};
 use crate::kept::Kept;
 use crate::metrics::{MeterMetrics, SourceMetrics};
 use crate::pace::{Cost, Pace};
@@ -52,6 +52,8 @@ pub(crate) struct Lines {
 /// What the reader is made of.
 pub(crate) struct Reader {
     pub(crate) plan: Plan,
+    /// What was found at the start and stays so.
+    pub(crate) standing: Option<Finding>,
     pub(crate) ends_config: EndsConfig,
     pub(crate) meter: Meter,
     /// Ordinal of the next end that is applied.
@@ -170,7 +172,8 @@ impl Reader {
         self.meter_metrics.publish(&books);
         self.meter_metrics.dropped(losses, &books);
         if let Some(snapshot) = snapshot {
-            let findings = kernel.rows.findings(&snapshot);
+            let mut findings = kernel.rows.findings(&snapshot);
+            findings.extend(self.standing.clone());
             self.source_metrics.findings(&findings);
             let source = self.plan.mode.source();
             self.tell(diagnosis::status(source, &findings, &books, losses, defects));

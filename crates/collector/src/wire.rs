@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use axum::Router;
 use egressd_delivery::dial::{DialConfig, Security, dial};
 use egressd_delivery::window::Window;
-use egressd_delivery::{WindowMetrics, dial, random_id};
+use egressd_delivery::{WindowMetrics, dial, outbox, random_id};
 use egressd_flow::{Epoch, UnixNanos};
 use egressd_meter::Meter;
 use egressd_protocol::{CollectorFlags, Settings, Source};
@@ -24,7 +24,8 @@ use crate::config::RunOptions;
 use crate::diagnosis;
 use crate::journal::{self, Journal, Replayed};
 use crate::kept::Kept;
-use crate::metrics::{CheckpointMetrics, MeterMetrics, SourceMetrics};
+use crate::metrics::{CheckpointMetrics, DnsMetrics, MeterMetrics, SourceMetrics};
+use crate::names;
 use crate::pace::Pace;
 use crate::reader::{self, Reader};
 use crate::source::Plan;
@@ -51,7 +52,7 @@ pub(crate) async fn wire(options: Box<RunOptions>, mut tasks: Tasks) -> anyhow::
 
     // One cut at a time: while it waits, the meter's open flows merge.
     let (cuts, cuts_out) = mpsc::channel(1);
-    let (_names, names_out) = mpsc::channel(1);
+    let (names, names_out) = mpsc::channel(options.dns.queue_size());
     let (scopes, scopes_in) = mpsc::channel(SCOPES_QUEUE);
     let (settings, settings_in) = watch::channel(Settings::default());
     let (status, status_out) = watch::channel(diagnosis::starting(plan.mode.source()));
@@ -65,8 +66,10 @@ pub(crate) async fn wire(options: Box<RunOptions>, mut tasks: Tasks) -> anyhow::
         tasks.abandon.clone(),
     );
 
+    let untraced = names::start(&options.dns, names, DnsMetrics::register(&mut registry)).err();
     let reader = Reader {
         plan,
+        standing: untraced,
         ends_config: options.ends(),
         meter: life.meter,
         heard: life.heard,
@@ -210,6 +213,11 @@ fn log_start(options: &RunOptions, plan: &Plan, epoch: Epoch) {
             .state_dir
             .as_ref()
             .map(|_| { 2 * options.meter().state_bytes_max() + window_bytes.get() + journal::BYTES_MAX }),
+        // The kernel's ring, what tracing holds, and what the stream holds of names.
+        dns_bytes_max = options
+            .dns
+            .ebpf_dns_tracer_enabled
+            .then(|| names::worst_case_bytes(&options.dns) + outbox::BYTES_MAX),
         "memory at worst"
     );
 }

@@ -1,4 +1,4 @@
-//! Fuzzing of what decodes outside bytes: netlink messages of the kernel's, and a meter's kept state.
+//! Fuzzing of what decodes outside bytes: netlink messages of the kernel's, a meter's kept state, and DNS.
 //!
 //! **What enters**: bytes that a fuzzer, a test or a file of a former finding chose, for one [`Target`].
 //! **What leaves**: nothing; a rule that does not hold is a panic, which is what fuzzers look for.
@@ -11,6 +11,7 @@
 //! with the decoders. Bound: an input makes a few times its own length of messages or state.
 
 mod datagram;
+mod dns;
 mod frames;
 mod memory;
 mod messages;
@@ -31,6 +32,9 @@ pub enum Target {
     /// The input is a kept state of a meter. It is refused, or the meter works on with books that balance; the memory
     /// that it takes is bounded by its length.
     State,
+    /// The input is a DNS message, or what the tracer's ring holds of some. What comes out keeps to its bounds, is the same on
+    /// every way, and the books balance.
+    Dns,
 }
 
 /// No target has this name.
@@ -39,7 +43,7 @@ pub struct UnknownTarget;
 
 impl Target {
     /// Every target.
-    pub const ALL: [Self; 3] = [Self::Datagram, Self::Messages, Self::State];
+    pub const ALL: [Self; 4] = [Self::Datagram, Self::Messages, Self::State, Self::Dns];
 
     /// As on the command line.
     #[must_use]
@@ -48,6 +52,7 @@ impl Target {
             Self::Datagram => "datagram",
             Self::Messages => "messages",
             Self::State => "state",
+            Self::Dns => "dns",
         }
     }
 
@@ -60,16 +65,19 @@ impl Target {
             Self::Datagram => datagram::check(input),
             Self::Messages => messages::check(input),
             Self::State => state::check(input),
+            Self::Dns => dns::check(input),
         }
     }
 
-    /// Inputs to begin with: what a real kernel wrote, and states that a meter wrote.
+    /// Inputs to begin with: what a real kernel wrote, states that a meter wrote, and messages by
+    /// RFC 1035.
     #[must_use]
     pub fn seeds(self) -> Vec<Vec<u8>> {
         match self {
             Self::Datagram => datagram::seeds(),
             Self::Messages => messages::seeds(),
             Self::State => state::seeds(),
+            Self::Dns => dns::seeds(),
         }
     }
 }

@@ -31,6 +31,7 @@ proptest! {
     fn inputs_of_chance_are_no_findings(input in prop::collection::vec(any::<u8>(), 0..1500)) {
         Target::Messages.run(&input);
         Target::Datagram.run(&input);
+        Target::Dns.run(&input);
     }
 
     /// Goal: seeds that were changed at a few places, or broke off, are no findings.

@@ -27,6 +27,12 @@ impl Boot {
         Self(self.0.saturating_add(time))
     }
 
+    /// Time from the boot until this instant.
+    #[must_use]
+    pub fn since_boot(self) -> Duration {
+        self.0
+    }
+
     /// Time from this instant until `later`; zero when it has passed.
     #[must_use]
     pub fn until(self, later: Self) -> Duration {

@@ -3,6 +3,7 @@
 //! Source of the schema: `proto/castai/v1/pod_network_metrics.proto`, the contract of the tool that egressd replaces.
 //! Invariant: every accepted body counts once, whole; one that does not decode is an error.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -77,6 +78,18 @@ impl<'c> Ingestion<'c> {
         flows_in(&self.decode(request)?)
     }
 
+    /// Every item that the sink has accepted, field by field; those that are zero or empty are left out.
+    ///
+    /// # Errors
+    /// As of [`flows`](Self::flows).
+    pub fn items(&self, sink: &HttpSink) -> Result<Vec<BTreeMap<String, String>>, Error> {
+        let mut items = Vec::new();
+        for request in sink.accepted() {
+            items.extend(items_in(&self.decode(&request)?)?);
+        }
+        Ok(items)
+    }
+
     /// The body in protobuf's text format.
     fn decode(&self, request: &Request) -> Result<String, Error> {
         let inflated;
@@ -104,14 +117,20 @@ impl<'c> Ingestion<'c> {
 /// Reads a batch in the text format, in which fields that are zero or empty are left out.
 fn flows_in(text: &str) -> Result<Flows, Error> {
     let mut flows = Flows::default();
+    for item in items_in(text)? {
+        let (key, volume) = flow_of(&item).ok_or_else(|| malformed(&format!("{item:?}")))?;
+        flows.add(key, volume);
+    }
+    Ok(flows)
+}
+
+fn items_in(text: &str) -> Result<Vec<Names>, Error> {
+    let mut items = Vec::new();
     let mut open: Option<Names> = None;
     for line in text.lines().map(str::trim) {
         match (line, open.take()) {
             ("items {", None) => open = Some(Names::new()),
-            ("}", Some(item)) => {
-                let (key, volume) = flow_of(&item).ok_or_else(|| malformed(&format!("{item:?}")))?;
-                flows.add(key, volume);
-            }
+            ("}", Some(item)) => items.push(item),
             (line, Some(mut item)) => {
                 let (name, value) = field_of(line).ok_or_else(|| malformed(line))?;
                 item.insert(name, value);
@@ -121,7 +140,7 @@ fn flows_in(text: &str) -> Result<Flows, Error> {
         }
     }
     match open {
-        None => Ok(flows),
+        None => Ok(items),
         Some(item) => Err(malformed(&format!("{item:?}"))),
     }
 }

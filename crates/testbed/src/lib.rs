@@ -20,6 +20,7 @@ mod clock;
 mod cluster;
 mod compare;
 mod daemons;
+pub mod dns;
 mod error;
 mod exec;
 mod exposition;

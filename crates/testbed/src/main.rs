@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use egressd_testbed::{Cluster, Error, Load, Programs, Setting, traffic};
+use egressd_testbed::{Cluster, Error, Load, Programs, Setting, dns, traffic};
 
 /// A cluster in network namespaces, with byte-exact truth about its traffic.
 #[derive(Parser)]
@@ -58,6 +58,27 @@ enum Verb {
     },
     /// Send traffic inside a namespace, by the plan on standard input's first line
     Send,
+    /// Answer DNS inside a namespace: each argument is a record, such as "api.example.com 60 A 203.0.113.10"
+    Dns {
+        /// The port, TCP and UDP
+        #[arg(long, default_value_t = 53)]
+        port: u16,
+        /// What it knows
+        records: Vec<dns::Record>,
+    },
+    /// Ask a DNS server inside a namespace; prints how many bytes came
+    Ask {
+        /// Whom
+        server: std::net::SocketAddr,
+        /// What for
+        name: String,
+        /// For the IPv6 address
+        #[arg(long)]
+        v6: bool,
+        /// By TCP
+        #[arg(long)]
+        tcp: bool,
+    },
     /// Wait for the end of standard input, then put a setting back
     #[command(hide = true)]
     KeepSetting { setting: Setting, value: u32 },
@@ -98,6 +119,13 @@ fn run(verb: Verb) -> Result<ExitCode, Error> {
         Verb::Send => traffic::send(BufReader::new(io::stdin()), &mut io::stdout().lock())
             .map(|()| ExitCode::SUCCESS)
             .map_err(os("send", "traffic")),
+        Verb::Dns { port, records } => match dns::serve(port, &records).map_err(os("serve", "DNS"))? {},
+        Verb::Ask { server, name, v6, tcp } => {
+            let answer = dns::ask(server, (&name, if v6 { dns::AAAA } else { dns::A }), tcp);
+            let length = answer.map_err(os("ask", &name))?.len();
+            writeln!(io::stdout().lock(), "{length}").map_err(os("write to", "standard output"))?;
+            Ok(ExitCode::SUCCESS)
+        }
         Verb::KeepSetting { setting, value } => {
             egressd_testbed::keep_setting(setting, value).map(|()| ExitCode::SUCCESS)
         }

@@ -12,11 +12,9 @@ use serde_json::Value;
 use crate::chart::engine::Answer;
 
 /// Flags of the original that the collector accepts, which mean nothing there and are not in its reference.
-const ACCEPTED: [&str; 8] = [
+const ACCEPTED: [&str; 6] = [
     "cilium-clock-source",
     "cleanup-interval",
-    "ebpf-dns-tracer-enabled",
-    "ebpf-dns-tracer-queue-size",
     "init-cgroupv2",
     "kubeconfig",
     "log-entries",

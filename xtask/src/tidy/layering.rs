@@ -10,10 +10,11 @@ use crate::workspace::{Dependency, Kind, Package, short};
 
 /// The crates of ours that each of our crates may link, by short name, in the order data goes.
 /// Tests may use any crate. A binary and `xtask` stand on no right-hand side: nothing links them.
-const ARROWS: [(&str, &[&str]); 17] = [
+const ARROWS: [(&str, &[&str]); 18] = [
     ("flow", &[]),
     ("protocol", &["flow"]),
     ("conntrack", &["flow"]),
+    ("dns", &["flow"]),
     ("meter", &["flow"]),
     ("delivery", &["flow", "protocol", "service"]),
     ("enrich", &["flow", "service"]),
@@ -22,23 +23,24 @@ const ARROWS: [(&str, &[&str]); 17] = [
     ("serve", &["flow", "protocol", "service"]),
     ("service", &[]),
     // The binaries name the stream's nouns (Settings, Status, its limits) and never its messages.
-    ("collector", &["conntrack", "delivery", "flow", "meter", "protocol", "service"]),
+    ("collector", &["conntrack", "delivery", "dns", "flow", "meter", "protocol", "service"]),
     ("exporter", &["delivery", "enrich", "flow", "protocol", "serve", "service", "sink", "spool"]),
     // The truth is independent of the code under test: the testbed starts the daemons and links nothing of them.
     ("testbed", &[]),
     // The bench holds what a daemon holds of a stage, and has the testbed feed it.
     ("bench", &["conntrack", "flow", "meter", "testbed"]),
     // The fuzz targets are the decoders of outside bytes, wherever they are.
-    ("fuzz", &["conntrack", "flow", "meter"]),
+    ("fuzz", &["conntrack", "dns", "flow", "meter"]),
     // The simulation joins every stage's machines, as the two binaries do.
     ("sim", &["delivery", "enrich", "flow", "meter", "protocol", "sink", "spool"]),
     ("xtask", &[]),
 ];
 
 /// Libraries that only some of our crates may name, in any table: each knows a format the others must not.
-const EXCLUSIVE: [(&str, &[&str]); 4] = [
+const EXCLUSIVE: [(&str, &[&str]); 5] = [
     ("neli", &["conntrack"]),
     ("libbpf-rs", &["conntrack", "dns"]),
+    ("hickory-proto", &["dns"]),
     // The testbed tries its fake API server with the real client, in its tests.
     ("kube", &["cli", "enrich", "exporter", "testbed"]),
     ("k8s-openapi", &["cli", "enrich", "exporter", "testbed"]),

@@ -17,6 +17,7 @@ mod harness;
 mod killed;
 mod least_privilege;
 mod lives;
+mod names;
 mod published;
 mod rights;
 mod secured;
