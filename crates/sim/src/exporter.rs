@@ -69,6 +69,7 @@ impl Exporter {
     pub(crate) fn start(
         disk: Option<&SimDisk>,
         config: SpoolConfig,
+        request_bytes_max: usize,
         (id, now): (u64, UnixNanos),
     ) -> Result<Self, Violation> {
         let mut spool = match disk {
@@ -84,7 +85,7 @@ impl Exporter {
         };
         let mut sinks = Vec::new();
         for name in Name::ALL {
-            sinks.push(Sink::join(name, &mut spool, now)?);
+            sinks.push(Sink::join(name, &mut spool, request_bytes_max, now)?);
         }
         Ok(Self {
             synced: spool.last(),

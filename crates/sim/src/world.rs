@@ -39,6 +39,8 @@ pub(crate) struct Config {
     /// The spool is on the disk.
     pub(crate) durable: bool,
     pub(crate) spool: SpoolConfig,
+    /// Of a request of a sink.
+    pub(crate) request_bytes_max: usize,
     /// Which kinds of faults there are, a bit each.
     faults: u64,
 }
@@ -51,6 +53,8 @@ impl Config {
             bounds: bounds(rng),
             durable: !rng.once_in(4),
             spool: SpoolConfig { bytes_max, age_max: Duration::from_hours(24) },
+            // A few flows, or all of them.
+            request_bytes_max: if rng.once_in(2) { 1_000 } else { 1 << 20 },
             // Half of them, or a quarter.
             faults: rng.next() & if rng.once_in(2) { rng.next() } else { u64::MAX },
         }
@@ -317,14 +321,15 @@ impl World {
     /// # Errors
     /// Its store would not have it.
     pub(crate) fn push(&mut self, sink: usize, treatment: Treatment) -> Result<bool, Violation> {
-        let Self { exporter: Some(exporter), stores, claims, .. } = self else { return Ok(false) };
+        let Self { exporter: Some(exporter), stores, claims, rng, .. } = self else { return Ok(false) };
         let Exporter { sinks, spool, synced, .. } = exporter;
         let one = &mut sinks[sink];
         one.feed(spool, *synced, self.now);
-        let is_under_way = one.keep(spool) && one.request(self.now);
-        if is_under_way {
-            self.ambiguous += one.answer(&mut stores[sink], treatment, self.now)?;
+        if one.keep(spool) {
+            one.request(self.now);
         }
+        let is_under_way = one.is_under_way();
+        self.ambiguous += one.answer(rng, &mut stores[sink], treatment, self.now)?;
         let goes_on = is_under_way || one.is_due();
         if exporter.settle(claims) {
             for node in &mut self.nodes {
@@ -427,7 +432,8 @@ impl World {
         let torn = self.disk.restart();
         self.history.faults.count(Fault::WriteTorn, torn - std::mem::replace(&mut self.torn, torn));
         let (disk, id) = (self.config.durable.then_some(&self.disk), self.rng.next() | 1);
-        let exporter = Exporter::start(disk, self.config.spool, (id, self.now))?;
+        let exporter =
+            Exporter::start(disk, self.config.spool, self.config.request_bytes_max, (id, self.now))?;
         if self.config.durable {
             self.claims.recovered(|node, epoch| exporter.watermark(node, epoch))?;
         }

@@ -20,6 +20,7 @@ use reqwest::{Method, Url};
 use serde::{Deserialize, Deserializer};
 
 use crate::labels::Label;
+use crate::lanes::{LANES, LANES_MAX};
 use crate::remote_write::{self, NAME_LABEL};
 use crate::scrape;
 use crate::secret::Secret;
@@ -71,6 +72,8 @@ pub struct RawHttp {
     pub bearer_token_file: Option<PathBuf>,
     /// Of an `https` URL.
     pub tls: Option<RawTls>,
+    /// Requests under way at most; 4 when absent.
+    pub concurrent_requests: Option<u64>,
 }
 
 /// `prom_remote_write` as the configuration file has it.
@@ -101,6 +104,8 @@ pub struct RawRemoteWrite {
     pub protocol: Option<String>,
     /// `cumulative` or `delta`; cumulative when absent.
     pub temporality: Option<String>,
+    /// Requests under way at most; 4 when absent.
+    pub concurrent_requests: Option<u64>,
 }
 
 /// `headers:` with nothing under it is a null, which templates leave behind.
@@ -120,6 +125,7 @@ impl fmt::Debug for RawHttp {
             .field("basic_auth", &self.basic_auth)
             .field("bearer_token_file", &self.bearer_token_file)
             .field("tls", &self.tls)
+            .field("concurrent_requests", &self.concurrent_requests)
             .finish_non_exhaustive()
     }
 }
@@ -137,6 +143,7 @@ impl fmt::Debug for RawRemoteWrite {
             .field("send_received_bytes_metric", &self.send_received_bytes_metric)
             .field("protocol", &self.protocol)
             .field("temporality", &self.temporality)
+            .field("concurrent_requests", &self.concurrent_requests)
             .finish_non_exhaustive()
     }
 }
@@ -178,6 +185,8 @@ pub struct HttpSettings {
     pub headers: HeaderMap,
     /// How it authenticates, and whom it trusts.
     pub access: Access,
+    /// Requests under way at most; not zero.
+    pub lanes: usize,
 }
 
 /// A remote write receiver's settings.
@@ -199,6 +208,8 @@ pub struct RemoteWriteSettings {
     pub version: Version,
     /// What a value is; delta only by [`Version::V1`].
     pub temporality: Temporality,
+    /// Requests under way at most; not zero.
+    pub lanes: usize,
 }
 
 /// A version of remote write.
@@ -293,6 +304,7 @@ impl Check<'_> {
         };
         let access = self.access(access, &headers, url.as_ref().map(Secret::expose));
         let gzip = self.gzip(raw.compression);
+        let lanes = self.lanes(raw.concurrent_requests);
         Some(Kind::Http(HttpSettings {
             url: url?,
             method: method?,
@@ -300,6 +312,7 @@ impl Check<'_> {
             timeout: timeout?,
             headers,
             access,
+            lanes: lanes?,
         }))
     }
 
@@ -317,6 +330,7 @@ impl Check<'_> {
         self.labels(&raw.labels);
         let version = self.version(raw.protocol);
         let temporality = self.temporality(raw.temporality);
+        let lanes = self.lanes(raw.concurrent_requests);
         if (version, temporality) == (Some(Version::V2), Some(Temporality::Delta)) {
             return self.fault(Problem::DeltaByV2);
         }
@@ -329,6 +343,7 @@ impl Check<'_> {
             send_received_bytes_metric: raw.send_received_bytes_metric,
             version: version?,
             temporality: temporality?,
+            lanes: lanes?,
         }))
     }
 
@@ -394,6 +409,14 @@ impl Check<'_> {
             None | Some("" | "cumulative") => Some(Temporality::Cumulative),
             Some("delta") => Some(Temporality::Delta),
             Some(other) => self.fault(Problem::Temporality { temporality: other.to_owned() }),
+        }
+    }
+
+    fn lanes(&mut self, raw: Option<u64>) -> Option<usize> {
+        let Some(asked) = raw else { return Some(LANES) };
+        match usize::try_from(asked) {
+            Ok(lanes) if (1..=LANES_MAX).contains(&lanes) => Some(lanes),
+            _ => self.fault(Problem::ConcurrentRequests { asked, most: LANES_MAX }),
         }
     }
 

@@ -48,6 +48,8 @@ pub struct Settled {
     pub aside: Option<String>,
     /// The next request says something else, and need not wait.
     pub goes_on: bool,
+    /// The request began before another that failed: whether and when the next may go is decided.
+    pub is_late: bool,
 }
 
 /// What an answer says beside its status.
@@ -63,7 +65,7 @@ pub(crate) enum Heard {
 
 /// The machine of a destination: pure, told the time.
 pub(crate) trait Destination {
-    /// Goes on by new settings of its own kind, between two requests.
+    /// Goes on by new settings of its own kind, while no request is under way.
     fn reconfigure(&mut self, kind: &Kind);
     /// Keeps states from now on, and goes on by what was kept. Gives what is held from the life before.
     ///
@@ -84,19 +86,21 @@ pub(crate) trait Destination {
     fn begin(&mut self);
     /// Whether a push is going on.
     fn is_pushing(&self) -> bool;
-    /// The body of the next request, or of the same one again until it was accepted; `None` when all that the
-    /// push was begun for is accepted, and while a state is due.
-    fn request(&mut self, now: UnixNanos) -> Option<Bytes>;
+    /// Requests that may be under way at once, each in a lane of its own, from 0 on.
+    fn lanes(&self) -> usize;
+    /// The body of a lane's next request, or of the same one again until that is answered; `None` when all that the
+    /// push was begun for is accepted, while a state is due, and while other lanes have to be answered first.
+    fn request(&mut self, lane: usize, now: UnixNanos) -> Option<Bytes>;
     /// What tells how the next body is written, over the headers of the settings.
     fn headers(&self) -> &'static [(HeaderName, HeaderValue)] {
         &[]
     }
     /// Looks at the answer to that request before it is settled.
-    fn hear(&mut self, _answer: &Answer) -> Heard {
+    fn hear(&mut self, _lane: usize, _answer: &Answer) -> Heard {
         Heard::AsItSays
     }
     /// Takes note of the answer to that request; not of one to a request that was not understood.
-    fn settle(&mut self, verdict: Verdict, now: UnixNanos) -> Settled;
+    fn settle(&mut self, lane: usize, verdict: Verdict, now: UnixNanos) -> Settled;
     /// What was folded in, what of it was accepted, and what is held.
     fn standing(&self) -> Standing;
     /// Flows in memory.

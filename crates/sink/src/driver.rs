@@ -1,13 +1,14 @@
 //! The loop of a sink that pushes: takes batches at all times, pushes on an interval, tries again, drains at the end.
 //!
-//! Invariant: there is one request or one state under way at most, and the position that is told is that of the machine.
-//! While the process does not [lead](Lead) no request is begun.
+//! Invariant: each lane of the machine has one request under way at most, and one state is; the position that is told is
+//! that of the machine. While the process does not [lead](Lead) no request is begun.
 //! Bound: nothing is queued here; a batch is folded in as soon as it is received, also during a push.
 
 use std::fmt;
-use std::future::pending;
+use std::future::{pending, poll_fn};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -229,14 +230,59 @@ enum Next {
     Send(Bytes),
     /// Keep a state.
     Keep,
+    /// Wait for answers.
+    Hear,
     /// Wait for the next push.
     Wait,
     /// Wait for what the life before had.
     CatchUp,
 }
 
-/// The request under way.
+/// The requests under way, by lane.
+struct Attempts<F>(Vec<Option<Attempt<F>>>);
+
+/// One of them, and when it was begun.
 type Attempt<F> = (Instant, Pin<Box<F>>);
+
+impl<F: Future<Output = Answer>> Attempts<F> {
+    fn none() -> Self {
+        Self(Vec::new())
+    }
+
+    fn are_none(&self) -> bool {
+        self.0.iter().all(Option::is_none)
+    }
+
+    /// The first lane without one.
+    fn idle(&self) -> usize {
+        self.0.iter().position(Option::is_none).unwrap_or(self.0.len())
+    }
+
+    fn begin(&mut self, lane: usize, attempt: F) {
+        if lane == self.0.len() {
+            self.0.push(None);
+        }
+        if let Some(idle) = self.0.get_mut(lane) {
+            *idle = Some((Instant::now(), Box::pin(attempt)));
+        }
+    }
+
+    /// The next answer, with its lane and when that began; never when none is under way.
+    async fn answered(&mut self) -> (usize, Instant, Answer) {
+        poll_fn(|context| {
+            for (lane, attempt) in self.0.iter_mut().enumerate() {
+                let Some((begun, future)) = attempt else { continue };
+                if let Poll::Ready(answer) = future.as_mut().poll(context) {
+                    let begun = *begun;
+                    *attempt = None;
+                    return Poll::Ready((lane, begun, answer));
+                }
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}
 
 impl Pusher {
     pub(crate) fn new(
@@ -289,18 +335,22 @@ impl Pusher {
         self.resume(&mut destination);
         let (mut open, mut end) = (true, End::NotYet);
         let mut due = self.next_push;
-        let mut attempt: Option<Attempt<F>> = None;
+        let mut attempts = Attempts::none();
+        // Nothing more is to be said before an answer.
+        let mut all_said = false;
         let mut saving: Option<oneshot::Receiver<()>> = None;
         let ending = self.keep.as_ref().map_or_else(CancellationToken::new, |keep| keep.ending.clone());
         loop {
-            if destination.is_due() && attempt.is_none() && saving.is_none() {
+            if destination.is_due() && saving.is_none() {
                 saving = self.save(&mut destination);
             }
-            let is_over = end == End::GaveUp || !open && destination.standing().is_all_accepted();
-            if is_over && saving.is_none() {
+            let is_quiet = attempts.are_none() && saving.is_none();
+            if is_quiet && (end == End::GaveUp || !open && destination.standing().is_all_accepted()) {
                 break;
             }
-            let is_idle = attempt.is_none() && saving.is_none();
+            let lane = attempts.idle();
+            let settings_wait = self.settings.has_changed().unwrap_or(false);
+            let may_speak = !(all_said || settings_wait || end == End::GaveUp || lane >= destination.lanes());
             tokio::select! {
                 () = abandon.cancelled() => break,
                 batch = batches.recv(), if open && end != End::GaveUp && destination.has_room() => match batch {
@@ -322,26 +372,30 @@ impl Pusher {
                         Err(_) => break,
                     }
                 }
-                (begun, answer) = answered(&mut attempt), if attempt.is_some() => {
-                    attempt = None;
-                    let wait = self.settle(&mut destination, &answer, begun.elapsed());
-                    due = Instant::now() + wait;
-                    // What need not wait says something else.
-                    if ending.is_cancelled() && !wait.is_zero() {
-                        end = End::GaveUp;
+                (lane, begun, answer) = attempts.answered(), if !attempts.are_none() => {
+                    all_said = false;
+                    if let Some(wait) = self.settle(&mut destination, (lane, &answer), begun.elapsed()) {
+                        due = Instant::now() + wait;
+                        // What need not wait says something else.
+                        if ending.is_cancelled() && !wait.is_zero() {
+                            end = End::GaveUp;
+                        }
                     }
                 }
-                Ok(()) = self.settings.changed(), if is_idle => {
+                Ok(()) = self.settings.changed(), if is_quiet => {
                     self.take_up(&mut destination);
                     due = Instant::now();
                 }
-                () = due_and_led(due, &mut self.lead), if is_idle => match self.next(&mut destination) {
-                    Next::Send(body) => attempt = Some((Instant::now(), Box::pin(send(&self.endpoint, body)))),
-                    Next::Keep => {}
-                    Next::Wait => due = if open { self.next_push } else { Instant::now() },
-                    Next::CatchUp if open => due = Instant::now() + CATCH_UP_LOOK,
-                    // It will not come now.
-                    Next::CatchUp => end = End::GaveUp,
+                () = due_and_led(due, &mut self.lead), if may_speak && saving.is_none() => {
+                    match self.next(&mut destination, lane) {
+                        Next::Send(body) => attempts.begin(lane, send(&self.endpoint, body)),
+                        Next::Keep => {}
+                        Next::Hear => all_said = true,
+                        Next::Wait => due = if open { self.next_push } else { Instant::now() },
+                        Next::CatchUp if open => due = Instant::now() + CATCH_UP_LOOK,
+                        // It will not come now.
+                        Next::CatchUp => end = End::GaveUp,
+                    }
                 }
             }
         }
@@ -408,20 +462,20 @@ impl Pusher {
         }
     }
 
-    /// What comes next; tells the position when a push is complete.
-    fn next<D: Destination>(&mut self, destination: &mut D) -> Next {
+    /// What comes next in an idle lane; tells the position when a push is complete.
+    fn next<D: Destination>(&mut self, destination: &mut D, lane: usize) -> Next {
         let now = Instant::now();
         destination.begin();
         if !destination.is_pushing() {
             return Next::CatchUp;
         }
-        if let Some(body) = destination.request((self.clock)()) {
+        if let Some(body) = destination.request(lane, (self.clock)()) {
             self.refresh();
             self.endpoint.write(destination.headers());
             return Next::Send(body);
         }
         if destination.is_pushing() {
-            return Next::Keep;
+            return if destination.is_due() { Next::Keep } else { Next::Hear };
         }
         // A push that took longer than the interval is followed by the next at once, not by those it delayed.
         self.next_push = (self.next_push + self.interval).max(now);
@@ -444,33 +498,41 @@ impl Pusher {
         }
     }
 
-    /// Takes note of an answer; how long to wait before the next request.
-    fn settle<D: Destination>(&mut self, destination: &mut D, answer: &Answer, took: Duration) -> Duration {
-        match destination.hear(answer) {
+    /// Takes note of an answer; how long to wait before the next request, `None` where that is decided already.
+    fn settle<D: Destination>(
+        &mut self,
+        destination: &mut D,
+        (lane, answer): (usize, &Answer),
+        took: Duration,
+    ) -> Option<Duration> {
+        match destination.hear(lane, answer) {
             Heard::AsItSays => {}
-            Heard::NotUnderstood => return self.not_understood(answer, took),
+            Heard::NotUnderstood => return Some(self.not_understood(answer, took)),
             Heard::Unwritten { samples, sent } => self.unwritten(samples, sent),
         }
         self.metrics.pushed(answer.outcome(), took);
-        let settled = destination.settle(answer.verdict(), (self.clock)());
+        let settled = destination.settle(lane, answer.verdict(), (self.clock)());
         self.metrics.emitted(settled.emitted);
         self.metrics.ambiguous(settled.ambiguous);
         self.metrics.refused(settled.discarded);
         self.levels(destination);
+        if settled.is_late {
+            return None;
+        }
         if answer.verdict() == Verdict::Accepted {
             let failures = self.retry.succeeded();
             if failures > 0 {
                 info!(sink = self.name, failures, "accepted again");
             }
             debug!(sink = self.name, bytes = settled.emitted.bytes, ?took, "accepted");
-            return Duration::ZERO;
+            return Some(Duration::ZERO);
         }
         self.say_refused(&settled, answer);
         if settled.goes_on {
-            return Duration::ZERO;
+            return Some(Duration::ZERO);
         }
         self.complain(answer);
-        self.retry.failed(answer.retry_after(), draw())
+        Some(self.retry.failed(answer.retry_after(), draw()))
     }
 
     /// Names what is set aside, and what is given up.
@@ -541,14 +603,6 @@ impl Pusher {
 async fn kept(saving: &mut Option<oneshot::Receiver<()>>) -> Result<(), RecvError> {
     match saving {
         Some(saving) => saving.await,
-        None => pending().await,
-    }
-}
-
-/// The answer to the request under way; never when there is none.
-async fn answered<F: Future<Output = Answer>>(attempt: &mut Option<Attempt<F>>) -> (Instant, Answer) {
-    match attempt {
-        Some((begun, attempt)) => (*begun, attempt.as_mut().await),
         None => pending().await,
     }
 }

@@ -50,6 +50,13 @@ const TLS: Key = Key {
     meaning: "Whom to trust and what to show, with an `https` URL.",
 };
 
+const CONCURRENT_REQUESTS: Key = Key {
+    name: "concurrentRequests",
+    default: "4",
+    meaning: "Requests under way at once at most, 1 to 32, each of other flows. After a failure there is one, until it is \
+              accepted.",
+};
+
 /// The keys of `basicAuth`, in each kind of sink.
 pub const BASIC_AUTH_KEYS: &[Key] = &[
     Key { name: "username", default: "", meaning: "Without a colon. Variables are expanded." },
@@ -92,6 +99,7 @@ pub const HTTP_KEYS: &[Key] = &[
     BEARER_TOKEN,
     BEARER_TOKEN_FILE,
     TLS,
+    CONCURRENT_REQUESTS,
 ];
 
 /// The keys of `prom_remote_write`.
@@ -103,6 +111,7 @@ pub const REMOTE_WRITE_KEYS: &[Key] = &[
     BEARER_TOKEN,
     BEARER_TOKEN_FILE,
     TLS,
+    CONCURRENT_REQUESTS,
     Key {
         name: "labels",
         default: "none",

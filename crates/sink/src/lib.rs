@@ -34,6 +34,7 @@ mod destination;
 mod driver;
 mod keep;
 mod keys;
+mod lanes;
 mod lead;
 mod machine;
 mod metrics;

@@ -10,7 +10,8 @@ use crate::config::Kind;
 use crate::destination::{Destination, Settled, Verdict};
 use crate::http::CostApi;
 use crate::keep::{Resume, StateLost};
-use crate::remote_write::RemoteWrite;
+use crate::remote_write::{RemoteWrite, SAMPLES_MAX};
+use crate::table::FLOWS_MAX;
 
 /// What folding a batch in did.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,12 +33,15 @@ enum Inner {
 }
 
 impl Machine {
-    /// One that has nothing yet.
+    /// One that has nothing yet, whose requests have `bytes_max` before compression.
     #[must_use]
-    pub fn new(kind: &Kind) -> Self {
+    pub fn bounded(kind: &Kind, bytes_max: usize) -> Self {
         Self(match kind {
-            Kind::Http(settings) => Inner::CostApi(Box::new(CostApi::new(settings))),
-            Kind::RemoteWrite(settings) => Inner::RemoteWrite(Box::new(RemoteWrite::new(settings.clone()))),
+            Kind::Http(settings) => Inner::CostApi(Box::new(CostApi::bounded(settings, bytes_max))),
+            Kind::RemoteWrite(settings) => {
+                let machine = RemoteWrite::bounded(settings.clone(), FLOWS_MAX, SAMPLES_MAX, bytes_max);
+                Inner::RemoteWrite(Box::new(machine))
+            }
         })
     }
 
@@ -55,8 +59,14 @@ impl Machine {
         self.destination().has_room()
     }
 
+    /// Whether a state has to be kept before anything else is said.
+    #[must_use]
+    pub fn is_due(&self) -> bool {
+        self.destination().is_due()
+    }
+
     /// The state that has to be kept before anything else is said, and the position up to which no batch has to come again
-    /// once it is; `None` when none has to.
+    /// once it is; `None` when none has to, and while one is on its way.
     pub fn due(&mut self) -> Option<(Position, Vec<u8>)> {
         let destination = self.destination_mut();
         destination.is_due().then(|| destination.state())
@@ -75,18 +85,24 @@ impl Machine {
         Folded { received: applied.received, discarded }
     }
 
-    /// The body of the next request, or of the same one again until it was accepted; begins a push where none is going
-    /// on. `None` when all that the push was begun for is accepted, while a state is due, and before all is taken in again
-    /// that the life before may have said.
-    pub fn request(&mut self, now: UnixNanos) -> Option<Bytes> {
-        let destination = self.destination_mut();
-        destination.begin();
-        destination.request(now)
+    /// Requests that may be under way at once, each in a lane of its own, from 0 on.
+    #[must_use]
+    pub fn lanes(&self) -> usize {
+        self.destination().lanes()
     }
 
-    /// Takes note of the answer to that request, at `now`.
-    pub fn settle(&mut self, verdict: Verdict, now: UnixNanos) -> Settled {
-        self.destination_mut().settle(verdict, now)
+    /// The body of a lane's next request, or of the same one again until that is answered; begins a push where none is
+    /// going on. `None` when all that the push was begun for is accepted, while a state is due, while other lanes have to
+    /// be answered first, and before all is taken in again that the life before may have said.
+    pub fn request(&mut self, lane: usize, now: UnixNanos) -> Option<Bytes> {
+        let destination = self.destination_mut();
+        destination.begin();
+        destination.request(lane, now)
+    }
+
+    /// Takes note of the answer to a lane's request, at `now`.
+    pub fn settle(&mut self, lane: usize, verdict: Verdict, now: UnixNanos) -> Settled {
+        self.destination_mut().settle(lane, verdict, now)
     }
 
     /// The last batch that was folded in.

@@ -76,6 +76,11 @@ impl Portion {
         self.flows
     }
 
+    /// Whether it may name as many as any.
+    pub(crate) fn is_whole(&self) -> bool {
+        self.flows >= self.flows_max
+    }
+
     pub(crate) fn accepted(&mut self) {
         let flows = self.flows.saturating_mul(2).min(self.flows_max);
         *self = Self { flows, refusals: 0, failures: 0, ..*self };

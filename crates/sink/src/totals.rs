@@ -10,11 +10,13 @@
 //!   samples of a series rise strictly, over its end and return too.
 //! - State changes only when a request was accepted. After any other answer the same part of the sweep is built
 //!   again, from the totals of then and at a new time: a total is idempotent.
+//! - Requests that are under way [at once](crate::lanes) are parts of one sweep without a flow in common, and the next
+//!   sweep begins when all of this one is answered: what is said of a series is said in order.
 //! - A series whose total is unchanged for [`IDLE_MAX`] and known to be accepted ends with one stale marker and is
 //!   forgotten; a return begins with a new zero.
 //!
-//! Where growth is said in place of totals, a cycle is one sweep of what grew, a request is said again with the same
-//! figures until it is accepted, and what is accepted is forgotten.
+//! Where growth is said in place of totals, a cycle is one sweep of what grew, one request at a time, each said again with
+//! the same figures until it is accepted, and what is accepted is forgotten.
 //!
 //! Where a life after this one goes on from a state that was kept, two things must not be said twice: a zero after a
 //! value, and a value that is lower than one before. So after zeros or ends were accepted nothing of the next kind is
@@ -22,10 +24,13 @@
 //! one may have. A request of growth is said only once a state is kept that knows of it: the next life says that growth
 //! again, and that it may be taken.
 //!
-//! Bound: the table's flows, and one request of `samples_max` samples, which whoever encodes it may cut further.
+//! Bound: the table's flows, and for each lane one request of `samples_max` samples, which whoever encodes it may cut
+//! further.
 //!
 //! Prometheus adds up `increase()` over a series' end and its new zero as over a counter reset
 //! (`promql/functions.go`, `extrapolatedRate`), and leaves stale markers out of ranges.
+
+use std::ops::Range;
 
 use egressd_flow::{Attributed, AttributedBatch, Counter, Position, UnixNanos};
 
@@ -33,6 +38,7 @@ use crate::books::{Applied, Reason, Standing};
 use crate::config::Temporality;
 use crate::destination::Verdict;
 use crate::labels::FlowView;
+use crate::lanes::Lanes;
 use crate::portion::{Portion, Step};
 use crate::table::Table;
 
@@ -57,7 +63,7 @@ struct Cycle {
     /// What had been applied when it began.
     through: Position,
     phase: Phase,
-    /// The first slot that the sweep has not passed.
+    /// The first slot that no request of the sweep has reached.
     next: u32,
 }
 
@@ -67,12 +73,12 @@ pub(crate) struct Chunk {
     /// Milliseconds since 1970.
     pub(crate) timestamp_ms: i64,
     pub(crate) samples: Vec<Sample>,
-    /// Where the sweep goes on once it is accepted.
-    end: u32,
+    /// The slots that it stands for.
+    part: Range<u32>,
 }
 
 impl Chunk {
-    /// Takes up flows as far as they fit.
+    /// Takes up the flows of its part as far as they fit, and leaves it with those.
     fn fill<'t>(
         &mut self,
         flows: impl Iterator<Item = (u32, &'t FlowTotals)>,
@@ -80,10 +86,10 @@ impl Chunk {
         figure: impl Fn(&Total) -> Option<Figure>,
     ) {
         let mut named = 0;
-        for (slot, FlowTotals(totals)) in flows {
+        for (slot, FlowTotals(totals)) in flows.take_while(|(slot, _)| *slot < self.part.end) {
             let before = self.samples.len();
             if named == flows_max || before + Metric::ALL.len() > samples_max {
-                self.end = slot;
+                self.part.end = slot;
                 return;
             }
             let samples = Metric::ALL.into_iter().zip(totals);
@@ -109,6 +115,8 @@ pub(crate) struct Refusal {
     pub(crate) discarded: Counter,
     /// The next request says something else.
     pub(crate) goes_on: bool,
+    /// The request began before another failed.
+    pub(crate) is_late: bool,
 }
 
 /// What is kept for the life after this one, and what of the life before is still to be taken in.
@@ -117,7 +125,7 @@ struct Keeping {
     /// How far the state goes that is kept.
     kept: Position,
     /// How far the one goes that is being kept.
-    under_way: Position,
+    under_way: Option<Position>,
     /// Zeros, ends or growth were accepted that the state does not know of.
     has_news: bool,
     /// Nothing is said before a state is kept.
@@ -146,7 +154,11 @@ pub(crate) struct Totals {
     samples_max: usize,
     standing: Standing,
     cycle: Option<Cycle>,
-    chunk: Chunk,
+    lanes: Lanes,
+    /// The request of each lane, and the buffers of the next.
+    chunks: Vec<Chunk>,
+    /// Parts of the sweep to be said again, the next one last: at most two for each lane.
+    again: Vec<Range<u32>>,
     portion: Portion,
     aside: Aside,
     last_timestamp_ms: i64,
@@ -165,12 +177,20 @@ impl Totals {
             samples_max: samples_max.max(Metric::ALL.len()),
             standing: Standing::default(),
             cycle: None,
-            chunk: Chunk::default(),
+            lanes: Lanes::new(1),
+            chunks: vec![Chunk::default()],
+            again: Vec::new(),
             portion: Portion::WHOLE,
             aside: Aside::new(),
             last_timestamp_ms: 0,
             keeping: None,
         }
+    }
+
+    /// From now on so many requests at most are under way at once. None is now.
+    pub(crate) fn speak_at_once(&mut self, requests: usize) {
+        self.lanes.resize(requests);
+        self.chunks.resize_with(self.lanes.len(), Chunk::default);
     }
 
     /// Folds a batch in. One whose position was applied before changes nothing.
@@ -240,7 +260,8 @@ impl Totals {
             }
         }
         self.aside = Aside::new();
-        self.chunk.samples.clear();
+        self.chunks.iter_mut().for_each(|chunk| chunk.samples.clear());
+        self.again.clear();
         if let Some(cycle) = &mut self.cycle {
             *cycle = Cycle { phase: Phase::first(self.temporality), next: 0, ..*cycle };
         }
@@ -282,42 +303,77 @@ impl Totals {
         self.portion = Portion::WHOLE;
     }
 
-    /// The next request of the cycle: new when the last one was accepted, otherwise the same part of the sweep
-    /// again. `None` when the cycle is over, with its position accepted; and while it [is due](Self::is_due) that a
-    /// state is kept.
-    pub(crate) fn advance(&mut self, now: UnixNanos) -> Option<&Chunk> {
-        while let Some(cycle) = self.cycle.filter(|_| !self.is_due()) {
-            if !self.is_frozen() {
-                self.fill(cycle, now);
-                if self.is_frozen() && self.keeping.is_some() {
+    /// The next request of a lane: a part of the sweep that was not accepted, or a new one, and the same part again until
+    /// that is answered. `None` when the cycle is over, with its position accepted; while other lanes are to be waited
+    /// for; and while it [is due](Self::is_due) that a state is kept.
+    pub(crate) fn advance(&mut self, lane: usize, now: UnixNanos) -> Option<&Chunk> {
+        while let Some(cycle) = self.cycle.filter(|_| !self.is_keeping()) {
+            let speaks = lane == 0 || cycle.phase.is_shared();
+            if !(speaks && self.lanes.is_open(lane)) {
+                return None;
+            }
+            if !self.is_frozen(lane) {
+                self.say_again(lane);
+                self.fill(lane, cycle, now);
+                if self.is_frozen(lane) && self.keeping.is_some() {
                     self.keep_if(|_, _| true);
                     return None;
                 }
             }
-            if !self.chunk.samples.is_empty() {
-                let now_ms = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
-                self.last_timestamp_ms = now_ms.max(self.last_timestamp_ms.saturating_add(1));
-                self.chunk.timestamp_ms = self.last_timestamp_ms;
-                return Some(&self.chunk);
+            if self.chunks.get(lane).is_some_and(|chunk| !chunk.samples.is_empty()) {
+                return self.send(lane, now);
             }
-            self.cycle = match cycle.phase {
-                Phase::Aside => {
-                    self.keep_if(|keeping, _| keeping.has_news);
-                    self.aside.from = if self.aside.is_over() { cycle.next } else { 0 };
-                    Some(Cycle { phase: Phase::first(self.temporality), next: 0, ..cycle })
-                }
-                Phase::Zeros => {
-                    self.keep_if(|keeping, _| keeping.has_news);
-                    Some(Cycle { phase: Phase::Totals, next: 0, ..cycle })
-                }
-                Phase::Totals | Phase::Growth => {
-                    self.standing.accepted = cycle.through;
-                    self.keep_if(|keeping, applied| keeping.has_news || applied > keeping.kept);
-                    None
-                }
-            };
+            if !self.lanes.is_alone(lane) {
+                return None;
+            }
+            self.cycle = self.swept(cycle);
         }
         None
+    }
+
+    /// Whether a lane's request may go once more as it was, at its own time.
+    pub(crate) fn repeat(&mut self, lane: usize) -> bool {
+        let may_go = !self.is_keeping();
+        if may_go {
+            self.lanes.begin(lane);
+        }
+        may_go
+    }
+
+    /// Requests that may be under way at once.
+    pub(crate) fn lanes(&self) -> usize {
+        self.lanes.len()
+    }
+
+    /// The request of a lane goes, at a later time than any before.
+    fn send(&mut self, lane: usize, now: UnixNanos) -> Option<&Chunk> {
+        let now_ms = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
+        self.last_timestamp_ms = now_ms.max(self.last_timestamp_ms.saturating_add(1));
+        self.lanes.begin(lane);
+        let chunk = self.chunks.get_mut(lane)?;
+        chunk.timestamp_ms = self.last_timestamp_ms;
+        Some(chunk)
+    }
+
+    /// A sweep is over; what follows it.
+    fn swept(&mut self, cycle: Cycle) -> Option<Cycle> {
+        match cycle.phase {
+            Phase::Aside => {
+                self.keep_if(|keeping, _| keeping.has_news);
+                let untried = self.again.drain(..).map(|part| part.start).fold(cycle.next, u32::min);
+                self.aside.from = if self.aside.is_over() { untried } else { 0 };
+                Some(Cycle { phase: Phase::first(self.temporality), next: 0, ..cycle })
+            }
+            Phase::Zeros => {
+                self.keep_if(|keeping, _| keeping.has_news);
+                Some(Cycle { phase: Phase::Totals, next: 0, ..cycle })
+            }
+            Phase::Totals | Phase::Growth => {
+                self.standing.accepted = cycle.through;
+                self.keep_if(|keeping, applied| keeping.has_news || applied > keeping.kept);
+                None
+            }
+        }
     }
 
     /// Has a state kept next, where one is kept at all.
@@ -329,7 +385,12 @@ impl Totals {
 
     /// Whether the next thing to do is to keep the [state](Self::state).
     pub(crate) fn is_due(&self) -> bool {
-        self.keeping.as_ref().is_some_and(|keeping| keeping.is_due)
+        self.keeping.as_ref().is_some_and(|keeping| keeping.is_due && keeping.under_way.is_none())
+    }
+
+    /// Whether nothing may be said before a state is kept.
+    fn is_keeping(&self) -> bool {
+        self.keeping.as_ref().is_some_and(|keeping| keeping.is_due || keeping.under_way.is_some())
     }
 
     /// Whether a cycle is running.
@@ -337,15 +398,20 @@ impl Totals {
         self.cycle.is_some()
     }
 
-    /// The current request was not accepted, or it is not known; what was taken in meanwhile is kept before the next.
-    pub(crate) fn refused(&mut self, verdict: Verdict, now: UnixNanos) -> Refusal {
+    /// The request of a lane was not accepted, or it is not known; what was taken in meanwhile is kept before the next.
+    pub(crate) fn refused(&mut self, lane: usize, verdict: Verdict, now: UnixNanos) -> Refusal {
         self.keep_if(|keeping, applied| applied > keeping.kept);
-        let Some((cycle, slot)) = self.cycle.zip(self.chunk.samples.first().map(|sample| sample.slot)) else {
-            return Refusal::default();
-        };
+        let is_news = self.lanes.answered(lane, false);
+        let request =
+            self.chunks.get(lane).and_then(|chunk| Some((chunk.samples.first()?.slot, chunk.named())));
+        let Some((cycle, (slot, named))) = self.cycle.zip(request) else { return Refusal::default() };
+        if !is_news {
+            self.say_again(lane);
+            return Refusal { is_late: true, ..Refusal::default() };
+        }
         let is_aside = cycle.phase == Phase::Aside;
         let portion = if is_aside { &mut self.aside.portion } else { &mut self.portion };
-        let step = portion.refused(verdict, self.chunk.named());
+        let step = portion.refused(verdict, named);
         let waits = verdict == Verdict::Failed && !is_aside || portion.is_hopeless();
         let goes_on = step != Step::Again && !waits;
         let mut refusal = Refusal { goes_on, ..Refusal::default() };
@@ -353,31 +419,45 @@ impl Totals {
             self.aside.refused(step);
         }
         match step {
-            Step::Again => {}
-            Step::Fewer => self.chunk.samples.clear(),
+            Step::Again if self.is_frozen(lane) => {}
+            Step::Again | Step::Fewer => self.say_again(lane),
             Step::Aside if is_aside => {
                 if self.aside.is_given_up(slot, now) {
                     refusal.discarded = self.give_up(slot);
                 }
-                self.pass();
+                self.pass(lane);
             }
             Step::Aside => {
                 // Without room it is found again in the next cycle.
                 if self.aside.add(slot, now) {
                     refusal.aside = self.table.get(slot).map(|(flow, _)| flow.to_string());
                 }
-                self.pass();
+                self.pass(lane);
             }
         }
         refusal
     }
 
-    /// The sweep goes on behind the current request.
-    fn pass(&mut self) {
-        if let Some(cycle) = &mut self.cycle {
-            cycle.next = self.chunk.end;
+    /// The request of a lane was not taken for what it is: its part is said again, whatever was said before.
+    pub(crate) fn not_understood(&mut self, lane: usize) {
+        self.lanes.answered(lane, false);
+        if !self.is_frozen(lane) {
+            self.say_again(lane);
         }
-        self.chunk.samples.clear();
+    }
+
+    /// The part of a lane's request, if there is one, is to be said again by whoever is next.
+    fn say_again(&mut self, lane: usize) {
+        let Some(chunk) = self.chunks.get_mut(lane).filter(|chunk| !chunk.samples.is_empty()) else { return };
+        chunk.samples.clear();
+        self.again.push(chunk.part.clone());
+    }
+
+    /// The sweep goes on behind a lane's request.
+    fn pass(&mut self, lane: usize) {
+        if let Some(chunk) = self.chunks.get_mut(lane) {
+            chunk.samples.clear();
+        }
     }
 
     /// Forgets a flow with what was not accepted of it.
@@ -391,14 +471,14 @@ impl Totals {
     }
 
     /// Growth that was said may be taken; it is said again as it was until it is accepted, so that it counts once.
-    fn is_frozen(&self) -> bool {
-        self.temporality == Temporality::Delta && !self.chunk.samples.is_empty()
+    fn is_frozen(&self, lane: usize) -> bool {
+        self.temporality == Temporality::Delta && !self.chunk(lane).is_empty()
     }
 
-    fn fill(&mut self, cycle: Cycle, now: UnixNanos) {
-        let Self { table, chunk, aside, portion, samples_max, temporality, .. } = self;
-        chunk.samples.clear();
-        chunk.end = table.end();
+    /// Builds a lane's request of the next part of the sweep that has something to say.
+    fn fill(&mut self, lane: usize, cycle: Cycle, now: UnixNanos) {
+        let Self { table, chunks, again, aside, portion, samples_max, temporality, .. } = self;
+        let Some(chunk) = chunks.get_mut(lane) else { return };
         let figure = |total: &Total| match (cycle.phase, *temporality) {
             (Phase::Aside, Temporality::Cumulative) => {
                 total.sample(Phase::Zeros, now).or_else(|| total.sample(Phase::Totals, now))
@@ -406,26 +486,50 @@ impl Totals {
             (Phase::Aside, Temporality::Delta) => total.sample(Phase::Growth, now),
             (phase, _) => total.sample(phase, now),
         };
-        if cycle.phase == Phase::Aside {
-            let flows = aside.from(cycle.next).filter_map(|slot| Some((slot, table.get(slot)?.1)));
-            chunk.fill(flows, (aside.portion.flows(), *samples_max), figure);
-        } else {
-            let flows = table.iter_from(cycle.next).filter(|(slot, ..)| !aside.has(*slot));
-            let flows = flows.map(|(slot, _, totals)| (slot, totals));
-            chunk.fill(flows, (portion.flows(), *samples_max), figure);
+        chunk.samples.clear();
+        while chunk.samples.is_empty() {
+            if cycle.phase == Phase::Aside && aside.is_over() {
+                return;
+            }
+            let part = again.pop();
+            let is_new = part.is_none();
+            chunk.part = part.unwrap_or(cycle.next..table.end());
+            let (start, end) = (chunk.part.start, chunk.part.end);
+            if cycle.phase == Phase::Aside {
+                let flows = aside.from(start).filter_map(|slot| Some((slot, table.get(slot)?.1)));
+                chunk.fill(flows, (aside.portion.flows(), *samples_max), figure);
+            } else {
+                let flows = table.iter_from(start).filter(|(slot, ..)| !aside.has(*slot));
+                let flows = flows.map(|(slot, _, totals)| (slot, totals));
+                chunk.fill(flows, (portion.flows(), *samples_max), figure);
+            }
+            if is_new {
+                self.cycle = Some(Cycle { next: chunk.part.end, ..cycle });
+                return;
+            }
+            if chunk.part.end < end {
+                again.push(chunk.part.end..end);
+            }
         }
     }
 
-    /// Leaves the current request without the flows from a slot on: they go with the next.
-    pub(crate) fn cut(&mut self, slot: u32) {
-        let kept = self.chunk.samples.partition_point(|sample| sample.slot < slot);
-        self.chunk.samples.truncate(kept);
-        self.chunk.end = slot;
+    /// Leaves a lane's request without the flows from a slot on: they go with the next.
+    pub(crate) fn cut(&mut self, lane: usize, slot: u32) {
+        let Some(chunk) = self.chunks.get_mut(lane) else { return };
+        let kept = chunk.samples.partition_point(|sample| sample.slot < slot);
+        chunk.samples.truncate(kept);
+        self.again.push(slot..chunk.part.end);
+        chunk.part.end = slot;
     }
 
-    /// The current request; empty when there is none.
-    pub(crate) fn chunk(&self) -> &Chunk {
-        &self.chunk
+    /// A lane's request; empty when there is none.
+    pub(crate) fn chunk(&self, lane: usize) -> &[Sample] {
+        self.chunks.get(lane).map(|chunk| chunk.samples.as_slice()).unwrap_or_default()
+    }
+
+    /// The time of a lane's request, in milliseconds since 1970.
+    pub(crate) fn timestamp_ms(&self, lane: usize) -> i64 {
+        self.chunks.get(lane).map_or(0, |chunk| chunk.timestamp_ms)
     }
 
     /// The flow that a sample of the current request speaks of.
@@ -439,9 +543,9 @@ impl Totals {
         total.map_or(0, |total| total.began.as_millis())
     }
 
-    /// The growth that the current request says; nothing where it says totals.
+    /// The growth that the requests of all lanes say; nothing where they say totals.
     pub(crate) fn requested(&self) -> Counter {
-        self.chunk.samples.iter().fold(Counter::default(), |mut sum, sample| {
+        self.chunks.iter().flat_map(|chunk| &chunk.samples).fold(Counter::default(), |mut sum, sample| {
             if let Figure::Growth(growth) = sample.figure {
                 sum += growth;
             }
@@ -454,9 +558,11 @@ impl Totals {
         self.keeping.as_mut().map(|keeping| std::mem::take(&mut keeping.doubt)).unwrap_or_default()
     }
 
-    /// The current request was accepted; what was let out by it.
-    pub(crate) fn settle(&mut self) -> Counter {
-        let samples = std::mem::take(&mut self.chunk.samples);
+    /// The request of a lane was accepted; what was let out by it, and whether it began before another failed.
+    pub(crate) fn settle(&mut self, lane: usize) -> (Counter, bool) {
+        let is_news = self.lanes.answered(lane, true);
+        let Some(chunk) = self.chunks.get_mut(lane) else { return Default::default() };
+        let samples = std::mem::take(&mut chunk.samples);
         let mut emitted = Counter::default();
         for sample in &samples {
             let Some(FlowTotals(totals)) = self.table.value_mut(sample.slot) else {
@@ -476,14 +582,27 @@ impl Totals {
             self.aside.remove(sample.slot);
         }
         self.standing.held.release(emitted);
-        match self.cycle {
-            Some(Cycle { phase: Phase::Aside, .. }) => self.aside.portion.accepted(),
-            _ => self.portion.accepted(),
+        if is_news {
+            self.accepted();
         }
         // The buffer is kept for the next request.
-        self.chunk.samples = samples;
-        self.pass();
-        emitted
+        if let Some(chunk) = self.chunks.get_mut(lane) {
+            chunk.samples = samples;
+        }
+        self.pass(lane);
+        (emitted, !is_news)
+    }
+
+    /// The next requests may be larger, then more.
+    fn accepted(&mut self) {
+        if matches!(self.cycle, Some(Cycle { phase: Phase::Aside, .. })) {
+            self.aside.portion.accepted();
+            return;
+        }
+        self.portion.accepted();
+        if self.portion.is_whole() {
+            self.lanes.widen();
+        }
     }
 
     pub(crate) fn standing(&self) -> Standing {

@@ -101,6 +101,14 @@ pub enum Problem {
         /// As given.
         temporality: String,
     },
+    /// `concurrentRequests` is none, or more than a sink may make.
+    #[error("concurrentRequests is {asked}, write a number from 1 to {most}")]
+    ConcurrentRequests {
+        /// As given.
+        asked: u64,
+        /// The bound.
+        most: usize,
+    },
     /// A counter of remote write 2.0 is a total, by its metadata.
     #[error("temporality delta goes with protocol v1 only")]
     DeltaByV2,

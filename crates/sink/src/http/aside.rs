@@ -165,6 +165,11 @@ impl Aside {
         (self.untried, self.tries, self.portion) = (self.flows.len(), TRIES_MAX, Portion::ONE);
     }
 
+    /// Whether there are more to be tried in this cycle.
+    pub(super) fn is_untried(&self) -> bool {
+        self.tries > 0 && self.untried > 0
+    }
+
     /// The message of the next request; `None` when this cycle has tried enough of them.
     pub(super) fn request(&mut self, bytes_max: usize) -> Option<Vec<u8>> {
         let flows_max = if self.tries == 0 { 0 } else { self.untried.min(self.portion.flows()) };

@@ -2,10 +2,13 @@
 //!
 //! A cycle freezes what has come in and cuts it into requests; growth meanwhile folds into the next one.
 //! Invariant: what is frozen does not change until it is accepted, so that a request that is sent again says the
-//! same, byte for byte. The position moves with the last request of the frozen range.
+//! same, byte for byte. The position moves with the last request of the frozen range. Requests that are under way [at
+//! once](crate::lanes) are parts of one range, each contiguous, and the next range is frozen when all of this one is
+//! accepted.
 //! Where a life after this one goes on, how far the range is gets noted before each request: the same batches give the
-//! same flows in the same order, so the next life builds the range again and says what was not accepted of it. Nothing
-//! behind the range is taken in before it is accepted, so what waits for an absent destination stays in the spool.
+//! same flows in the same order, so the next life builds the range again and says what was not accepted of it, by the same
+//! requests. Nothing behind the range is taken in before it is accepted, so what waits for an absent destination stays in
+//! the spool.
 //! Bound: the flows of one table twice (open and frozen), and [`ITEMS_MAX`] items a request, which whoever encodes
 //! it may cut further.
 
@@ -20,6 +23,7 @@ use crate::books::{Applied, Reason, Standing};
 use crate::destination::Verdict;
 use crate::keep::StateLost;
 use crate::labels::{FlowKey, FlowView};
+use crate::lanes::Lanes;
 use crate::portion::{Portion, Step};
 use crate::table::Table;
 
@@ -62,10 +66,60 @@ impl Delta {
 #[derive(Debug)]
 struct Frozen {
     flows: Vec<(FlowKey, Delta)>,
-    /// The flows of the current request; it is empty before the first.
-    request: Range<usize>,
+    /// The first flow that no request has named yet.
+    next: usize,
+    /// The request of each lane.
+    requests: Vec<Option<Part>>,
+    /// To be said again, the next one last: at most two for each lane.
+    again: Vec<Part>,
     /// The position that is accepted with the last request.
     through: Position,
+}
+
+impl Frozen {
+    fn new(flows: Vec<(FlowKey, Delta)>, through: Position, lanes: usize) -> Self {
+        Self { flows, next: 0, requests: vec![None; lanes], again: Vec::new(), through }
+    }
+
+    fn request(&self, lane: usize) -> Option<&Part> {
+        self.requests.get(lane)?.as_ref()
+    }
+
+    fn request_mut(&mut self, lane: usize) -> Option<&mut Part> {
+        self.requests.get_mut(lane)?.as_mut()
+    }
+
+    fn take(&mut self, lane: usize) -> Option<Part> {
+        self.requests.get_mut(lane)?.take()
+    }
+
+    /// What a request had no room for. The end of what was named is new again, unless it may have been said.
+    fn give_back(&mut self, rest: Part) {
+        if rest.flows.end == self.next && !rest.is_noted && rest.lives == 0 {
+            self.next = rest.flows.start;
+        } else {
+            self.again.push(rest);
+        }
+    }
+
+    fn part(&self, part: &Part) -> &[(FlowKey, Delta)] {
+        self.flows.get(part.flows.clone()).unwrap_or_default()
+    }
+
+    /// What was named and is not known to be accepted.
+    fn open(&self) -> impl Iterator<Item = &Part> {
+        self.requests.iter().flatten().chain(&self.again)
+    }
+}
+
+/// Neighbouring flows of a range, as one request names them.
+#[derive(Clone, Debug)]
+struct Part {
+    flows: Range<usize>,
+    /// Lives before this one that may have said it, and were not counted for that.
+    lives: u64,
+    /// Whether the note that is kept has it.
+    is_noted: bool,
 }
 
 /// How far a range is, as it is kept for the life after this one.
@@ -77,37 +131,65 @@ struct Note {
     /// The last position of the range.
     #[prost(uint64, tag = "2")]
     through: u64,
-    /// How many of its flows are accepted or set aside; what follows may be.
+    /// How many of its flows were named; what of them is not open was accepted or set aside.
     #[prost(uint64, tag = "3")]
-    accepted_flows: u64,
+    named_flows: u64,
     /// What is set aside, of this range and of those before.
     #[prost(message, repeated, tag = "4")]
     aside: Vec<Refused>,
-    /// Lives before this one that may have made the request that is next, and were not counted for that.
-    #[prost(uint64, tag = "5")]
-    lives: u64,
     /// The position behind which the range begins.
     #[prost(uint64, tag = "6")]
     after: u64,
+    /// Requests that may have been made and are not known to be accepted.
+    #[prost(message, repeated, tag = "7")]
+    open: Vec<Open>,
 }
 
-const FORMAT: u32 = 1;
+/// One of them.
+#[derive(Clone, Copy, PartialEq, Eq, Message)]
+struct Open {
+    #[prost(uint64, tag = "1")]
+    start: u64,
+    #[prost(uint64, tag = "2")]
+    end: u64,
+    /// Lives that may have made it and were not counted for that.
+    #[prost(uint64, tag = "3")]
+    lives: u64,
+}
+
+impl Open {
+    fn of(part: &Part) -> Self {
+        Self { start: part.flows.start as u64, end: part.flows.end as u64, lives: part.lives }
+    }
+
+    /// As the next life has it, of a range of so many flows.
+    fn part(self, flows: usize) -> Part {
+        let place = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(flows);
+        let start = place(self.start);
+        let flows = start..place(self.end).max(start);
+        Part { flows, lives: self.lives.saturating_add(1), is_noted: false }
+    }
+}
+
+const FORMAT: u32 = 2;
 
 /// What is kept for the life after this one, and what of the life before is still to be said.
 #[derive(Debug, Default)]
 struct Keeping {
     /// How far the state goes that is kept.
     kept: Position,
+    /// How far the one goes that is being kept.
+    under_way: Option<Position>,
     /// Nothing is said before a state is kept.
     is_due: bool,
+    /// Something was accepted that the note does not know of.
+    has_news: bool,
     /// The range that the life before was at, until it is frozen again.
     noted: Option<Note>,
     /// What of that range was set aside then.
     aside_before: Counter,
     /// What of that range was accepted then.
     accepted_before: Counter,
-    /// Lives before this one that may have made the current request.
-    doubts: u64,
     /// The range is not known to be as it was: any part of it may have been said.
     is_all_doubtful: bool,
 }
@@ -120,18 +202,34 @@ pub(crate) struct Deltas {
     standing: Standing,
     /// `None`: nothing outlives the process.
     keeping: Option<Keeping>,
+    lanes: Lanes,
     portion: Portion,
 }
 
 impl Deltas {
-    pub(crate) fn new(flows_max: usize) -> Self {
+    pub(crate) fn new(flows_max: usize, lanes: usize) -> Self {
         Self {
             open: Table::new(flows_max),
             frozen: None,
             standing: Standing::default(),
             keeping: None,
+            lanes: Lanes::new(lanes),
             portion: Portion::WHOLE,
         }
+    }
+
+    /// From now on so many requests at most are under way at once. None is now.
+    pub(crate) fn speak_at_once(&mut self, requests: usize) {
+        self.lanes.resize(requests);
+        if let Some(frozen) = &mut self.frozen {
+            frozen.again.extend(frozen.requests.drain(..).flatten());
+            frozen.requests.resize(self.lanes.len(), None);
+        }
+    }
+
+    /// Requests that may be under way at once.
+    pub(crate) fn lanes(&self) -> usize {
+        self.lanes.len()
     }
 
     /// Keeps notes from now on. Goes on behind `position` with the range of a `state`, which is empty where there is none;
@@ -155,7 +253,8 @@ impl Deltas {
         let mut is_all_doubtful = is_lost;
         // The spool let go of a part of the range: what is left of it gives other requests.
         if let Some(note) = noted.as_mut().filter(|note| note.after != position.0) {
-            (note.accepted_flows, is_all_doubtful) = (0, true);
+            (note.named_flows, is_all_doubtful) = (0, true);
+            note.open.clear();
         }
         let mut aside_before = Counter::default();
         if let Some(note) = noted.as_ref().filter(|_| !is_all_doubtful) {
@@ -170,16 +269,26 @@ impl Deltas {
     }
 
     /// How far every byte is accepted, and the note of the range behind that and of what is set aside.
-    pub(crate) fn state(&self, aside: Vec<Refused>) -> (Position, Vec<u8>) {
-        let (through, accepted_flows) = match &self.frozen {
-            Some(Frozen { request, through, .. }) => (*through, request.start as u64),
-            None => (self.standing.accepted, 0),
-        };
-        let lives = self.keeping.as_ref().map_or(0, |keeping| keeping.doubts);
-        let after = self.standing.accepted.0;
-        let note = Note { format: FORMAT, through: through.0, accepted_flows, aside, lives, after };
+    pub(crate) fn state(&mut self, aside: Vec<Refused>) -> (Position, Vec<u8>) {
+        let accepted = self.standing.accepted;
+        if let Some(keeping) = &mut self.keeping {
+            keeping.under_way = Some(accepted);
+            (keeping.is_due, keeping.has_news) = (false, false);
+        }
+        let mut note =
+            Note { format: FORMAT, through: accepted.0, after: accepted.0, aside, ..Note::default() };
+        if let Some(frozen) = &mut self.frozen {
+            (note.through, note.named_flows) = (frozen.through.0, frozen.next as u64);
+            note.open = frozen.open().map(Open::of).collect();
+            frozen
+                .requests
+                .iter_mut()
+                .flatten()
+                .chain(&mut frozen.again)
+                .for_each(|part| part.is_noted = true);
+        }
         let is_empty = self.frozen.is_none() && note.aside.is_empty();
-        (self.standing.accepted, if is_empty { Vec::new() } else { note.encode_to_vec() })
+        (accepted, if is_empty { Vec::new() } else { note.encode_to_vec() })
     }
 
     /// The state has to be kept before anything else is said, where one is kept at all.
@@ -191,14 +300,21 @@ impl Deltas {
 
     /// The state is kept.
     pub(crate) fn kept(&mut self) {
-        if let Some(keeping) = &mut self.keeping {
-            (keeping.kept, keeping.is_due) = (self.standing.accepted, false);
+        if let Some(keeping) = &mut self.keeping
+            && let Some(kept) = keeping.under_way.take()
+        {
+            keeping.kept = kept;
         }
     }
 
     /// Whether the next thing to do is to keep the [state](Self::state).
     pub(crate) fn is_due(&self) -> bool {
-        self.keeping.as_ref().is_some_and(|keeping| keeping.is_due)
+        self.keeping.as_ref().is_some_and(|keeping| keeping.is_due && keeping.under_way.is_none())
+    }
+
+    /// Whether nothing may be said before a state is kept.
+    pub(crate) fn is_keeping(&self) -> bool {
+        self.keeping.as_ref().is_some_and(|keeping| keeping.is_due || keeping.under_way.is_some())
     }
 
     /// Whether a range is frozen.
@@ -219,11 +335,12 @@ impl Deltas {
         taken
     }
 
-    /// How many lives before may have made the current request; once a request.
-    pub(crate) fn take_doubts(&mut self) -> u64 {
-        let Some(keeping) = &mut self.keeping else { return 0 };
-        let doubts = std::mem::take(&mut keeping.doubts);
-        if keeping.is_all_doubtful { doubts.max(1) } else { doubts }
+    /// How many lives before may have made a lane's request; once a request.
+    pub(crate) fn take_doubts(&mut self, lane: usize) -> u64 {
+        let request = self.frozen.as_mut().and_then(|frozen| frozen.request_mut(lane));
+        let doubts = request.map(|request| std::mem::take(&mut request.lives)).unwrap_or_default();
+        let is_doubtful = self.keeping.as_ref().is_some_and(|keeping| keeping.is_all_doubtful);
+        if is_doubtful { doubts.max(1) } else { doubts }
     }
 
     /// Folds a batch in. One whose position was applied before changes nothing.
@@ -261,10 +378,7 @@ impl Deltas {
         if self.frozen.is_none() && !is_catching_up {
             let flows = self.open.take();
             self.portion.begin();
-            if let Some(keeping) = &mut self.keeping {
-                keeping.is_due = !flows.is_empty();
-            }
-            self.frozen = Some(Frozen { flows, request: 0..0, through: applied });
+            self.frozen = Some(Frozen::new(flows, applied, self.lanes.len()));
         }
     }
 
@@ -272,71 +386,138 @@ impl Deltas {
     fn freeze_noted(&mut self, is_whole: impl FnOnce(&Note) -> bool) {
         let Some(keeping) = &mut self.keeping else { return };
         let Some(note) = keeping.noted.take_if(|note| is_whole(note)) else { return };
-        let flows = self.open.take();
-        let start = usize::try_from(note.accepted_flows).unwrap_or(usize::MAX).min(flows.len());
-        let passed = sum(&flows[..start]);
+        let mut frozen = Frozen::new(self.open.take(), Position(note.through), self.lanes.len());
+        let flows = frozen.flows.len();
+        frozen.next = usize::try_from(note.named_flows).unwrap_or(usize::MAX).min(flows);
+        let mut accepted = sum(&frozen.flows[..frozen.next]);
+        for part in note.open.iter().rev().map(|open| open.part(flows)) {
+            accepted = accepted.growth(sum(frozen.part(&part))).unwrap_or_default();
+            frozen.again.push(part);
+        }
         // What was set aside of the range is held on.
-        let accepted = passed.growth(keeping.aside_before).unwrap_or(passed);
-        // Kept before the request is made again: otherwise a third life would not know of a second.
-        (keeping.accepted_before, keeping.doubts, keeping.is_due) =
-            (accepted, note.lives.saturating_add(1), true);
-        self.frozen = Some(Frozen { flows, request: start..start, through: Position(note.through) });
+        keeping.accepted_before = accepted.growth(keeping.aside_before).unwrap_or(accepted);
+        // Kept before a request is made again: otherwise a third life would not know of a second.
+        keeping.is_due = true;
+        self.frozen = Some(frozen);
     }
 
-    /// The flows of the current request: the next ones when the last request was accepted, otherwise the same
-    /// again. `None` when the cycle is over, with its position accepted; and while it [is due](Self::is_due) that a
-    /// state is kept.
+    /// The flows of a lane's request: a part that was not accepted, or a new one, and the same again until that is
+    /// answered. `None` when the cycle is over, with its position accepted; while other lanes are to be waited for; and
+    /// while it [is due](Self::is_due) that a state is kept.
     /// Flows of which `is_aside` is true are no part of a request with others.
-    pub(crate) fn advance(&mut self, is_aside: impl Fn(FlowView<'_>) -> bool) -> Option<&[(FlowKey, Delta)]> {
-        if self.is_due() {
+    pub(crate) fn advance(
+        &mut self,
+        lane: usize,
+        is_aside: impl Fn(FlowView<'_>) -> bool,
+    ) -> Option<&[(FlowKey, Delta)]> {
+        if self.is_keeping() || !self.lanes.is_open(lane) {
             return None;
         }
+        let flows_max = self.portion.flows();
         let frozen = self.frozen.as_mut()?;
-        if frozen.request.is_empty() {
-            frozen.request.end =
-                request_end(&frozen.flows, frozen.request.start, self.portion.flows(), is_aside);
+        if frozen.request(lane).is_none() {
+            *frozen.requests.get_mut(lane)? = take_part(frozen, flows_max, is_aside);
         }
-        if frozen.request.is_empty() {
-            self.standing.accepted = frozen.through;
-            self.frozen = None;
+        if frozen.request(lane).is_none() {
+            if frozen.open().next().is_none() {
+                self.standing.accepted = frozen.through;
+                self.frozen = None;
+            }
+            let accepted = self.standing.accepted;
             if let Some(keeping) = &mut self.keeping {
-                keeping.is_all_doubtful = false;
-                keeping.is_due = self.standing.accepted > keeping.kept;
+                keeping.is_all_doubtful &= self.frozen.is_some();
+                keeping.is_due = keeping.has_news || accepted > keeping.kept;
             }
             return None;
         }
-        let Frozen { flows, request, .. } = self.frozen.as_ref()?;
-        flows.get(request.clone())
+        Some(self.current(lane))
     }
 
-    /// Leaves the current request with its first `flows`: the others go with the next.
-    pub(crate) fn cut(&mut self, flows: usize) {
-        if let Some(Frozen { request, .. }) = &mut self.frozen {
-            request.end = request.end.min(request.start + flows);
+    /// Gives an idle lane the request that another lane has and that never went; the lane that had it.
+    pub(crate) fn take_over(&mut self, lane: usize) -> Option<usize> {
+        let Self { frozen: Some(frozen), lanes, .. } = self else { return None };
+        if frozen.request(lane).is_some() || lane >= frozen.requests.len() {
+            return None;
+        }
+        let waits = |other: &usize| frozen.request(*other).is_some() && !lanes.is_under_way(*other);
+        let other = (0..frozen.requests.len()).find(waits)?;
+        frozen.requests.swap(lane, other);
+        Some(other)
+    }
+
+    /// A lane's request goes, once it is noted, and what was accepted before; whether it does.
+    pub(crate) fn send(&mut self, lane: usize) -> bool {
+        if self.is_keeping() {
+            return false;
+        }
+        let request = self.frozen.as_ref().and_then(|frozen| frozen.request(lane));
+        let is_noted = request.is_some_and(|part| part.is_noted);
+        if let Some(keeping) = self.keeping.as_mut().filter(|keeping| !is_noted || keeping.has_news) {
+            keeping.is_due = true;
+            return false;
+        }
+        self.lanes.begin(lane);
+        true
+    }
+
+    /// Leaves a lane's request with its first `flows`: the others go with the next.
+    pub(crate) fn cut(&mut self, lane: usize, flows: usize) {
+        let Some(frozen) = &mut self.frozen else { return };
+        let Some(part) = frozen.request_mut(lane) else { return };
+        let middle = part.flows.start + flows;
+        if middle < part.flows.end {
+            let rest = Part { flows: middle..part.flows.end, ..*part };
+            part.flows.end = middle;
+            frozen.give_back(rest);
         }
     }
 
-    /// The flows of the current request.
-    pub(crate) fn current(&self) -> &[(FlowKey, Delta)] {
-        let flows = self.frozen.as_ref().and_then(|frozen| frozen.flows.get(frozen.request.clone()));
-        flows.unwrap_or_default()
+    /// The flows of a lane's request.
+    pub(crate) fn current(&self, lane: usize) -> &[(FlowKey, Delta)] {
+        let request = self.frozen.as_ref().and_then(|frozen| Some(frozen.part(frozen.request(lane)?)));
+        request.unwrap_or_default()
     }
 
-    /// What the current request says.
-    pub(crate) fn requested(&self) -> Counter {
-        sum(self.current())
+    /// What a lane's request says.
+    pub(crate) fn requested(&self, lane: usize) -> Counter {
+        sum(self.current(lane))
     }
 
-    /// The current request was accepted; what was let out by it.
-    pub(crate) fn settle(&mut self) -> Counter {
-        let emitted = self.requested();
-        self.portion.accepted();
+    /// A lane's request was accepted; what was let out by it, and whether it began before another failed.
+    pub(crate) fn settle(&mut self, lane: usize) -> (Counter, bool) {
+        let emitted = self.requested(lane);
+        let is_news = self.lanes.answered(lane, true);
+        if is_news {
+            self.portion.accepted();
+            if self.portion.is_whole() {
+                self.lanes.widen();
+            }
+        }
         self.release(emitted);
-        self.pass();
-        if let (Some(frozen), Some(keeping)) = (&self.frozen, &mut self.keeping) {
-            keeping.is_due = frozen.request.start < frozen.flows.len();
+        self.pass(lane);
+        if let Some(keeping) = &mut self.keeping {
+            keeping.has_news = true;
         }
-        emitted
+        (emitted, !is_news)
+    }
+
+    /// A request of none of these flows goes in the first lane; whether it does.
+    pub(crate) fn send_aside(&mut self) -> bool {
+        let goes = !self.is_keeping();
+        if goes {
+            self.lanes.begin(0);
+        }
+        goes
+    }
+
+    /// It was answered; whether it was accepted.
+    pub(crate) fn answered_aside(&mut self, is_accepted: bool) {
+        self.lanes.answered(0, is_accepted);
+    }
+
+    /// Whether nothing is under way but what the first lane may have.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.lanes.is_alone(0)
     }
 
     /// What was taken in and set aside is out, or given up.
@@ -344,14 +525,18 @@ impl Deltas {
         self.standing.held.release(out);
     }
 
-    /// The current request was not accepted. What the machine makes of that, and whether to wait before the next.
-    pub(crate) fn refused(&mut self, verdict: Verdict) -> (Step, bool) {
-        let named = self.frozen.as_ref().map_or(0, |frozen| frozen.request.len());
-        let step = self.portion.refused(verdict, named);
-        if let (Step::Fewer, Some(frozen)) = (step, &mut self.frozen) {
-            frozen.request.end = frozen.request.start;
+    /// A lane's request was not accepted. What the machine makes of that and whether to wait before the next; `None` where
+    /// the request began before another that failed.
+    pub(crate) fn refused(&mut self, lane: usize, verdict: Verdict) -> Option<(Step, bool)> {
+        let is_news = self.lanes.answered(lane, false);
+        let named = self.current(lane).len();
+        let step = if is_news { self.portion.refused(verdict, named) } else { Step::Again };
+        if let (Step::Again | Step::Fewer, Some(frozen)) = (step, &mut self.frozen)
+            && let Some(part) = frozen.take(lane)
+        {
+            frozen.again.push(part);
         }
-        (step, verdict == Verdict::Failed || self.portion.is_hopeless())
+        is_news.then(|| (step, verdict == Verdict::Failed || self.portion.is_hopeless()))
     }
 
     /// The end of the range under way.
@@ -364,10 +549,10 @@ impl Deltas {
         self.portion = Portion::WHOLE;
     }
 
-    /// The range goes on behind the current request.
-    pub(crate) fn pass(&mut self) {
+    /// The range goes on without a lane's request.
+    pub(crate) fn pass(&mut self, lane: usize) {
         if let Some(frozen) = &mut self.frozen {
-            frozen.request.start = frozen.request.end;
+            frozen.take(lane);
         }
     }
 
@@ -377,7 +562,11 @@ impl Deltas {
 
     /// Flows held, those of the frozen range and of the open one.
     pub(crate) fn flows(&self) -> usize {
-        self.open.len() + self.frozen.as_ref().map_or(0, |frozen| frozen.flows.len() - frozen.request.start)
+        let frozen = self.frozen.as_ref().map_or(0, |frozen| {
+            let named: usize = frozen.open().map(|part| part.flows.len()).sum();
+            frozen.flows.len() - frozen.next + named
+        });
+        self.open.len() + frozen
     }
 }
 
@@ -388,24 +577,31 @@ fn sum(flows: &[(FlowKey, Delta)]) -> Counter {
     })
 }
 
-/// The end of a request that starts at `start`: at most `flows_max` flows, as many as make [`ITEMS_MAX`] items, none of
-/// them aside unless it is the only one.
-fn request_end(
-    flows: &[(FlowKey, Delta)],
-    start: usize,
-    flows_max: usize,
-    is_aside: impl Fn(FlowView<'_>) -> bool,
-) -> usize {
-    let waiting = flows.iter().skip(start);
-    if waiting.clone().next().is_some_and(|(flow, _)| is_aside(flow.view())) {
-        return start + 1;
+/// What a free lane says next: a part that is to be said again, or new flows; `None` when there is neither.
+fn take_part(frozen: &mut Frozen, flows_max: usize, is_aside: impl Fn(FlowView<'_>) -> bool) -> Option<Part> {
+    let part = frozen.again.pop().filter(|part| !part.flows.is_empty());
+    let whole = part.unwrap_or(Part { flows: frozen.next..frozen.flows.len(), lives: 0, is_noted: false });
+    let end = whole.flows.start + fitting(frozen.part(&whole), flows_max, is_aside);
+    let (part, rest) = (whole.flows.start..end, end..whole.flows.end);
+    frozen.next = frozen.next.max(whole.flows.end);
+    if !rest.is_empty() {
+        frozen.give_back(Part { flows: rest, ..whole });
+    }
+    (!part.is_empty()).then_some(Part { flows: part, ..whole })
+}
+
+/// How many of these flows a request names: at most `flows_max`, as many as make [`ITEMS_MAX`] items, none of them aside
+/// unless it is the only one.
+fn fitting(flows: &[(FlowKey, Delta)], flows_max: usize, is_aside: impl Fn(FlowView<'_>) -> bool) -> usize {
+    if flows.first().is_some_and(|(flow, _)| is_aside(flow.view())) {
+        return 1;
     }
     let mut items = 0;
-    let fitting = waiting.take(flows_max).take_while(|(flow, delta)| {
+    let fitting = flows.iter().take(flows_max).take_while(|(flow, delta)| {
         items += delta.parts().count();
         items <= ITEMS_MAX && !is_aside(flow.view())
     });
-    start + fitting.count()
+    fitting.count()
 }
 
 #[cfg(test)]

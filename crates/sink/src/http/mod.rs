@@ -1,7 +1,8 @@
 //! The HTTP sink: CAST AI's cost API, deltas as protobuf.
 //!
 //! Invariant: a request that may have been taken in is sent again unchanged, and its bytes are counted as ambiguous.
-//! Bound: [`ITEMS_MAX`] items and [`BODY_BYTES_MAX`] bytes a request.
+//! Bound: [`ITEMS_MAX`] items and [`BODY_BYTES_MAX`] bytes a request, of which as many are under way at once as is
+//! configured.
 
 mod aside;
 mod deltas;
@@ -23,6 +24,7 @@ use crate::config::{HttpSettings, Kind};
 use crate::destination::{Destination, Settled, Verdict};
 use crate::keep::{Resume, StateLost};
 use crate::labels::{FlowKey, FlowView};
+use crate::lanes::LANES_MAX;
 use crate::portion::Step;
 use crate::table::FLOWS_MAX;
 use aside::{Aside, Refused};
@@ -58,8 +60,8 @@ pub(crate) struct CostApi {
     /// Of a body, before compression.
     bytes_max: usize,
     scratch: PodNetworkMetricBatch,
-    /// The current request, kept until it is accepted.
-    body: Option<Bytes>,
+    /// The request of each lane, from when it is made until it is answered.
+    bodies: Vec<Option<Bytes>>,
     aside: Aside,
 }
 
@@ -68,78 +70,92 @@ impl CostApi {
         Self::bounded(settings, BODY_BYTES_MAX)
     }
 
-    fn bounded(settings: &HttpSettings, bytes_max: usize) -> Self {
+    pub(crate) fn bounded(settings: &HttpSettings, bytes_max: usize) -> Self {
         Self {
-            deltas: Deltas::new(FLOWS_MAX),
+            deltas: Deltas::new(FLOWS_MAX, settings.lanes),
             gzip: settings.gzip,
             bytes_max,
             scratch: PodNetworkMetricBatch { items: vec![PodNetworkMetric::default()] },
-            body: None,
+            bodies: vec![None; LANES_MAX],
             aside: Aside::new(),
         }
     }
 
-    fn accepted(&mut self) -> Counter {
-        self.body = None;
+    /// A lane's request was accepted; what was let out by it, and whether it began before another failed.
+    fn accepted(&mut self, lane: usize) -> (Counter, bool) {
         if !self.aside.is_asked() {
-            return self.deltas.settle();
+            return self.deltas.settle(lane);
         }
         let emitted = self.aside.accepted();
+        self.deltas.answered_aside(true);
         self.deltas.release(emitted);
         self.deltas.make_due();
-        emitted
+        (emitted, false)
     }
 
-    fn refused(&mut self, verdict: Verdict, now: UnixNanos, settled: &mut Settled) {
+    fn refused(&mut self, lane: usize, verdict: Verdict, now: UnixNanos, settled: &mut Settled) {
         if self.aside.is_asked() {
+            self.deltas.answered_aside(false);
             (settled.discarded, settled.goes_on) = self.aside.refused(verdict, now);
             if !settled.discarded.is_zero() {
                 self.deltas.release(settled.discarded);
                 self.deltas.make_due();
             }
-            self.body = None;
             return;
         }
-        let (step, waits) = self.deltas.refused(verdict);
+        let Some((step, waits)) = self.deltas.refused(lane, verdict) else {
+            settled.is_late = true;
+            return;
+        };
         settled.goes_on = step != Step::Again && !waits;
         match step {
-            Step::Again => {}
-            Step::Fewer => self.body = None,
-            Step::Aside if self.aside.has_room() => settled.aside = self.set_aside(now),
+            Step::Again | Step::Fewer => {}
+            Step::Aside if self.aside.has_room() => settled.aside = self.set_aside(lane, now),
             Step::Aside => {
-                settled.discarded = self.deltas.requested();
+                settled.discarded = self.deltas.requested(lane);
                 self.deltas.release(settled.discarded);
-                self.deltas.pass();
-                self.body = None;
+                self.deltas.pass(lane);
             }
         }
     }
 
-    /// The next message of the range under way. Growth of what is aside goes there.
-    fn of_range(&mut self, now: UnixNanos) -> Option<Vec<u8>> {
+    /// The message of a lane's request: of what is aside first, one request at a time, then of the range.
+    fn message(&mut self, lane: usize, now: UnixNanos) -> Option<Vec<u8>> {
+        if self.aside.is_asked() || self.deltas.is_keeping() {
+            return None;
+        }
+        if self.aside.is_untried() {
+            return (lane == 0 && self.deltas.is_alone())
+                .then(|| self.aside.request(self.bytes_max))
+                .flatten();
+        }
+        self.of_range(lane, now)
+    }
+
+    /// A lane's next message of the range under way. Growth of what is aside goes there.
+    fn of_range(&mut self, lane: usize, now: UnixNanos) -> Option<Vec<u8>> {
         loop {
-            let flows = self.deltas.advance(|flow| self.aside.knows(flow))?;
+            let flows = self.deltas.advance(lane, |flow| self.aside.knows(flow))?;
             if let [(flow, _)] = flows
                 && self.aside.knows(flow.view())
             {
-                self.set_aside(now);
+                self.set_aside(lane, now);
                 continue;
             }
             let (message, fitting) = encode(&mut self.scratch, flows, self.bytes_max);
-            self.deltas.cut(fitting);
+            self.deltas.cut(lane, fitting);
             return Some(message);
         }
     }
 
-    /// Sets the one flow of the current request aside; its name.
-    fn set_aside(&mut self, now: UnixNanos) -> Option<String> {
+    /// Sets the one flow of a lane's request aside; its name.
+    fn set_aside(&mut self, lane: usize, now: UnixNanos) -> Option<String> {
         let through = self.deltas.through();
-        let [(flow, delta)] = self.deltas.current() else { return None };
+        let [(flow, delta)] = self.deltas.current(lane) else { return None };
         let (text, mut names) = (flow.view().to_string(), PodNetworkMetric::default());
         name(&mut names, flow.view());
         self.aside.add(flow.view(), Refused::new(names, *delta, through, now));
-        self.deltas.pass();
-        self.body = None;
+        self.deltas.pass(lane);
         Some(text)
     }
 }
@@ -149,7 +165,8 @@ impl Destination for CostApi {
     fn reconfigure(&mut self, kind: &Kind) {
         let Kind::Http(settings) = kind else { return };
         self.gzip = settings.gzip;
-        self.body = None;
+        self.bodies.fill(None);
+        self.deltas.speak_at_once(settings.lanes);
         self.deltas.widen();
     }
 
@@ -196,37 +213,48 @@ impl Destination for CostApi {
         self.deltas.is_running()
     }
 
-    fn request(&mut self, now: UnixNanos) -> Option<Bytes> {
-        if self.deltas.is_due() {
-            return None;
-        }
-        if self.body.is_none() {
-            let message = match self.aside.request(self.bytes_max) {
-                Some(message) => message,
-                None => self.of_range(now)?,
-            };
-            self.body = Some(Bytes::from(if self.gzip { compress(&message) } else { message }));
-        }
-        self.body.clone()
+    fn lanes(&self) -> usize {
+        self.deltas.lanes()
     }
 
-    /// The first request of a range that lives before were at may be one that each of them made, and so may any of a flow
-    /// that was set aside then.
-    fn settle(&mut self, verdict: Verdict, now: UnixNanos) -> Settled {
+    fn request(&mut self, lane: usize, now: UnixNanos) -> Option<Bytes> {
+        // It was made for another lane, and noted since.
+        if let Some(other) = self.deltas.take_over(lane) {
+            self.bodies.swap(lane, other);
+        }
+        if self.bodies.get(lane)?.is_none() {
+            let message = self.message(lane, now)?;
+            let body = Bytes::from(if self.gzip { compress(&message) } else { message });
+            *self.bodies.get_mut(lane)? = Some(body);
+        }
+        let goes = if self.aside.is_asked() { self.deltas.send_aside() } else { self.deltas.send(lane) };
+        self.bodies.get(lane).filter(|_| goes)?.clone()
+    }
+
+    /// The request of a range that a life before was at may be one that it made, and so may any of a flow that was set
+    /// aside then.
+    fn settle(&mut self, lane: usize, verdict: Verdict, now: UnixNanos) -> Settled {
         let mut settled = Settled { emitted: self.deltas.take_accepted_before(), ..Settled::default() };
         let (said, doubtful) = if self.aside.is_asked() {
             self.aside.requested()
         } else {
-            let said = self.deltas.requested();
-            (said, times(said, self.deltas.take_doubts()))
+            let said = self.deltas.requested(lane);
+            (said, times(said, self.deltas.take_doubts(lane)))
         };
         settled.ambiguous = doubtful;
         if verdict.is_open() {
             settled.ambiguous += said;
         }
+        if let Some(body) = self.bodies.get_mut(lane) {
+            *body = None;
+        }
         match verdict {
-            Verdict::Accepted => settled.emitted += self.accepted(),
-            _ => self.refused(verdict, now, &mut settled),
+            Verdict::Accepted => {
+                let (emitted, is_late) = self.accepted(lane);
+                settled.emitted += emitted;
+                settled.is_late = is_late;
+            }
+            _ => self.refused(lane, verdict, now, &mut settled),
         }
         settled
     }

@@ -16,7 +16,22 @@ fn settings(gzip: bool) -> HttpSettings {
         timeout: std::time::Duration::from_secs(1),
         headers: HeaderMap::new(),
         access: crate::config::Access::default(),
+        lanes: 1,
     }
+}
+
+/// The next request, with all that is due before it kept.
+fn noted_request(api: &mut CostApi, now: UnixNanos) -> Option<Bytes> {
+    for _ in 0..3 {
+        if api.is_due() {
+            api.state();
+            api.kept();
+        }
+        if let Some(body) = api.request(0, now) {
+            return Some(body);
+        }
+    }
+    None
 }
 
 /// `protoc --decode` with the schema of `proto/`.
@@ -57,7 +72,7 @@ fn body_is_what_protoc_reads() {
         seconds(1),
     );
     api.begin();
-    let body = api.request(seconds(1)).unwrap();
+    let body = api.request(0, seconds(1)).unwrap();
     let local = r#"src_ip: "10.0.0.1" src_pod: "app" src_namespace: "web" src_node: "n1" src_zone: "a""#;
     let expected = [
         r#"dst_ip: "10.0.1.2" dst_pod: "db" dst_namespace: "pg" dst_node: "n2" dst_zone: "b"
@@ -86,11 +101,11 @@ fn request_is_the_same_until_accepted() {
         let mut api = CostApi::new(&settings(gzip));
         api.apply(&batches[0], seconds(1));
         api.begin();
-        let first = api.request(seconds(1)).unwrap();
+        let first = api.request(0, seconds(1)).unwrap();
         api.apply(&batches[1], seconds(2));
         api.begin();
-        assert_eq!(api.settle(Verdict::Refused, seconds(9)), Settled::default());
-        assert_eq!(api.request(seconds(3)), Some(first.clone()));
+        assert_eq!(api.settle(0, Verdict::Refused, seconds(9)), Settled::default());
+        assert_eq!(api.request(0, seconds(3)), Some(first.clone()));
         bodies.push(first);
     }
     let mut plain = Vec::new();
@@ -108,16 +123,16 @@ fn ambiguous_bytes_are_counted_once_an_attempt() {
     for position in [1, 2] {
         api.apply(&batch(position, &[record]), seconds(position));
         api.begin();
-        assert!(api.request(seconds(position)).is_some());
         for (verdict, expected) in [
             (Verdict::Refused, Settled::default()),
             (Verdict::Ambiguous, Settled { ambiguous: all, ..Settled::default() }),
             (Verdict::Failed, Settled { ambiguous: all, ..Settled::default() }),
             (Verdict::Accepted, Settled { emitted: all, ..Settled::default() }),
         ] {
-            assert_eq!(api.settle(verdict, seconds(9)), expected, "{verdict:?}");
+            assert!(api.request(0, seconds(position)).is_some());
+            assert_eq!(api.settle(0, verdict, seconds(9)), expected, "{verdict:?}");
         }
-        assert_eq!(api.request(seconds(position)), None);
+        assert_eq!(api.request(0, seconds(position)), None);
     }
 }
 
@@ -130,12 +145,12 @@ fn large_cluster_is_cut_by_bytes() {
     let received = api.apply(&cluster_of(400), seconds(1)).received;
     api.begin();
     let (mut sizes, mut remotes, mut emitted) = (Vec::new(), Vec::new(), Counter::default());
-    while let Some(body) = api.request(seconds(15)) {
-        assert_eq!(api.request(seconds(16)), Some(body.clone()));
+    while let Some(body) = api.request(0, seconds(15)) {
+        assert_eq!(api.request(0, seconds(16)), Some(body.clone()));
         sizes.push(body.len());
         let items = PodNetworkMetricBatch::decode(body).unwrap().items;
         remotes.extend(items.into_iter().map(|item| item.dst_ip));
-        emitted += api.settle(Verdict::Accepted, seconds(9)).emitted;
+        emitted += api.settle(0, Verdict::Accepted, seconds(9)).emitted;
     }
     assert!(sizes.iter().all(|size| *size <= BYTES_MAX), "{sizes:?}");
     let early = sizes.iter().filter(|size| **size < BYTES_MAX - 200).count();
@@ -163,21 +178,18 @@ fn a_range_goes_on_where_the_life_before_was() {
     let mut api = resume(&[]);
     let received = api.apply(&cluster, seconds(1)).received;
     let (mut notes, mut bodies, mut emitted) = (Vec::new(), Vec::new(), Vec::new());
-    while bodies.is_empty() || api.is_pushing() {
-        api.begin();
-        let (position, note) = api.is_due().then(|| api.state()).expect("each request is noted before");
+    api.begin();
+    while api.is_pushing() {
+        assert_eq!(api.request(0, seconds(15)), None, "each request is noted before");
+        let (position, note) = api.state();
         api.kept();
-        let Some(body) = api.request(seconds(15)) else { break };
+        let Some(body) = api.request(0, seconds(15)) else { break };
         assert_eq!((position, api.has_room()), (Position(0), false));
         notes.push(note);
         bodies.push(body);
-        emitted.push(api.settle(Verdict::Accepted, seconds(9)).emitted);
-        if !api.is_due() {
-            assert_eq!(api.request(seconds(15)), None);
-            assert_eq!(api.state(), (Position(1), vec![]));
-            break;
-        }
+        emitted.push(api.settle(0, Verdict::Accepted, seconds(9)).emitted);
     }
+    assert_eq!(api.state(), (Position(1), vec![]));
     assert!(bodies.len() > 3, "{}", bodies.len());
 
     for (at, note) in notes.iter().enumerate() {
@@ -189,19 +201,20 @@ fn a_range_goes_on_where_the_life_before_was() {
         let mut again = Counter::default();
         for body in &bodies[at..] {
             next.begin();
-            next.kept();
-            assert_eq!(next.request(seconds(21)).as_ref(), Some(body));
-            let settled = next.settle(Verdict::Accepted, seconds(9));
+            assert_eq!(noted_request(&mut next, seconds(21)).as_ref(), Some(body));
+            let settled = next.settle(0, Verdict::Accepted, seconds(9));
             again += settled.emitted;
             ambiguous += settled.ambiguous;
         }
         assert_eq!((again, ambiguous), (received, emitted[at]));
-        assert_eq!(next.request(seconds(22)), None);
+        while next.is_pushing() {
+            assert_eq!(noted_request(&mut next, seconds(22)), None);
+        }
         assert_eq!(next.state(), (Position(1), vec![]));
         next.kept();
         next.begin();
-        next.kept();
-        let items = PodNetworkMetricBatch::decode(next.request(seconds(23)).unwrap()).unwrap().items;
+        let items =
+            PodNetworkMetricBatch::decode(noted_request(&mut next, seconds(23)).unwrap()).unwrap().items;
         assert_eq!(items.len(), 1);
     }
 }
@@ -223,12 +236,11 @@ fn a_damaged_note_makes_everything_ambiguous() {
         }
         api.apply(&batch(5, &[line]), seconds(1));
         api.begin();
-        api.kept();
-        assert!(api.request(seconds(2)).is_some());
+        assert!(noted_request(&mut api, seconds(2)).is_some());
         let both = Counter { bytes: 2, packets: 2 };
         let ambiguous = Counter { bytes: expected, packets: expected };
         let expected = Settled { emitted: both, ambiguous, ..Settled::default() };
-        assert_eq!(api.settle(Verdict::Accepted, seconds(9)), expected);
+        assert_eq!(api.settle(0, Verdict::Accepted, seconds(9)), expected);
     }
 }
 
@@ -243,9 +255,9 @@ fn oversized_flow_goes_by_itself() {
     api.apply(&batch(1, &lines), seconds(1));
     api.begin();
     let mut items = Vec::new();
-    while let Some(body) = api.request(seconds(15)) {
+    while let Some(body) = api.request(0, seconds(15)) {
         items.push(PodNetworkMetricBatch::decode(body).unwrap().items.len());
-        api.settle(Verdict::Accepted, seconds(9));
+        api.settle(0, Verdict::Accepted, seconds(9));
     }
     assert_eq!(items, [1, 1]);
 }

@@ -118,22 +118,23 @@ impl Encoder {
         }
     }
 
-    /// The body for the current request of the totals, which is cut to the flows that fit.
-    pub(crate) fn encode(&mut self, totals: &mut Totals) -> Bytes {
+    /// The body for a lane's request of the totals, which is cut to the flows that fit.
+    pub(crate) fn encode(&mut self, totals: &mut Totals, lane: usize) -> Bytes {
         self.writer.clear();
-        if let Some(slot) = self.fill(totals) {
-            totals.cut(slot);
+        if let Some(slot) = self.fill(totals, lane) {
+            totals.cut(lane, slot);
         }
         let body = self.snappy.compress_vec(self.writer.message());
         Bytes::from(body.expect("snappy takes up to 4 GiB, a request is bounded far below"))
     }
 
     /// Appends flow by flow; the first that does not fit, of which nothing stays.
-    fn fill(&mut self, totals: &Totals) -> Option<u32> {
-        for samples in totals.chunk().samples.chunk_by(|one, next| one.slot == next.slot) {
+    fn fill(&mut self, totals: &Totals, lane: usize) -> Option<u32> {
+        let timestamp = totals.timestamp_ms(lane);
+        for samples in totals.chunk(lane).chunk_by(|one, next| one.slot == next.slot) {
             let fitting = self.writer.mark();
             for sample in samples {
-                self.append(totals, sample);
+                self.append(totals, sample, timestamp);
             }
             if fitting.message > 0 && self.writer.bytes() > self.bytes_max {
                 self.writer.rewind(fitting);
@@ -143,9 +144,8 @@ impl Encoder {
         None
     }
 
-    fn append(&mut self, totals: &Totals, sample: &Sample) {
+    fn append(&mut self, totals: &Totals, sample: &Sample, timestamp: i64) {
         let Some(flow) = totals.flow(sample) else { return };
-        let timestamp = totals.chunk().timestamp_ms;
         match &mut self.writer {
             Writer::V1(writer) => writer.append(&self.labels, flow, sample, timestamp),
             Writer::V2(writer) => {

@@ -2,7 +2,8 @@
 //!
 //! A receiver that does not understand 2.0 is told the same again by 1.0, and everything from then on.
 //! Invariant: every series' labels are sorted by name, without repetition and without an empty value.
-//! Bound: [`SAMPLES_MAX`] samples and [`BODY_BYTES_MAX`] bytes a request.
+//! Bound: [`SAMPLES_MAX`] samples and [`BODY_BYTES_MAX`] bytes a request, of which as many are under way at once as is
+//! configured.
 
 mod encode;
 pub(crate) use encode::NAME_LABEL;
@@ -24,6 +25,7 @@ use crate::client::{Answer, BODY_BYTES_MAX};
 use crate::config::{Kind, RemoteWriteSettings, Version};
 use crate::destination::{Destination, Heard, Settled, Verdict};
 use crate::keep::{Resume, StateLost};
+use crate::lanes::LANES_MAX;
 use crate::secret::Secret;
 use crate::table::FLOWS_MAX;
 use crate::totals::{Refusal, Totals};
@@ -66,6 +68,8 @@ pub(crate) struct RemoteWrite {
     settings: RemoteWriteSettings,
     totals: Totals,
     encoder: Encoder,
+    /// How the request of each lane was written.
+    written: Vec<Version>,
     /// Whether a request of 2.0 was taken for what it is.
     is_understood: bool,
     /// Of growth only: the last answer left it open whether it was taken, which was counted then.
@@ -85,17 +89,21 @@ impl RemoteWrite {
     ) -> Self {
         let mut totals = Totals::new(flows_max, samples_max, settings.send_received_bytes_metric);
         totals.say(settings.temporality);
+        totals.speak_at_once(settings.lanes);
         Self {
             totals,
             encoder: Encoder::new(settings.version, &settings.labels, bytes_max),
+            written: vec![settings.version; LANES_MAX],
             settings,
             is_understood: false,
             is_open: false,
         }
     }
 
-    fn fall_back(&mut self) -> Heard {
+    fn fall_back(&mut self, lane: usize) -> Heard {
         self.encoder.speak(Version::V1);
+        self.totals.not_understood(lane);
+        self.written.iter_mut().skip(lane).take(1).for_each(|written| *written = Version::V1);
         Heard::NotUnderstood
     }
 }
@@ -111,7 +119,8 @@ impl Destination for RemoteWrite {
         }
         self.totals.widen();
         self.totals.say(settings.temporality);
-        if self.totals.chunk().samples.is_empty() {
+        self.totals.speak_at_once(settings.lanes);
+        if self.totals.chunk(0).is_empty() {
             self.is_open = false;
         }
         self.encoder.speak(settings.version);
@@ -158,13 +167,20 @@ impl Destination for RemoteWrite {
 
     /// Growth that may have been taken is said at the same time again: a store that has it takes it for the same
     /// sample.
-    fn request(&mut self, now: UnixNanos) -> Option<Bytes> {
+    fn request(&mut self, lane: usize, now: UnixNanos) -> Option<Bytes> {
         if !self.is_open {
-            self.totals.advance(now)?;
-        } else if self.totals.is_due() {
+            self.totals.advance(lane, now)?;
+        } else if lane > 0 || !self.totals.repeat(lane) {
             return None;
         }
-        Some(self.encoder.encode(&mut self.totals))
+        if let Some(written) = self.written.get_mut(lane) {
+            *written = self.encoder.version();
+        }
+        Some(self.encoder.encode(&mut self.totals, lane))
+    }
+
+    fn lanes(&self) -> usize {
+        self.totals.lanes()
     }
 
     fn headers(&self) -> &'static [(HeaderName, HeaderValue)] {
@@ -176,20 +192,20 @@ impl Destination for RemoteWrite {
 
     /// A 2xx that does not say what was written is that of a receiver of 1.0 that found nothing in the request
     /// (measured: Prometheus 2.42, VictoriaMetrics 1.79). 400 may be one that could not read it, until 2.0 was once
-    /// understood.
-    fn hear(&mut self, answer: &Answer) -> Heard {
-        if self.encoder.version() == Version::V1 {
+    /// understood. What is asked is how this request was written: another may have been told off meanwhile.
+    fn hear(&mut self, lane: usize, answer: &Answer) -> Heard {
+        if self.written.get(lane) != Some(&Version::V2) {
             return Heard::AsItSays;
         }
         match answer {
-            Answer::Accepted => self.fall_back(),
-            Answer::Refused { status: StatusCode::UNSUPPORTED_MEDIA_TYPE, .. } => self.fall_back(),
+            Answer::Accepted => self.fall_back(lane),
+            Answer::Refused { status: StatusCode::UNSUPPORTED_MEDIA_TYPE, .. } => self.fall_back(lane),
             Answer::Refused { status: StatusCode::BAD_REQUEST, .. } if !self.is_understood => {
-                self.fall_back()
+                self.fall_back(lane)
             }
             Answer::Written(written) => {
                 self.is_understood = true;
-                let sent = self.totals.chunk().samples.len() as u64;
+                let sent = self.totals.chunk(lane).len() as u64;
                 let unwritten = sent.saturating_sub(*written);
                 if unwritten == 0 { Heard::AsItSays } else { Heard::Unwritten { samples: unwritten, sent } }
             }
@@ -199,7 +215,7 @@ impl Destination for RemoteWrite {
 
     /// An answer that leaves it open whether the request was taken in costs nothing where totals are said: a total is
     /// idempotent. What a life before may have had taken of growth counts with the first answer.
-    fn settle(&mut self, verdict: Verdict, now: UnixNanos) -> Settled {
+    fn settle(&mut self, lane: usize, verdict: Verdict, now: UnixNanos) -> Settled {
         let growth = self.totals.requested();
         // A receiver may have written the good part of a request that it refuses.
         let is_open = (verdict.is_open() || verdict == Verdict::Rejected) && !growth.is_zero();
@@ -209,12 +225,13 @@ impl Destination for RemoteWrite {
             settled.ambiguous += growth;
         }
         if verdict == Verdict::Accepted {
-            settled.emitted = self.totals.settle();
+            (settled.emitted, settled.is_late) = self.totals.settle(lane);
         } else {
-            let Refusal { aside, discarded, goes_on } = self.totals.refused(verdict, now);
-            (settled.aside, settled.discarded, settled.goes_on) = (aside, discarded, goes_on);
+            let Refusal { aside, discarded, goes_on, is_late } = self.totals.refused(lane, verdict, now);
+            (settled.aside, settled.discarded) = (aside, discarded);
+            (settled.goes_on, settled.is_late) = (goes_on, is_late);
             // What follows says something else, at its own time.
-            self.is_open &= !self.totals.chunk().samples.is_empty();
+            self.is_open &= !self.totals.chunk(lane).is_empty();
         }
         settled
     }

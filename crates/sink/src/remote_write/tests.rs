@@ -20,6 +20,7 @@ fn settings(labels: &[(&str, &str)]) -> RemoteWriteSettings {
         send_received_bytes_metric: true,
         version: Version::V1,
         temporality: Temporality::Cumulative,
+        lanes: 1,
     }
 }
 
@@ -71,9 +72,9 @@ pub(crate) fn decode(body: &[u8]) -> Vec<String> {
 fn push(sink: &mut RemoteWrite, now: u64) -> Vec<String> {
     let mut series = Vec::new();
     sink.begin();
-    while let Some(body) = sink.request(seconds(now)) {
+    while let Some(body) = sink.request(0, seconds(now)) {
         series.extend(decode(&body));
-        sink.settle(Verdict::Accepted, seconds(9));
+        sink.settle(0, Verdict::Accepted, seconds(9));
     }
     series.iter().map(|series| series.rsplit_once(' ').unwrap().1.to_owned()).collect()
 }
@@ -91,9 +92,9 @@ fn series_are_sorted_and_complete() {
     ];
     sink.apply(&batch(1, &lines), seconds(1));
     sink.begin();
-    let zeros = decode(&sink.request(seconds(15)).unwrap());
-    sink.settle(Verdict::Accepted, seconds(9));
-    let totals = decode(&sink.request(seconds(15)).unwrap());
+    let zeros = decode(&sink.request(0, seconds(15)).unwrap());
+    sink.settle(0, Verdict::Accepted, seconds(9));
+    let totals = decode(&sink.request(0, seconds(15)).unwrap());
     let (name, local) =
         ("Team=a,__name__=egressd", "src_ip=10.0.0.1,src_namespace=web,src_node=n1,src_pod=app,src_zone=a");
     let expected = [
@@ -142,7 +143,7 @@ fn another_place_gets_what_the_old_one_did_not_accept() {
         assert_eq!(push(&mut sink, 15), ["0@15000", "20@15001"]);
         sink.apply(&batch(2, &[&format!("{flow} tx=5/1")]), seconds(16));
         sink.begin();
-        assert!(sink.request(seconds(17)).is_some(), "a request that is refused");
+        assert!(sink.request(0, seconds(17)).is_some(), "a request that is refused");
         sink.reconfigure(&Kind::RemoteWrite(changed));
         assert_eq!(&push(&mut sink, 30), expected);
         let Standing { held, accepted, .. } = sink.standing();
@@ -171,8 +172,8 @@ fn large_cluster_is_cut_by_bytes() {
         let received = sink.apply(&cluster_of(400), seconds(1)).received;
         sink.begin();
         let (mut sizes, mut series, mut emitted) = (Vec::new(), Vec::new(), Counter::default());
-        while let Some(body) = sink.request(seconds(15)) {
-            let again = sink.request(seconds(15)).unwrap();
+        while let Some(body) = sink.request(0, seconds(15)) {
+            let again = sink.request(0, seconds(15)).unwrap();
             let without_time = |body: &[u8]| -> Vec<String> {
                 decode(body).iter().map(|series| series.split_once('@').unwrap().0.to_owned()).collect()
             };
@@ -180,7 +181,7 @@ fn large_cluster_is_cut_by_bytes() {
             assert_eq!(said, without_time(&again));
             sizes.push(snap::raw::decompress_len(&body).unwrap());
             series.extend(said);
-            emitted += sink.settle(Verdict::Accepted, seconds(9)).emitted;
+            emitted += sink.settle(0, Verdict::Accepted, seconds(9)).emitted;
         }
         assert!(sizes.iter().all(|size| *size <= BYTES_MAX), "{sizes:?}");
         // A flow's two series are less than a kilobyte. The sweep of zeros and that of totals each end early.
@@ -211,10 +212,10 @@ fn counters_of_2_0_say_when_they_began() {
                   src_node=n1,src_pod=app,src_zone=a";
     for (now, expected) in [(1, "0@999..1000"), (15, "20@1000..15000"), (700, "stale@1000..700000")] {
         sink.begin();
-        assert_eq!(decode_v2(&sink.request(seconds(now)).unwrap()), [format!("{labels} {expected}")]);
-        sink.settle(Verdict::Accepted, seconds(9));
-        while now > 1 && sink.request(seconds(now)).is_some() {
-            sink.settle(Verdict::Accepted, seconds(9));
+        assert_eq!(decode_v2(&sink.request(0, seconds(now)).unwrap()), [format!("{labels} {expected}")]);
+        sink.settle(0, Verdict::Accepted, seconds(9));
+        while now > 1 && sink.request(0, seconds(now)).is_some() {
+            sink.settle(0, Verdict::Accepted, seconds(9));
         }
     }
 }
@@ -237,10 +238,10 @@ fn answers_decide_whether_2_0_goes_on() {
         (vec![Answer::Accepted, refused(bad)], vec![Heard::NotUnderstood, Heard::AsItSays], Version::V1),
     ] {
         let mut sink = sink_of(RemoteWriteSettings { version: Version::V2, ..settings(&[]) }, FLOW);
-        let before = decode_v2(&sink.request(seconds(15)).unwrap());
-        let heard: Vec<_> = answers.iter().map(|answer| sink.hear(answer)).collect();
+        let before = decode_v2(&sink.request(0, seconds(15)).unwrap());
+        let heard: Vec<_> = answers.iter().map(|answer| sink.hear(0, answer)).collect();
         assert_eq!(heard, expected, "{answers:?}");
-        let body = sink.request(seconds(16)).unwrap();
+        let body = sink.request(0, seconds(16)).unwrap();
         let after = match version {
             Version::V1 => decode(&body),
             Version::V2 => decode_v2(&body),
@@ -260,10 +261,10 @@ fn growth_that_may_have_been_taken_is_said_again_unchanged() {
     let mut sink = sink_of(settings, FLOW);
     let growth = Counter { bytes: 20, packets: 2 };
     let mut sample = |now: u64, verdict| {
-        let body = sink.request(seconds(now)).map(|body| decode(&body));
+        let body = sink.request(0, seconds(now)).map(|body| decode(&body));
         let sample = body.map(|series| series[0].rsplit_once(' ').unwrap().1.to_owned());
         sink.apply(&batch(now, &["web/app@n1/a 10.0.0.1 > folded - udp tx=1/1"]), seconds(now));
-        (sample.unwrap(), sink.settle(verdict, seconds(9)))
+        (sample.unwrap(), sink.settle(0, verdict, seconds(9)))
     };
     let nothing = Settled::default;
     for (now, verdict, said, settled) in [
@@ -275,7 +276,7 @@ fn growth_that_may_have_been_taken_is_said_again_unchanged() {
     ] {
         assert_eq!(sample(now, verdict), (said.to_owned(), settled), "{now}");
     }
-    assert_eq!(sink.request(seconds(20)), None);
+    assert_eq!(sink.request(0, seconds(20)), None);
     assert_eq!(push(&mut sink, 20), ["5@20000"]);
     assert_eq!(sink.standing().held.0, Counter::default());
 }
@@ -337,7 +338,7 @@ proptest! {
         for (at, fate) in (1..).zip(fates.into_iter().chain(std::iter::repeat_n(last, 20))) {
             let line = format!("web/app@n1/a 10.0.0.1 > unknown 8.8.8.{} tcp tx={}/1", fate.host, fate.bytes);
             sink.begin();
-            let body = sink.request(seconds(at));
+            let body = sink.request(0, seconds(at));
             if fate.bytes > 0 {
                 *received += sink.apply(&batch(at, &[&line]), seconds(at)).received;
             }
@@ -348,7 +349,7 @@ proptest! {
                 let known = store.insert((labels.to_owned(), timestamp.to_owned()), value.to_owned());
                 prop_assert!(known.is_none_or(|known| known == value));
             }
-            let settled = sink.settle(fate.verdict, seconds(9));
+            let settled = sink.settle(0, fate.verdict, seconds(9));
             *emitted += settled.emitted;
             *ambiguous += settled.ambiguous;
         }

@@ -22,6 +22,7 @@ fn remote_write(temporality: Temporality) -> RemoteWriteSettings {
         send_received_bytes_metric: true,
         version: Version::V1,
         temporality,
+        lanes: 1,
     }
 }
 
@@ -33,6 +34,7 @@ fn cost_api() -> CostApi {
         timeout: std::time::Duration::from_secs(1),
         headers: reqwest::header::HeaderMap::new(),
         access: Access::default(),
+        lanes: 1,
     })
 }
 
@@ -43,11 +45,11 @@ fn growth_that_fails_for_ever_is_never_said_as_nothing() {
     sink.apply(&cluster_of(8), seconds(1));
     sink.begin();
     for n in 0..5 {
-        let body = sink.request(seconds(2 + n)).unwrap();
+        let body = sink.request(0, seconds(2 + n)).unwrap();
         assert_eq!(decode(&body).len(), 16, "request {n}");
-        sink.settle(Verdict::Failed, seconds(2 + n));
+        sink.settle(0, Verdict::Failed, seconds(2 + n));
     }
-    let body = sink.request(seconds(9)).unwrap();
+    let body = sink.request(0, seconds(9)).unwrap();
     assert_eq!(decode(&body).len(), 8);
 }
 
@@ -66,13 +68,13 @@ fn a_full_table_with_reused_slots_reads() {
                 totals.state(7);
                 totals.kept();
             }
-            if totals.advance(seconds(now)).is_none() {
+            if totals.advance(0, seconds(now)).is_none() {
                 if totals.is_running() {
                     continue;
                 }
                 break;
             }
-            totals.settle();
+            totals.settle(0);
         }
     };
     let own = |h: u64| format!("web/app@n1/a 10.0.0.1 > unknown 8.8.8.{h} tcp tx=1/1");
@@ -109,13 +111,13 @@ fn after_a_lost_note_every_request_is_in_doubt() {
             if n == accept {
                 break;
             }
-            let Some(_) = api.request(seconds(2)) else {
+            let Some(_) = api.request(0, seconds(2)) else {
                 if api.is_due() {
                     continue;
                 }
                 break;
             };
-            let settled = api.settle(Verdict::Accepted, seconds(2));
+            let settled = api.settle(0, Verdict::Accepted, seconds(2));
             emitted += settled.emitted;
             ambiguous += settled.ambiguous;
             n += 1;
@@ -143,10 +145,13 @@ fn a_range_of_which_the_spool_let_go_is_said_as_it_is() {
     let mut emitted = 0;
     while emitted < 20_000 * 16 {
         if api.is_due() {
+            api.state();
             api.kept();
         }
-        api.request(seconds(2)).unwrap();
-        emitted += api.settle(Verdict::Accepted, seconds(2)).emitted.bytes;
+        if api.request(0, seconds(2)).is_none() {
+            continue;
+        }
+        emitted += api.settle(0, Verdict::Accepted, seconds(2)).emitted.bytes;
     }
     let (_, state) = api.state();
     // The spool lets batch 1 go, then the process dies.
@@ -161,10 +166,10 @@ fn a_range_of_which_the_spool_let_go_is_said_as_it_is() {
             next.state();
             next.kept();
         }
-        if next.request(seconds(4)).is_none() {
+        if next.request(0, seconds(4)).is_none() {
             continue;
         }
-        let settled = next.settle(Verdict::Accepted, seconds(4));
+        let settled = next.settle(0, Verdict::Accepted, seconds(4));
         requests += 1;
         total += settled.emitted.bytes;
         ambiguous += settled.ambiguous.bytes;
@@ -180,16 +185,16 @@ fn a_limit_that_is_gone_is_forgotten() {
     sink.apply(&cluster_of(1000), seconds(1));
     sink.begin();
     let mut small = 0;
-    while small < 12 && sink.request(seconds(2)).is_some() {
-        sink.settle(Verdict::TooLarge, seconds(2));
+    while small < 12 && sink.request(0, seconds(2)).is_some() {
+        sink.settle(0, Verdict::TooLarge, seconds(2));
         small += 1;
     }
     let mut pushes = Vec::new();
     for push in 0..12 {
         sink.begin();
         let mut requests = 0;
-        while sink.request(seconds(20 + push * 15)).is_some() {
-            sink.settle(Verdict::Accepted, seconds(20 + push * 15));
+        while sink.request(0, seconds(20 + push * 15)).is_some() {
+            sink.settle(0, Verdict::Accepted, seconds(20 + push * 15));
             requests += 1;
         }
         pushes.push(requests);

@@ -31,7 +31,7 @@ fn clock() -> Clock {
     Arc::new(move || seconds(1).saturating_add(start.elapsed()))
 }
 
-fn config(yaml: &str, interval: Duration) -> SinkConfig {
+pub(super) fn config(yaml: &str, interval: Duration) -> SinkConfig {
     let raw = serde_saphyr::from_str(yaml).unwrap();
     SinkConfig::new("test", raw, Some(interval), &|_| None).unwrap()
 }
@@ -51,18 +51,18 @@ fn refused(status: u16, retry_after: Option<u64>) -> Answer {
 }
 
 /// One pusher with what it talks to.
-struct Bench {
-    registry: Registry,
-    pusher: Pusher,
-    settings: watch::Sender<Prepared>,
-    position: watch::Receiver<Position>,
-    batches: mpsc::Sender<Arc<AttributedBatch>>,
-    received: mpsc::Receiver<Arc<AttributedBatch>>,
-    abandon: CancellationToken,
-    begun: Instant,
+pub(super) struct Bench {
+    pub(super) registry: Registry,
+    pub(super) pusher: Pusher,
+    pub(super) settings: watch::Sender<Prepared>,
+    pub(super) position: watch::Receiver<Position>,
+    pub(super) batches: mpsc::Sender<Arc<AttributedBatch>>,
+    pub(super) received: mpsc::Receiver<Arc<AttributedBatch>>,
+    pub(super) abandon: CancellationToken,
+    pub(super) begun: Instant,
 }
 
-fn bench(interval: Duration) -> Bench {
+pub(super) fn bench(interval: Duration) -> Bench {
     bench_led_by(Lead::always(), interval)
 }
 
@@ -190,7 +190,13 @@ async fn a_sink_that_keeps_waits_for_its_state_and_ends_after_one_try() {
     assert_eq!(report, Report { applied: Position(2), accepted: Position(1), held, held_flows: 1 });
     assert_eq!(
         events.into_inner().unwrap(),
-        ["test at 0 with 4 bytes", "request", "test at 1 with 0 bytes", "test at 1 with 6 bytes", "request"]
+        [
+            "test at 0 with 10 bytes",
+            "request",
+            "test at 1 with 0 bytes",
+            "test at 1 with 12 bytes",
+            "request"
+        ]
     );
     assert_eq!(books(&registry, "bytes"), [70, 30, 10, 30]);
 }

@@ -9,6 +9,7 @@ mod access;
 mod corners;
 mod driver;
 mod failures;
+mod lanes;
 mod prometheus;
 mod push;
 mod receiver;

@@ -66,13 +66,13 @@ fn push(destination: &mut dyn Destination, store: &mut Store, now: UnixNanos) ->
             destination.state();
             destination.kept();
         }
-        let Some(body) = destination.request(now) else {
+        let Some(body) = destination.request(0, now) else {
             if destination.is_due() {
                 continue;
             }
             return pushed;
         };
-        let settled = destination.settle(store.answer(&body), now);
+        let settled = destination.settle(0, store.answer(&body), now);
         pushed.emitted += settled.emitted.bytes;
         pushed.discarded += settled.discarded.bytes;
         pushed.ambiguous += settled.ambiguous.bytes;
@@ -120,6 +120,7 @@ fn cost_api() -> CostApi {
         headers: reqwest::header::HeaderMap::new(),
         access: Access::default(),
         gzip: false,
+        lanes: 1,
     })
 }
 
@@ -133,6 +134,7 @@ fn remote_write(temporality: Temporality) -> RemoteWrite {
         send_received_bytes_metric: true,
         temporality,
         version: Version::V1,
+        lanes: 1,
     })
 }
 

@@ -194,6 +194,11 @@ pub(super) enum Phase {
 }
 
 impl Phase {
+    /// Whether several requests of it may be under way at once.
+    pub(super) fn is_shared(self) -> bool {
+        matches!(self, Self::Zeros | Self::Totals)
+    }
+
     /// The first of a cycle.
     pub(super) fn first(temporality: Temporality) -> Self {
         match temporality {

@@ -146,16 +146,18 @@ impl Totals {
     /// The state behind the position that is given with it, of the series of `place`.
     pub(crate) fn state(&mut self, place: u64) -> (Position, Vec<u8>) {
         if let Some(keeping) = &mut self.keeping {
-            keeping.under_way = self.standing.applied;
+            keeping.under_way = Some(self.standing.applied);
+            (keeping.is_due, keeping.has_news) = (false, false);
         }
         (self.standing.applied, self.write(place))
     }
 
     /// The state that was given last is kept.
     pub(crate) fn kept(&mut self) {
-        if let Some(keeping) = &mut self.keeping {
-            keeping.kept = keeping.under_way;
-            (keeping.is_due, keeping.has_news) = (false, false);
+        if let Some(keeping) = &mut self.keeping
+            && let Some(kept) = keeping.under_way.take()
+        {
+            keeping.kept = kept;
         }
     }
 

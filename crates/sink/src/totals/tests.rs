@@ -22,9 +22,8 @@ pub(super) fn send(totals: &mut Totals, bytes: u64, now: UnixNanos) {
 
 /// The next request as text: its time in milliseconds, and of each sample its metric, remote address and figure.
 pub(super) fn request(totals: &mut Totals, now: UnixNanos) -> Option<String> {
-    totals.advance(now)?;
-    let chunk = totals.chunk();
-    let samples = chunk.samples.iter().map(|sample| {
+    totals.advance(0, now)?;
+    let samples = totals.chunk(0).iter().map(|sample| {
         let flow = totals.flow(sample).unwrap();
         let remote = flow.destination_address().map_or_else(|| "-".to_owned(), |address| address.to_string());
         let figure = match sample.figure {
@@ -35,7 +34,7 @@ pub(super) fn request(totals: &mut Totals, now: UnixNanos) -> Option<String> {
         };
         format!(" {:?} {remote} {figure}", sample.metric)
     });
-    Some(format!("{}{}", chunk.timestamp_ms, samples.collect::<Vec<_>>().join(",")))
+    Some(format!("{}{}", totals.timestamp_ms(0), samples.collect::<Vec<_>>().join(",")))
 }
 
 /// A whole push, every request accepted.
@@ -44,7 +43,7 @@ pub(super) fn push(totals: &mut Totals, now: UnixNanos) -> Vec<String> {
     let mut requests = Vec::new();
     while let Some(text) = request(totals, now) {
         requests.push(text);
-        totals.settle();
+        totals.settle(0);
     }
     requests
 }
@@ -88,12 +87,12 @@ fn failed_requests_are_built_again_from_the_state_of_then() {
     totals.begin();
     assert_eq!(request(&mut totals, seconds(15)).as_deref(), Some("15000 Transmit 8.8.8.8 zero"));
     assert_eq!(request(&mut totals, seconds(16)).as_deref(), Some("16000 Transmit 8.8.8.8 zero"));
-    totals.settle();
+    totals.settle(0);
     assert_eq!(request(&mut totals, seconds(16)).as_deref(), Some("16001 Transmit 8.8.8.8 10"));
     send(&mut totals, 7, seconds(17));
     assert_eq!(request(&mut totals, seconds(3)).as_deref(), Some("16002 Transmit 8.8.8.8 17"));
     send(&mut totals, 2, seconds(17));
-    assert_eq!(totals.settle(), Counter { bytes: 17, packets: 2 });
+    assert_eq!(totals.settle(0).0, Counter { bytes: 17, packets: 2 });
     assert_eq!(
         (totals.standing().accepted, totals.standing().held.0),
         (Position(0), Counter { bytes: 2, packets: 1 })
@@ -113,7 +112,7 @@ fn position_moves_with_the_last_request_of_a_push() {
     while let Some(text) = request(&mut totals, seconds(15)) {
         assert_eq!(totals.standing().accepted, Position(0));
         seen.push(text);
-        totals.settle();
+        totals.settle(0);
         // It arrives after the beginning, on a new flow that the sweep of zeros has partly passed.
         if seen.len() == 2 {
             totals.apply(&batch(2, &["web/app@n1/a 10.0.0.1 > unknown 9.9.9.9 tcp tx=9/1"]), seconds(15));
@@ -172,7 +171,7 @@ fn growth_during_the_marker_is_kept() {
         assert_eq!(request(&mut totals, seconds(602)).as_deref(), Some("602000 Transmit 8.8.8.8 stale"));
         send(&mut totals, 3, seconds(602));
         if accepted {
-            totals.settle();
+            totals.settle(0);
             assert_eq!(request(&mut totals, seconds(602)), None);
         }
         assert_eq!(totals.standing().held.0, Counter { bytes: 3, packets: 1 });
@@ -220,7 +219,7 @@ fn growth_is_said_as_it_was_until_accepted() {
     send(&mut totals, 7, seconds(16));
     assert_eq!(request(&mut totals, seconds(17)).as_deref(), Some("17000 Transmit 8.8.8.8 +10"));
     assert_eq!(totals.requested(), Counter { bytes: 10, packets: 1 });
-    assert_eq!(totals.settle(), Counter { bytes: 10, packets: 1 });
+    assert_eq!(totals.settle(0).0, Counter { bytes: 10, packets: 1 });
     assert_eq!(request(&mut totals, seconds(17)), None);
     assert_eq!(totals.standing().accepted, Position(1));
     assert_eq!(push(&mut totals, seconds(30)), ["30000 Transmit 8.8.8.8 +7"]);
@@ -248,14 +247,14 @@ fn another_temporality_takes_over_what_is_held() {
 #[test]
 fn total_says_when_it_began() {
     let mut totals = totals(100);
-    let began = |totals: &Totals| totals.began_ms(&totals.chunk().samples[0]);
+    let began = |totals: &Totals| totals.began_ms(&totals.chunk(0)[0]);
     for (grown, pushed) in [(1_732_320_000, 1_732_320_015), (1_732_330_000, 1_732_330_015)] {
         send(&mut totals, 10, seconds(grown));
         totals.begin();
         for _ in 0..2 {
-            assert!(totals.advance(seconds(pushed)).is_some());
+            assert!(totals.advance(0, seconds(pushed)).is_some());
             assert_eq!(began(&totals), 1000 * i64::try_from(grown).unwrap());
-            totals.settle();
+            totals.settle(0);
         }
         assert_eq!(push(&mut totals, seconds(pushed)), Vec::<String>::new(), "the push is over");
         assert!(push(&mut totals, seconds(pushed + 700)).concat().ends_with("stale"));
@@ -267,9 +266,9 @@ fn total_says_when_it_began() {
 pub(super) struct Store(BTreeMap<String, Vec<(i64, Option<u64>)>>);
 
 impl Store {
-    pub(super) fn take(&mut self, totals: &Totals) {
-        let chunk = totals.chunk();
-        for sample in &chunk.samples {
+    pub(super) fn take(&mut self, totals: &Totals, lane: usize) {
+        let timestamp = totals.timestamp_ms(lane);
+        for sample in totals.chunk(lane) {
             let flow = totals.flow(sample).unwrap();
             let labels: Vec<_> = flow.labels().map(|(name, value)| format!("{name}={value}")).collect();
             let series = self.0.entry(format!("{:?} {labels:?}", sample.metric)).or_default();
@@ -280,9 +279,9 @@ impl Store {
                 Figure::Growth(_) => panic!("growth among totals"),
             };
             let last = series.last().map_or(0, |(timestamp, _)| *timestamp);
-            assert!(chunk.timestamp_ms > last, "{} after {last}", chunk.timestamp_ms);
+            assert!(timestamp > last, "{timestamp} after {last}");
             assert!(!series.is_empty() || value == Some(0), "a series begins with a zero");
-            series.push((chunk.timestamp_ms, value));
+            series.push((timestamp, value));
         }
     }
 
@@ -313,16 +312,19 @@ enum Step {
     Apply { host: u8, bytes: u64 },
     /// Time passes, in seconds.
     Wait(u64),
-    /// One request: stored or not, whether we learn of it, and the traffic of one flow while it is under way.
-    Request { stored: bool, told: bool, host: u8, bytes: u64 },
+    /// A request of an idle lane, stored or not, and the traffic of one flow while it is under way.
+    Request { lane: usize, stored: bool, host: u8, bytes: u64 },
+    /// We learn what became of a lane's request, or do not.
+    Answer { lane: usize, told: bool },
 }
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
         (0..5u8, 1..1000u64).prop_map(|(host, bytes)| Step::Apply { host, bytes }),
         prop_oneof![0..20u64, 590..700u64].prop_map(Step::Wait),
-        (any::<bool>(), any::<bool>(), 0..5u8, 0..2u64)
-            .prop_map(|(stored, told, host, bytes)| Step::Request { stored, told, host, bytes }),
+        (0..LANES, prop::bool::weighted(0.8), 0..5u8, 0..2u64)
+            .prop_map(|(lane, stored, host, bytes)| Step::Request { lane, stored, host, bytes }),
+        (0..LANES, prop::bool::weighted(0.8)).prop_map(|(lane, told)| Step::Answer { lane, told }),
     ]
 }
 
@@ -333,31 +335,63 @@ fn talk(totals: &mut Totals, host: u8, bytes: u64, now: UnixNanos) -> Counter {
     totals.apply(&batch(totals.standing().applied.0 + 1, &[&line]), now).received
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+/// Requests at once.
+pub(super) const LANES: usize = 3;
 
-    /// Goal: whatever is refused, lost on the way or answered in vain, the store ends up with every byte once, and
-    /// the books balance at each step.
+/// What becomes of the requests under way, by lane: whether each was stored.
+pub(super) type Fates = [Option<bool>; LANES];
+
+/// An idle lane's next request, if it has one, meets the store, or does not.
+pub(super) fn ask(
+    totals: &mut Totals,
+    store: &mut Store,
+    (lane, stored): (usize, bool),
+    fates: &mut Fates,
+    now: UnixNanos,
+) -> bool {
+    let asks = fates[lane].is_none() && totals.advance(lane, now).is_some();
+    if asks {
+        if stored {
+            store.take(totals, lane);
+        }
+        fates[lane] = Some(stored);
+    }
+    asks
+}
+
+/// The request of a lane is answered; what was let out by that.
+pub(super) fn answer(totals: &mut Totals, (lane, told): (usize, bool), fates: &mut Fates) -> Counter {
+    match fates[lane].take() {
+        Some(true) if told => totals.settle(lane).0,
+        Some(_) => {
+            totals.refused(lane, Verdict::Refused, UnixNanos(0));
+            Counter::default()
+        }
+        None => Counter::default(),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// Goal: whatever is refused, lost on the way or answered in vain, by whichever of several requests at once, the store
+    /// ends up with every byte once, and the books balance at each step.
     #[test]
-    fn every_byte_arrives_once(steps in proptest::collection::vec(step(), 0..120), samples_max in 3..8usize) {
-        let (mut totals, mut store) = (totals(samples_max), Store::default());
+    fn every_byte_arrives_once(steps in proptest::collection::vec(step(), 0..160), samples_max in 3..8usize) {
+        let (mut totals, mut store, mut fates) = (totals(samples_max), Store::default(), Fates::default());
+        totals.speak_at_once(LANES);
         let (mut now, mut received, mut emitted) = (seconds(1), Counter::default(), Counter::default());
         for step in steps {
             match step {
                 Step::Apply { host, bytes } => received += talk(&mut totals, host, bytes, now),
                 Step::Wait(more) => now = now.saturating_add(Duration::from_secs(more)),
-                Step::Request { stored, told, host, bytes } => {
+                Step::Request { lane, stored, host, bytes } => {
                     totals.begin();
-                    if totals.advance(now).is_some() {
-                        if stored {
-                            store.take(&totals);
-                        }
+                    if ask(&mut totals, &mut store, (lane, stored), &mut fates, now) {
                         received += talk(&mut totals, host, bytes, now);
-                        if stored && told {
-                            emitted += totals.settle();
-                        }
                     }
                 }
+                Step::Answer { lane, told } => emitted += answer(&mut totals, (lane, told), &mut fates),
             }
             let held = totals.table.iter_from(0).fold(Counter::default(), |mut held, (_, _, flow)| {
                 held += flow.unaccepted();
@@ -370,12 +404,15 @@ proptest! {
         }
         while totals.standing().accepted < totals.standing().applied {
             totals.begin();
-            while totals.advance(now).is_some() {
-                store.take(&totals);
-                totals.settle();
+            for lane in 0..LANES {
+                ask(&mut totals, &mut store, (lane, true), &mut fates, now);
+            }
+            for lane in 0..LANES {
+                answer(&mut totals, (lane, true), &mut fates);
             }
         }
         prop_assert_eq!(store.increase(), received.bytes);
         prop_assert_eq!(totals.standing().held.0, Counter::default());
+        store.check_never_backwards();
     }
 }

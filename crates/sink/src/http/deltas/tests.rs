@@ -10,7 +10,7 @@ fn apply(deltas: &mut Deltas, lines: &[&str]) -> Applied {
 
 /// The current request as text: of each flow the remote address and bytes/packets sent and received.
 fn request(deltas: &mut Deltas) -> Option<Vec<String>> {
-    let flows = deltas.advance(|_| false)?;
+    let flows = deltas.advance(0, |_| false)?;
     let text = flows.iter().map(|(key, delta)| {
         let remote = key.view().destination_address().unwrap();
         let Delta { tx, rx } = delta;
@@ -22,7 +22,7 @@ fn request(deltas: &mut Deltas) -> Option<Vec<String>> {
 /// Goal: a frozen range stays as it is until accepted, growth folds into the next one, and each byte leaves once.
 #[test]
 fn frozen_range_is_repeated_until_accepted() {
-    let mut deltas = Deltas::new(64);
+    let mut deltas = Deltas::new(64, 1);
     let line = "web/app@n1/a 10.0.0.1 > unknown 8.8.8.8 tcp tx=10/1 rx=20/2";
     apply(&mut deltas, &[line]);
     apply(&mut deltas, &[line]);
@@ -32,11 +32,11 @@ fn frozen_range_is_repeated_until_accepted() {
     deltas.begin();
     assert_eq!(request(&mut deltas).unwrap(), ["8.8.8.8 20/2 40/4"]);
     assert_eq!((deltas.standing().held.0, deltas.flows()), (Counter { bytes: 90, packets: 9 }, 2));
-    assert_eq!(deltas.settle(), Counter { bytes: 60, packets: 6 });
+    assert_eq!(deltas.settle(0).0, Counter { bytes: 60, packets: 6 });
     assert_eq!((request(&mut deltas), deltas.standing().accepted), (None, Position(2)));
     deltas.begin();
     assert_eq!(request(&mut deltas).unwrap(), ["8.8.8.8 10/1 20/2"]);
-    assert_eq!(deltas.settle(), Counter { bytes: 30, packets: 3 });
+    assert_eq!(deltas.settle(0).0, Counter { bytes: 30, packets: 3 });
     assert_eq!((request(&mut deltas), deltas.standing().accepted), (None, Position(3)));
     assert_eq!((deltas.standing().held.0, deltas.flows()), (Counter::default(), 0));
 }
@@ -44,7 +44,7 @@ fn frozen_range_is_repeated_until_accepted() {
 /// Goal: what has no direction stays out with its reason, and neither it nor an empty record makes an item.
 #[test]
 fn undirected_and_empty_records_make_no_item() {
-    let mut deltas = Deltas::new(64);
+    let mut deltas = Deltas::new(64, 1);
     let flow = "web/app@n1/a 10.0.0.1 > unknown 8.8.8.8 tcp";
     let applied = apply(&mut deltas, &[&format!("{flow} undirected=7/3"), &format!("{flow} tx=0/0")]);
     let counted = Counter { bytes: 7, packets: 3 };
@@ -59,7 +59,7 @@ fn undirected_and_empty_records_make_no_item() {
 /// Goal: a range of many flows is cut into requests of the bound, and the position moves with the last.
 #[test]
 fn large_range_is_cut_and_accepted_at_its_end() {
-    let mut deltas = Deltas::new(FLOWS);
+    let mut deltas = Deltas::new(FLOWS, 1);
     const FLOWS: usize = 60_000;
     let lines: Vec<String> = (0..45_000)
         .map(|host| format!("web/app@n1/a 10.0.0.1 > unknown 8.8.{}.{} tcp tx=1/1", host / 250, host % 250))
@@ -71,7 +71,7 @@ fn large_range_is_cut_and_accepted_at_its_end() {
     while let Some(flows) = request(&mut deltas) {
         assert_eq!(deltas.standing().accepted, Position(0));
         sizes.push(flows.len());
-        deltas.settle();
+        deltas.settle(0);
     }
     assert_eq!((sizes, deltas.standing().accepted), (vec![20_000, 20_000, 5_000], Position(1)));
 }

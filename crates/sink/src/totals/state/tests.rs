@@ -3,7 +3,7 @@
 use egressd_flow::AttributedBatch;
 use proptest::prelude::*;
 
-use super::super::tests::{Store, push, request, send};
+use super::super::tests::{Fates, LANES, Store, answer, ask, push, request, send};
 use super::*;
 use crate::Reason;
 use crate::config::Temporality;
@@ -16,6 +16,12 @@ fn keeping() -> Totals {
     let mut totals = Totals::new(64, 100, true);
     totals.resume((Position(0), &[]), PLACE, Position(0), seconds(0)).unwrap();
     totals
+}
+
+/// What is due is kept.
+fn keep(totals: &mut Totals) {
+    totals.state(PLACE);
+    totals.kept();
 }
 
 /// The next life, by what this one keeps, which has to take in all through `through` again.
@@ -34,7 +40,7 @@ fn a_birth_is_kept_before_the_first_value() {
     send(&mut totals, 4000, seconds(1));
     totals.begin();
     assert_eq!(request(&mut totals, seconds(15)).as_deref(), Some("15000 Transmit 8.8.8.8 zero"));
-    totals.settle();
+    totals.settle(0);
     assert_eq!((request(&mut totals, seconds(15)), totals.is_due(), totals.is_running()), (None, true, true));
 
     let mut next = reborn(&mut totals, PLACE, 1, seconds(16));
@@ -43,7 +49,7 @@ fn a_birth_is_kept_before_the_first_value() {
     assert_eq!(next.standing().accepted, Position(1));
     assert!(!next.is_due(), "nothing has come since the state");
 
-    totals.kept();
+    keep(&mut totals);
     assert_eq!(push(&mut totals, seconds(15)), ["15001 Transmit 8.8.8.8 4000"]);
     send(&mut totals, 5, seconds(16));
     assert_eq!(push(&mut totals, seconds(30)), ["30000 Transmit 8.8.8.8 4005"]);
@@ -67,10 +73,10 @@ fn growth_is_noted_before_it_is_said() {
     totals.begin();
     assert_eq!((request(&mut totals, seconds(15)), totals.is_due(), totals.is_running()), (None, true, true));
     let noted = totals.state(PLACE);
-    totals.kept();
+    keep(&mut totals);
     assert_eq!(request(&mut totals, seconds(15)).as_deref(), Some("15000 Transmit 8.8.8.8 +10"));
     send(&mut totals, 7, seconds(16));
-    totals.settle();
+    totals.settle(0);
     assert_eq!((request(&mut totals, seconds(16)), totals.is_due()), (None, true));
     let accepted = totals.state(PLACE);
 
@@ -78,7 +84,7 @@ fn growth_is_noted_before_it_is_said() {
         let mut next = growing(Some(state));
         assert_eq!((next.take_doubt(), next.take_doubt()), (doubt, Counter::default()));
         assert_eq!(push(&mut next, seconds(20)), [""; 0]);
-        next.kept();
+        keep(&mut next);
         assert_eq!(push(&mut next, seconds(20)), [format!("20000 Transmit 8.8.8.8 +{said}")]);
     }
 }
@@ -90,8 +96,8 @@ fn totals_know_when_they_began_over_many_lives() {
     send(&mut totals, 10, seconds(1_732_320_000));
     let mut next = reborn(&mut totals, PLACE, 1, seconds(1_732_330_000));
     next.begin();
-    assert!(next.advance(seconds(1_732_330_000)).is_some());
-    assert_eq!(next.began_ms(&next.chunk().samples[0]), 1_732_320_000_000);
+    assert!(next.advance(0, seconds(1_732_330_000)).is_some());
+    assert_eq!(next.began_ms(&next.chunk(0)[0]), 1_732_320_000_000);
 }
 
 /// Goal: nothing is said before all that the life before may have said was taken in again.
@@ -105,7 +111,7 @@ fn nothing_is_said_before_it_is_caught_up() {
     assert_eq!(push(&mut next, seconds(3)), [""; 0]);
     send(&mut next, 1, seconds(3));
     assert_eq!(push(&mut next, seconds(3)), ["3000 Transmit 8.8.8.8 zero"]);
-    next.kept();
+    keep(&mut next);
     assert_eq!(push(&mut next, seconds(4)), ["4000 Transmit 8.8.8.8 12"]);
 }
 
@@ -117,21 +123,21 @@ fn an_end_set_aside_is_kept_before_a_return() {
     send(&mut totals, 10, seconds(1));
     for now in [2, 2] {
         push(&mut totals, seconds(now));
-        totals.kept();
+        keep(&mut totals);
     }
     totals.begin();
     assert_eq!(request(&mut totals, seconds(700)).as_deref(), Some("700000 Transmit 8.8.8.8 stale"));
-    assert!(totals.refused(Verdict::Rejected, seconds(700)).aside.is_some());
+    assert!(totals.refused(0, Verdict::Rejected, seconds(700)).aside.is_some());
     while totals.is_running() {
         assert_eq!(request(&mut totals, seconds(700)), None);
-        totals.kept();
+        keep(&mut totals);
     }
     totals.begin();
     assert_eq!(request(&mut totals, seconds(701)).as_deref(), Some("701000 Transmit 8.8.8.8 stale"));
     send(&mut totals, 3, seconds(701));
-    totals.settle();
+    totals.settle(0);
     assert_eq!((request(&mut totals, seconds(701)), totals.is_due()), (None, true));
-    totals.kept();
+    keep(&mut totals);
     assert_eq!(request(&mut totals, seconds(701)).as_deref(), Some("701001 Transmit 8.8.8.8 zero"));
 }
 
@@ -142,7 +148,7 @@ fn another_place_begins_anew_when_caught_up() {
     let mut totals = keeping();
     send(&mut totals, 10, seconds(1));
     push(&mut totals, seconds(2));
-    totals.kept();
+    keep(&mut totals);
     push(&mut totals, seconds(2));
     send(&mut totals, 3, seconds(3));
     let mut next = reborn(&mut totals, PLACE + 1, 3, seconds(4));
@@ -152,9 +158,9 @@ fn another_place_begins_anew_when_caught_up() {
     next.begin();
     let after = next.apply(&batch(4, &[line]), seconds(4));
     assert_eq!(after.discarded(Reason::not_asked), Counter { bytes: 6, packets: 1 });
-    next.kept();
+    keep(&mut next);
     assert_eq!(push(&mut next, seconds(5)), ["5000 Transmit 8.8.8.8 zero, Received 8.8.8.8 zero"]);
-    next.kept();
+    keep(&mut next);
     assert_eq!(push(&mut next, seconds(5)), ["5001 Transmit 8.8.8.8 3, Received 8.8.8.8 6"]);
 }
 
@@ -237,8 +243,10 @@ enum Step {
     Read,
     /// Time passes, in seconds.
     Wait(u64),
-    /// A state, or one request: stored or not, whether we learn of it.
-    Say { stored: bool, told: bool },
+    /// A state, or one request of a lane, stored or not.
+    Say { lane: usize, stored: bool },
+    /// We learn what became of a lane's request, or do not.
+    Hear { lane: usize, told: bool },
     /// The process ends, and another begins.
     Die,
 }
@@ -248,8 +256,8 @@ fn step() -> impl Strategy<Value = Step> {
         4 => (0..4u8, 1..1000u64).prop_map(|(host, bytes)| Step::Come { host, bytes }),
         4 => Just(Step::Read),
         2 => prop_oneof![0..20u64, 590..700u64].prop_map(Step::Wait),
-        12 => (prop::bool::weighted(0.8), prop::bool::weighted(0.8))
-            .prop_map(|(stored, told)| Step::Say { stored, told }),
+        8 => (0..LANES, prop::bool::weighted(0.8)).prop_map(|(lane, stored)| Step::Say { lane, stored }),
+        8 => (0..LANES, prop::bool::weighted(0.8)).prop_map(|(lane, told)| Step::Hear { lane, told }),
         1 => Just(Step::Die),
     ]
 }
@@ -257,6 +265,7 @@ fn step() -> impl Strategy<Value = Step> {
 /// A sink of running totals, what is kept for it, and the spool it reads.
 struct World {
     totals: Totals,
+    fates: Fates,
     kept: (Position, Vec<u8>),
     spool: Vec<AttributedBatch>,
     store: Store,
@@ -275,31 +284,25 @@ impl World {
 
     fn die(&mut self) {
         let through = Position(self.spool.len() as u64);
-        self.totals = Totals::new(64, self.samples_max, true);
+        (self.totals, self.fates) = (Totals::new(64, self.samples_max, true), Fates::default());
+        self.totals.speak_at_once(LANES);
         let (position, state) = &self.kept;
         self.totals.resume((*position, state), PLACE, through, self.now).unwrap();
     }
 
-    /// One step of a push; whether there was one.
-    fn say(&mut self, stored: bool, told: bool) -> bool {
+    /// One step of a push.
+    fn say(&mut self, lane: usize, stored: bool) {
         self.totals.begin();
         if self.totals.is_due() {
             self.kept = self.totals.state(PLACE);
             self.totals.kept();
-            return true;
+            return;
         }
-        if self.totals.advance(self.now).is_none() {
-            return self.totals.is_due();
-        }
-        if stored {
-            self.store.take(&self.totals);
-        }
-        if stored && told {
-            self.totals.settle();
-        } else {
-            self.totals.refused(Verdict::Refused, UnixNanos(0));
-        }
-        true
+        ask(&mut self.totals, &mut self.store, (lane, stored), &mut self.fates, self.now);
+    }
+
+    fn hear(&mut self, lane: usize, told: bool) {
+        answer(&mut self.totals, (lane, told), &mut self.fates);
     }
 }
 
@@ -313,9 +316,9 @@ proptest! {
         steps in proptest::collection::vec(step(), 0..200),
         samples_max in 3..8usize,
     ) {
-        let totals = Totals::new(64, samples_max, true);
+        let (totals, fates) = (Totals::new(64, samples_max, true), Fates::default());
         let (kept, spool, store) = ((Position(0), Vec::new()), Vec::new(), Store::default());
-        let mut world = World { totals, kept, spool, store, samples_max, now: seconds(1) };
+        let mut world = World { totals, fates, kept, spool, store, samples_max, now: seconds(1) };
         world.die();
         for step in steps {
             match step {
@@ -328,7 +331,8 @@ proptest! {
                 }
                 Step::Read => world.read(),
                 Step::Wait(more) => world.now = world.now.saturating_add(Duration::from_secs(more)),
-                Step::Say { stored, told } => drop(world.say(stored, told)),
+                Step::Say { lane, stored } => world.say(lane, stored),
+                Step::Hear { lane, told } => world.hear(lane, told),
                 Step::Die => {
                     world.now = world.now.saturating_add(Duration::from_secs(1));
                     world.die();
@@ -337,7 +341,8 @@ proptest! {
         }
         world.read();
         while !world.totals.standing().is_all_accepted() {
-            while world.say(true, true) {}
+            (0..LANES).for_each(|lane| world.say(lane, true));
+            (0..LANES).for_each(|lane| world.hear(lane, true));
         }
         let received: u64 = world.spool.iter().map(|batch| batch.sum().bytes).sum();
         prop_assert_eq!(world.store.increase(), received);
