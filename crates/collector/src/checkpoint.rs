@@ -37,7 +37,7 @@ use nix::fcntl::{Flock, FlockArg};
 use crate::journal::{self, Journal, Replayed};
 
 /// The first bytes of a state; the last two digits are the layout's.
-const MAGIC: &[u8; 16] = b"egressd state 03";
+const MAGIC: &[u8; 16] = b"egressd state 04";
 const STATE: &str = "state";
 /// A state before it is whole.
 const STATE_NEW: &str = "state.new";
@@ -177,6 +177,8 @@ impl StateDir {
         let mut meter = Meter::restore(config, &mut input).map_err(Refusal::Unfit)?;
         let (epoch, next) = meter.position();
         let replayed = journal::replay(&self.path, epoch, heard, &mut |ended| meter.ended(ended, now));
+        // They were cut and never kept, and what is cut anew under their numbers may find no room.
+        let _gone = remove(&self.path, |sequence| sequence >= next);
         let (batches, lost_batches) = self.batches(epoch, first, next);
         let spool = (spool != 0).then_some(SpoolId(spool));
         Ok(Some((Recovered { meter, batches, spool, replayed }, lost_batches)))
@@ -297,7 +299,11 @@ fn kept(directory: &Path) -> io::Result<Vec<Sequence>> {
 /// # Errors
 /// One could not be removed.
 fn let_go(directory: &Path, first: Sequence) -> io::Result<()> {
-    for sequence in kept(directory)?.into_iter().filter(|sequence| *sequence < first) {
+    remove(directory, |sequence| sequence < first)
+}
+
+fn remove(directory: &Path, is_gone: impl Fn(Sequence) -> bool) -> io::Result<()> {
+    for sequence in kept(directory)?.into_iter().filter(|sequence| is_gone(*sequence)) {
         match fs::remove_file(batch_path(directory, sequence)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}

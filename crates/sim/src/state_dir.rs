@@ -86,6 +86,8 @@ impl StateDir {
             watch.ended(kernel, heard.serial, &heard.ended.entry);
             next = ordinal + 1;
         }
+        // What was cut and never kept is cut anew.
+        self.batches.retain(|sequence, _| *sequence < meter.position().1.0);
         let (batches, lost) = self.held(progress.first, meter.position().1);
         Some(Recovered { meter, watch, batches, lost, spool: progress.spool, heard: next })
     }
