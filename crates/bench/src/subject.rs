@@ -33,6 +33,7 @@ const METER: MeterConfig = MeterConfig {
     flows_max: 131_072,
     unclaimed_max: 131_072,
     tombstones_max: 131_072,
+    retired_max: 65_536,
     batch_records_max: 10_000,
     batch_owners_max: 1_000,
     unclaimed_grace: Duration::from_secs(60),

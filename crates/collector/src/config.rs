@@ -306,6 +306,7 @@ impl RunOptions {
             unclaimed_max: 131_072,
             // At 10,000 ends a second, thirteen seconds: a dump's beginning is never that far from its end.
             tombstones_max: 131_072,
+            retired_max: 65_536,
             batch_records_max: BATCH_RECORDS_MAX,
             batch_owners_max: OWNERS_MAX,
             unclaimed_grace: Duration::from_secs(60),

@@ -21,6 +21,7 @@ const CONFIG: MeterConfig = MeterConfig {
     flows_max: 100,
     unclaimed_max: 100,
     tombstones_max: 100,
+    retired_max: 100,
     batch_records_max: 10,
     batch_owners_max: 3,
     unclaimed_grace: Duration::from_secs(60),

@@ -2,7 +2,8 @@
 //!
 //! A baseline goes when its entry's end is told, or when [`ABSENT_SNAPSHOTS_MAX`] complete snapshots in a row do not
 //! show it: a table resize ends one dump early and silently (325,377 of 999,997 entries, Linux 6.18), so absence
-//! from one proves nothing. It goes when the snapshot after those begins, by when an end that came amid them is applied.
+//! from one proves nothing. It goes when the snapshot after those begins, by when an end that came amid them is applied,
+//! and is [retired](crate::retired) then: nor do several prove anything, so an entry that comes back goes on from it.
 
 use std::io::{self, Read, Write};
 use std::time::Duration;
@@ -11,7 +12,9 @@ use egressd_flow::{Counters, EntryId, Traffic, UnixNanos};
 use foldhash::fast::FixedState;
 use hashbrown::HashSet;
 
+use crate::config::MeterConfig;
 use crate::fingerprint::{Fingerprint, Fingerprints, Keyed};
+use crate::retired::Retired;
 use crate::state::{In, Out, malformed};
 use crate::table::{Before, DeltaTable, STAMPS, Seen};
 
@@ -45,6 +48,7 @@ pub(crate) struct Baselines {
     fingerprints: Fingerprints,
     tombstones_max: usize,
     table: DeltaTable,
+    retired: Retired,
     /// Ends told since the running or last snapshot began.
     tombstones: HashSet<Fingerprint, Keyed>,
     /// Ends told between the beginnings of the last two.
@@ -64,11 +68,12 @@ pub(crate) struct Baselines {
 }
 
 impl Baselines {
-    pub(crate) fn new(key: [u8; 16], entries_max: usize, tombstones_max: usize) -> Self {
+    pub(crate) fn new(key: [u8; 16], config: &MeterConfig) -> Self {
         Self {
             fingerprints: Fingerprints::new(key),
-            tombstones_max,
-            table: DeltaTable::new(entries_max),
+            tombstones_max: config.tombstones_max,
+            table: DeltaTable::new(config.entries_max),
+            retired: Retired::new(config.retired_max),
             tombstones: HashSet::default(),
             tombstones_before: HashSet::default(),
             stamp: 0,
@@ -107,16 +112,12 @@ impl Baselines {
             out.counter(seen.reply)?;
             out.u8(stamp)?;
         }
-        Ok(())
+        self.retired.save(out)
     }
 
-    /// Reads back what was written, which must not be more than `entries_max` entries.
-    pub(crate) fn restore<R: Read>(
-        input: &mut In<'_, R>,
-        entries_max: usize,
-        tombstones_max: usize,
-    ) -> io::Result<Self> {
-        let mut baselines = Self::new(input.array()?, entries_max, tombstones_max);
+    /// Reads back what was written, which must not be more than `config` lets it hold.
+    pub(crate) fn restore<R: Read>(input: &mut In<'_, R>, config: &MeterConfig) -> io::Result<Self> {
+        let mut baselines = Self::new(input.array()?, config);
         baselines.stamp = stamp(input)?;
         baselines.surveyed = input.u8()? != 0;
         baselines.watched_since = input.optional_time()?;
@@ -129,6 +130,7 @@ impl Baselines {
                 return Err(malformed("there are more entries than may be held"));
             }
         }
+        baselines.retired = Retired::restore(input, config.retired_max)?;
         Ok(baselines)
     }
 
@@ -157,7 +159,11 @@ impl Baselines {
         self.surveying = true;
         self.rotate_tombstones();
         let absent = ABSENT_SNAPSHOTS_MAX + 1..STAMPS;
-        let vanished = absent.map(|age| self.table.evict((self.stamp + STAMPS - age) % STAMPS)).sum();
+        let Self { table, retired, stamp, .. } = self;
+        let evict = |age| {
+            table.evict((*stamp + STAMPS - age) % STAMPS, |fingerprint, seen| retired.add(fingerprint, seen))
+        };
+        let vanished = absent.map(evict).sum();
         self.table.shrink();
         vanished
     }
@@ -200,8 +206,7 @@ impl Baselines {
                 self.surveying = false;
                 Growth::NotAdmitted
             }
-            Before::New if self.is_ours_whole(start) => Growth::Grown(whole(counters)),
-            Before::New => Growth::Preexisting,
+            Before::New => self.first(fingerprint, start, counters),
         }
     }
 
@@ -214,7 +219,15 @@ impl Baselines {
         self.tombstones.insert(fingerprint);
         match self.table.remove(fingerprint) {
             Some(before) => grown(counters, before),
-            None if self.is_ours_whole(id.start) => Growth::Grown(whole(counters)),
+            None => self.first(fingerprint, id.start, counters),
+        }
+    }
+
+    /// Growth of an entry that has no baseline in the table.
+    fn first(&mut self, fingerprint: Fingerprint, start: Option<UnixNanos>, counters: Counters) -> Growth {
+        match start.and_then(|_| self.retired.take(fingerprint)) {
+            Some(before) => grown(counters, before),
+            None if self.is_ours_whole(start) => Growth::Grown(whole(counters)),
             None => Growth::Preexisting,
         }
     }

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::retired::Retired;
 use crate::table::DeltaTable;
 
 /// How much the meter may hold.
@@ -15,6 +16,8 @@ pub struct MeterConfig {
     pub unclaimed_max: usize,
     /// Ends remembered, so that a dump which still shows the entry does not count it again.
     pub tombstones_max: usize,
+    /// Baselines kept of entries that went for being absent, should they come back.
+    pub retired_max: usize,
     /// Records of one batch.
     pub batch_records_max: usize,
     /// Owners of one batch.
@@ -29,9 +32,9 @@ impl MeterConfig {
     /// Bytes that a state takes at most, but for its owners, some 200 bytes each.
     #[must_use]
     pub fn state_bytes_max(&self) -> usize {
-        // A fingerprint, four counters and a stamp; two addresses, protocol, time, traffic and span; an owner's place, an
+        // A fingerprint, four counters and a stamp, or none; two addresses, protocol, time, traffic and span; an owner's place, an
         // address, protocol and traffic. What was claimed late was unclaimed before.
-        self.entries_max * 49 + self.unclaimed_max * 2 * 107 + self.flows_max * 75
+        self.entries_max * 49 + self.retired_max * 48 + self.unclaimed_max * 2 * 107 + self.flows_max * 75
     }
 
     /// Bytes that all bounds together allow, tables at their worst load included.
@@ -45,5 +48,6 @@ impl MeterConfig {
             + table(self.unclaimed_max, crate::unclaimed::SLOT_BYTES)
             + table(self.unclaimed_max, crate::reduce::SLOT_BYTES)
             + table(self.tombstones_max * 2, size_of::<u128>())
+            + table(self.retired_max, Retired::SLOT_BYTES)
     }
 }

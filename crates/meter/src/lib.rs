@@ -20,6 +20,7 @@ mod config;
 mod fingerprint;
 mod meter;
 mod reduce;
+mod retired;
 mod scope;
 mod state;
 mod table;

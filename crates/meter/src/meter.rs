@@ -90,7 +90,7 @@ impl Meter {
     /// tables, and nothing else decides the order of records.
     #[must_use]
     pub fn new(config: MeterConfig, epoch: Epoch, key: [u8; 16], now: UnixNanos) -> Self {
-        let baselines = Baselines::new(key, config.entries_max, config.tombstones_max);
+        let baselines = Baselines::new(key, &config);
         let seeded = baselines.seeded();
         Self {
             epoch,
@@ -244,7 +244,7 @@ impl Meter {
         for at in [&mut meter.read_at, &mut meter.grows_from, &mut meter.began, &mut meter.now] {
             *at = input.time()?;
         }
-        meter.baselines = Baselines::restore(input, config.entries_max, config.tombstones_max)?;
+        meter.baselines = Baselines::restore(input, &config)?;
         let seeded = meter.baselines.seeded();
         let places;
         (meter.owners, places) = Owners::restore(input, seeded.clone())?;

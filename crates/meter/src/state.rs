@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! fingerprint key, epoch, next sequence, clocks, stamp
-//! baselines · owners · node addresses · unclaimed flows · open flows · late flows
+//! baselines · those retired · owners · node addresses · unclaimed flows · open flows · late flows
 //! ```
 //!
 //! Little-endian, every list after its length; counters as varints (LEB128), since most are far below 2^64. Whoever keeps the bytes checks them: what is damaged and still reads

@@ -136,17 +136,17 @@ impl DeltaTable {
         Some(seen)
     }
 
-    /// Forgets every entry of this stamp; how many there were.
-    pub(crate) fn evict(&mut self, stamp: u8) -> usize {
-        let gone = std::mem::take(&mut self.by_stamp[usize::from(stamp)]);
-        let mut left = gone;
-        for segment in &mut self.segments {
+    /// Hands over and forgets every entry of this stamp; how many there were.
+    pub(crate) fn evict(&mut self, stamp: u8, mut gone: impl FnMut(Fingerprint, Seen)) -> usize {
+        let evicted = std::mem::take(&mut self.by_stamp[usize::from(stamp)]);
+        let mut left = evicted;
+        for (segment, first_byte) in self.segments.iter_mut().zip(0u8..=u8::MAX) {
             if left == 0 {
                 break;
             }
-            left -= segment.evict(stamp);
+            left -= segment.evict(stamp, |word, seen| gone(fingerprint(first_byte, word), seen));
         }
-        gone
+        evicted
     }
 
     /// Gives back memory of segments that are three quarters empty.
@@ -161,11 +161,7 @@ impl DeltaTable {
     /// Every entry with how it was last seen and its stamp, in the order of fingerprints.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Fingerprint, Seen, u8)> {
         self.segments.iter().zip(0u8..=u8::MAX).flat_map(|(segment, first_byte)| {
-            segment.occupied().map(move |(word, seen)| {
-                let fingerprint =
-                    u128::from(first_byte) << (u128::BITS - SEGMENT_BITS) | word >> SEGMENT_BITS;
-                (Fingerprint(fingerprint), seen, stamp_of(word))
-            })
+            segment.occupied().map(move |(word, seen)| (fingerprint(first_byte, word), seen, stamp_of(word)))
         })
     }
 }
@@ -173,6 +169,11 @@ impl DeltaTable {
 /// The segment of a fingerprint, and the rest of it at the top of a word.
 fn locate(Fingerprint(bits): Fingerprint) -> (usize, u128) {
     ((bits >> (u128::BITS - SEGMENT_BITS)) as usize, bits << SEGMENT_BITS)
+}
+
+/// The fingerprint of an entry, by its segment's first byte and its word.
+fn fingerprint(first_byte: u8, word: Word) -> Fingerprint {
+    Fingerprint(u128::from(first_byte) << (u128::BITS - SEGMENT_BITS) | word >> SEGMENT_BITS)
 }
 
 /// Slots with room for `entries` and a few more.
@@ -270,7 +271,7 @@ impl Segment {
         removed
     }
 
-    fn evict(&mut self, stamp: u8) -> usize {
+    fn evict(&mut self, stamp: u8, mut gone: impl FnMut(Word, Seen)) -> usize {
         let is_gone = |word: Word| word != EMPTY && stamp_of(word) == stamp;
         let Some(first) = self.words.iter().position(|word| is_gone(*word)) else { return 0 };
         let before = self.len;
@@ -278,6 +279,7 @@ impl Segment {
         for at in first..self.words.len() {
             let word = std::mem::replace(&mut self.words[at], EMPTY);
             if is_gone(word) {
+                gone(word, self.seen[at]);
                 self.len -= 1;
             } else if word != EMPTY {
                 next = next.max(self.home(word));

@@ -303,6 +303,7 @@ pub(crate) fn bounds(rng: &mut Rng) -> Bounds {
         flows_max: if rng.once_in(6) { 3 } else { 1_000 },
         unclaimed_max: 10_000,
         tombstones_max: 10_000,
+        retired_max: 10_000,
         batch_records_max: rng.index(6) + 2,
         batch_owners_max: rng.index(3) + 1,
         unclaimed_grace: Duration::from_secs(60),

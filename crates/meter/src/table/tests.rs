@@ -71,7 +71,7 @@ proptest! {
                 }
                 Step::Remove(id) => prop_assert_eq!(table.remove(id), model.remove(&id).map(|(seen, _)| seen)),
                 Step::Evict(gone) => {
-                    table.evict(gone);
+                    table.evict(gone, |_, _| {});
                     model.retain(|_, (_, stamp)| *stamp != gone);
                 }
                 Step::Shrink => table.shrink(),
@@ -106,7 +106,7 @@ fn an_emptied_table_gives_memory_back() {
         table.upsert(scattered(number), seen(number), u8::from(number.is_multiple_of(10)));
     }
     let full = table.bytes();
-    table.evict(0);
+    table.evict(0, |_, _| {});
     table.shrink();
     assert_eq!(table.len(), 5000);
     assert!(table.bytes() < full / 7, "{} of {full}", table.bytes());

@@ -26,6 +26,7 @@ const ROOMY: MeterConfig = MeterConfig {
     flows_max: 1000,
     unclaimed_max: 1000,
     tombstones_max: 1000,
+    retired_max: 1000,
     batch_records_max: 3,
     batch_owners_max: 2,
     unclaimed_grace: Duration::from_secs(60),

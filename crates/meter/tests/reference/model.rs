@@ -102,6 +102,8 @@ pub(crate) struct Model {
     /// The running read had room for all so far.
     is_survey: bool,
     baselines: HashMap<EntryId, Baseline>,
+    /// How those that went were last seen.
+    gone: HashMap<EntryId, Sums>,
     /// Identities whose end was told since the running snapshot began, and between its beginning and the last one's.
     ended: [HashSet<EntryId>; 2],
     owners: Vec<Arc<Owner>>,
@@ -123,6 +125,7 @@ impl Model {
             has_survey: false,
             is_survey: false,
             baselines: HashMap::new(),
+            gone: HashMap::new(),
             ended: [HashSet::new(), HashSet::new()],
             owners: Vec::new(),
             untold: Vec::new(),
@@ -150,7 +153,8 @@ impl Model {
         self.account.entries_active = 0;
         // Not before: the end of one that was absent may be told as late as this.
         let before = self.baselines.len();
-        self.baselines.retain(|_, baseline| baseline.absences < ABSENCES_MAX);
+        let gone = self.baselines.extract_if(|_, baseline| baseline.absences >= ABSENCES_MAX);
+        self.gone.extend(gone.map(|(id, baseline)| (id, baseline.seen)).filter(|(id, _)| id.start.is_some()));
         self.account.vanished_entries += (before - self.baselines.len()) as u64;
     }
 
@@ -166,7 +170,7 @@ impl Model {
                 self.is_survey = false;
                 return;
             }
-            None => None,
+            None => self.gone.remove(&entry.id),
         };
         let seen = sums(counters);
         self.baselines.insert(entry.id, Baseline { seen, absences: 0, shown: true });
@@ -200,6 +204,7 @@ impl Model {
         }
         self.ended[0].insert(ended.entry.id);
         let before = self.baselines.remove(&ended.entry.id).map(|baseline| baseline.seen);
+        let before = before.or_else(|| self.gone.remove(&ended.entry.id));
         self.settle(&ended.entry, before, sums(counters));
     }
 
