@@ -19,6 +19,8 @@ use reqwest::header::{HeaderMap, HeaderName, HeaderValue};
 use reqwest::{Method, Url};
 use serde::{Deserialize, Deserializer};
 
+use crate::client::BODY_BYTES_MAX;
+use crate::http;
 use crate::labels::Label;
 use crate::lanes::{LANES, LANES_MAX};
 use crate::remote_write::{self, NAME_LABEL};
@@ -263,6 +265,18 @@ impl SinkConfig {
                 warnings: check.warnings,
             }),
             _ => Err(SinkError { name: name.to_owned(), problems: check.problems }),
+        }
+    }
+
+    /// Bytes that its tables, and the requests that may be under way at once, take at worst; names that nobody else knows any
+    /// more come on top.
+    #[must_use]
+    pub fn worst_case_bytes(&self) -> usize {
+        // A message, and the body made of it.
+        let request = 2 * BODY_BYTES_MAX;
+        match &self.kind {
+            Kind::Http(settings) => http::table_bytes() + settings.lanes * request,
+            Kind::RemoteWrite(settings) => remote_write::table_bytes() + settings.lanes * request,
         }
     }
 

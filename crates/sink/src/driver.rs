@@ -5,10 +5,8 @@
 //! Bound: nothing is queued here; a batch is folded in as soon as it is received, also during a push.
 
 use std::fmt;
-use std::future::{pending, poll_fn};
-use std::pin::Pin;
+use std::future::pending;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -20,6 +18,7 @@ use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
+use crate::attempts::Attempts;
 use crate::books::{Held, Reason, Standing};
 use crate::client::{Answer, Endpoint};
 use crate::config::{Kind, SinkConfig};
@@ -236,52 +235,6 @@ enum Next {
     Wait,
     /// Wait for what the life before had.
     CatchUp,
-}
-
-/// The requests under way, by lane.
-struct Attempts<F>(Vec<Option<Attempt<F>>>);
-
-/// One of them, and when it was begun.
-type Attempt<F> = (Instant, Pin<Box<F>>);
-
-impl<F: Future<Output = Answer>> Attempts<F> {
-    fn none() -> Self {
-        Self(Vec::new())
-    }
-
-    fn are_none(&self) -> bool {
-        self.0.iter().all(Option::is_none)
-    }
-
-    /// The first lane without one.
-    fn idle(&self) -> usize {
-        self.0.iter().position(Option::is_none).unwrap_or(self.0.len())
-    }
-
-    fn begin(&mut self, lane: usize, attempt: F) {
-        if lane == self.0.len() {
-            self.0.push(None);
-        }
-        if let Some(idle) = self.0.get_mut(lane) {
-            *idle = Some((Instant::now(), Box::pin(attempt)));
-        }
-    }
-
-    /// The next answer, with its lane and when that began; never when none is under way.
-    async fn answered(&mut self) -> (usize, Instant, Answer) {
-        poll_fn(|context| {
-            for (lane, attempt) in self.0.iter_mut().enumerate() {
-                let Some((begun, future)) = attempt else { continue };
-                if let Poll::Ready(answer) = future.as_mut().poll(context) {
-                    let begun = *begun;
-                    *attempt = None;
-                    return Poll::Ready((lane, begun, answer));
-                }
-            }
-            Poll::Pending
-        })
-        .await
-    }
 }
 
 impl Pusher {

@@ -3,9 +3,11 @@
 //! Invariant: a sink waits until a state is kept before it says what must not be said twice.
 //! Bound: one state on its way a sink.
 
-use egressd_flow::Position;
+use egressd_flow::{Counter, Position};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
+
+use crate::{http, totals};
 
 /// Where a sink goes on.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,6 +18,13 @@ pub struct Resume {
     pub state: Option<Vec<u8>>,
     /// As far as the life before may have got. Nothing is pushed before all of it was taken in again.
     pub caught_up: Position,
+}
+
+/// What a state holds that its sink had taken in and that was not known to be accepted; nothing where it is not understood.
+/// Of a range of deltas that was under way that is only what was set aside: the range is behind the position.
+#[must_use]
+pub fn unaccepted(state: &[u8]) -> Counter {
+    totals::unaccepted(state).or_else(|| http::set_aside(state)).unwrap_or_default()
 }
 
 /// What was kept is damaged, or of another kind or release. The sink goes on without it: running totals begin anew from

@@ -25,6 +25,7 @@ mod totals;
 
 mod http;
 
+mod attempts;
 mod books;
 mod cause;
 mod client;
@@ -56,11 +57,11 @@ pub use config::{
 pub use credentials::ClientError;
 pub use destination::{Settled, Verdict};
 pub use driver::{Clock, Controls, Report, Sink, check, run, system_clock};
-pub use keep::{Keep, Resume, Save, StateLost};
+pub use keep::{Keep, Resume, Save, StateLost, unaccepted};
 pub use keys::{BASIC_AUTH_KEYS, HTTP_KEYS, Key, REMOTE_WRITE_KEYS, SINK_KEYS, TLS_KEYS};
 pub use lead::{Grant, Lead};
 pub use machine::{Folded, Machine};
 pub use metrics::SinkMetrics;
-pub use scrape::{SCRAPE, Scrape};
+pub use scrape::{SCRAPE, Scrape, page_bytes_max};
 pub use secret::Secret;
 pub use table::FLOWS_MAX;

@@ -22,11 +22,17 @@ use prometheus_client::registry::Registry;
 use crate::books::{Applied, Reason};
 use crate::labels::FlowView;
 use crate::metrics::{OneSink, SinkMetrics};
-use crate::table::{FLOWS_MAX, Table};
+use crate::table::{self, FLOWS_MAX, Table};
 use crate::totals::{IDLE_MAX, Metric};
 
 /// The value of the label `sink` in its metrics.
 pub const SCRAPE: &str = "scrape";
+
+/// Bytes of the page's totals at worst.
+#[must_use]
+pub const fn page_bytes_max() -> usize {
+    table::worst_case_bytes::<FlowSums>()
+}
 
 /// Flows rendered under one lock.
 const STEP: usize = 4_096;

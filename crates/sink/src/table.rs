@@ -22,6 +22,13 @@ pub const FLOWS_MAX: usize = 917_504;
 
 const _: () = assert!(FLOWS_MAX < u32::MAX as usize, "slots are numbered by u32");
 
+/// Bytes of a full table at worst, in the moment of its last growth; names that only it still knows come on top.
+pub(crate) const fn worst_case_bytes<V>() -> usize {
+    // Slots, and an index entry with its control byte.
+    let slot = size_of::<Option<(FlowKey, V)>>() + size_of::<u32>() + 1;
+    (1 << 20) * slot * 3 / 2
+}
+
 /// How a flow entered the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fold {

@@ -43,20 +43,16 @@ use crate::portion::{Portion, Step};
 use crate::table::Table;
 
 mod aside;
+mod chunk;
 mod series;
 mod state;
 
 use aside::Aside;
+use chunk::Chunk;
+pub(crate) use chunk::Sample;
 pub(crate) use series::{Figure, FlowTotals, IDLE_MAX, Metric};
 use series::{Phase, Stage, Total};
-
-/// One sample of a request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Sample {
-    pub(crate) slot: u32,
-    pub(crate) metric: Metric,
-    pub(crate) figure: Figure,
-}
+pub(crate) use state::{FORMAT, unaccepted};
 
 #[derive(Clone, Copy, Debug)]
 struct Cycle {
@@ -65,45 +61,6 @@ struct Cycle {
     phase: Phase,
     /// The first slot that no request of the sweep has reached.
     next: u32,
-}
-
-/// A request's samples, all at one time.
-#[derive(Debug, Default)]
-pub(crate) struct Chunk {
-    /// Milliseconds since 1970.
-    pub(crate) timestamp_ms: i64,
-    pub(crate) samples: Vec<Sample>,
-    /// The slots that it stands for.
-    part: Range<u32>,
-}
-
-impl Chunk {
-    /// Takes up the flows of its part as far as they fit, and leaves it with those.
-    fn fill<'t>(
-        &mut self,
-        flows: impl Iterator<Item = (u32, &'t FlowTotals)>,
-        (flows_max, samples_max): (usize, usize),
-        figure: impl Fn(&Total) -> Option<Figure>,
-    ) {
-        let mut named = 0;
-        for (slot, FlowTotals(totals)) in flows.take_while(|(slot, _)| *slot < self.part.end) {
-            let before = self.samples.len();
-            if named == flows_max || before + Metric::ALL.len() > samples_max {
-                self.part.end = slot;
-                return;
-            }
-            let samples = Metric::ALL.into_iter().zip(totals);
-            self.samples.extend(
-                samples.filter_map(|(metric, total)| Some(Sample { slot, metric, figure: figure(total)? })),
-            );
-            named += usize::from(self.samples.len() > before);
-        }
-    }
-
-    /// Flows that it names.
-    fn named(&self) -> usize {
-        self.samples.chunk_by(|one, next| one.slot == next.slot).count()
-    }
 }
 
 /// What came of an answer that was no acceptance.
@@ -124,8 +81,10 @@ pub(crate) struct Refusal {
 struct Keeping {
     /// How far the state goes that is kept.
     kept: Position,
-    /// How far the one goes that is being kept.
-    under_way: Option<Position>,
+    /// The last time that it knows of, in milliseconds since 1970.
+    kept_ms: i64,
+    /// Both of the one that is being kept.
+    under_way: Option<(Position, i64)>,
     /// Zeros, ends or growth were accepted that the state does not know of.
     has_news: bool,
     /// Nothing is said before a state is kept.
@@ -306,10 +265,10 @@ impl Totals {
     /// The next request of a lane: a part of the sweep that was not accepted, or a new one, and the same part again until
     /// that is answered. `None` when the cycle is over, with its position accepted; while other lanes are to be waited
     /// for; and while it [is due](Self::is_due) that a state is kept.
-    pub(crate) fn advance(&mut self, lane: usize, now: UnixNanos) -> Option<&Chunk> {
+    pub(crate) fn advance(&mut self, lane: usize, now: UnixNanos) -> Option<&[Sample]> {
         while let Some(cycle) = self.cycle.filter(|_| !self.is_keeping()) {
             let speaks = lane == 0 || cycle.phase.is_shared();
-            if !(speaks && self.lanes.is_open(lane)) {
+            if !(speaks && self.lanes.is_open(lane)) || self.outlives(self.next_timestamp_ms(now)) {
                 return None;
             }
             if !self.is_frozen(lane) {
@@ -345,14 +304,18 @@ impl Totals {
         self.lanes.len()
     }
 
-    /// The request of a lane goes, at a later time than any before.
-    fn send(&mut self, lane: usize, now: UnixNanos) -> Option<&Chunk> {
+    fn next_timestamp_ms(&self, now: UnixNanos) -> i64 {
         let now_ms = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
-        self.last_timestamp_ms = now_ms.max(self.last_timestamp_ms.saturating_add(1));
+        now_ms.max(self.last_timestamp_ms.saturating_add(1))
+    }
+
+    /// The request of a lane goes, at a later time than any before.
+    fn send(&mut self, lane: usize, now: UnixNanos) -> Option<&[Sample]> {
+        self.last_timestamp_ms = self.next_timestamp_ms(now);
         self.lanes.begin(lane);
         let chunk = self.chunks.get_mut(lane)?;
         chunk.timestamp_ms = self.last_timestamp_ms;
-        Some(chunk)
+        Some(&chunk.samples)
     }
 
     /// A sweep is over; what follows it.

@@ -12,12 +12,9 @@
 //! Bound: the flows of one table twice (open and frozen), and [`ITEMS_MAX`] items a request, which whoever encodes
 //! it may cut further.
 
-use std::ops::Range;
-
 use egressd_flow::{Attributed, AttributedBatch, Counter, Position};
 use prost::Message;
 
-use super::ITEMS_MAX;
 use super::aside::{self, Refused};
 use crate::books::{Applied, Reason, Standing};
 use crate::destination::Verdict;
@@ -26,6 +23,11 @@ use crate::labels::{FlowKey, FlowView};
 use crate::lanes::Lanes;
 use crate::portion::{Portion, Step};
 use crate::table::Table;
+
+mod range;
+
+pub(crate) use range::set_aside;
+use range::{FORMAT, Frozen, Note, Open, Part};
 
 /// Sent and received.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -63,116 +65,6 @@ impl Delta {
     }
 }
 
-#[derive(Debug)]
-struct Frozen {
-    flows: Vec<(FlowKey, Delta)>,
-    /// The first flow that no request has named yet.
-    next: usize,
-    /// The request of each lane.
-    requests: Vec<Option<Part>>,
-    /// To be said again, the next one last: at most two for each lane.
-    again: Vec<Part>,
-    /// The position that is accepted with the last request.
-    through: Position,
-}
-
-impl Frozen {
-    fn new(flows: Vec<(FlowKey, Delta)>, through: Position, lanes: usize) -> Self {
-        Self { flows, next: 0, requests: vec![None; lanes], again: Vec::new(), through }
-    }
-
-    fn request(&self, lane: usize) -> Option<&Part> {
-        self.requests.get(lane)?.as_ref()
-    }
-
-    fn request_mut(&mut self, lane: usize) -> Option<&mut Part> {
-        self.requests.get_mut(lane)?.as_mut()
-    }
-
-    fn take(&mut self, lane: usize) -> Option<Part> {
-        self.requests.get_mut(lane)?.take()
-    }
-
-    /// What a request had no room for. The end of what was named is new again, unless it may have been said.
-    fn give_back(&mut self, rest: Part) {
-        if rest.flows.end == self.next && !rest.is_noted && rest.lives == 0 {
-            self.next = rest.flows.start;
-        } else {
-            self.again.push(rest);
-        }
-    }
-
-    fn part(&self, part: &Part) -> &[(FlowKey, Delta)] {
-        self.flows.get(part.flows.clone()).unwrap_or_default()
-    }
-
-    /// What was named and is not known to be accepted.
-    fn open(&self) -> impl Iterator<Item = &Part> {
-        self.requests.iter().flatten().chain(&self.again)
-    }
-}
-
-/// Neighbouring flows of a range, as one request names them.
-#[derive(Clone, Debug)]
-struct Part {
-    flows: Range<usize>,
-    /// Lives before this one that may have said it, and were not counted for that.
-    lives: u64,
-    /// Whether the note that is kept has it.
-    is_noted: bool,
-}
-
-/// How far a range is, as it is kept for the life after this one.
-#[derive(Clone, PartialEq, Message)]
-struct Note {
-    /// Raised when a range would be built otherwise than before.
-    #[prost(uint32, tag = "1")]
-    format: u32,
-    /// The last position of the range.
-    #[prost(uint64, tag = "2")]
-    through: u64,
-    /// How many of its flows were named; what of them is not open was accepted or set aside.
-    #[prost(uint64, tag = "3")]
-    named_flows: u64,
-    /// What is set aside, of this range and of those before.
-    #[prost(message, repeated, tag = "4")]
-    aside: Vec<Refused>,
-    /// The position behind which the range begins.
-    #[prost(uint64, tag = "6")]
-    after: u64,
-    /// Requests that may have been made and are not known to be accepted.
-    #[prost(message, repeated, tag = "7")]
-    open: Vec<Open>,
-}
-
-/// One of them.
-#[derive(Clone, Copy, PartialEq, Eq, Message)]
-struct Open {
-    #[prost(uint64, tag = "1")]
-    start: u64,
-    #[prost(uint64, tag = "2")]
-    end: u64,
-    /// Lives that may have made it and were not counted for that.
-    #[prost(uint64, tag = "3")]
-    lives: u64,
-}
-
-impl Open {
-    fn of(part: &Part) -> Self {
-        Self { start: part.flows.start as u64, end: part.flows.end as u64, lives: part.lives }
-    }
-
-    /// As the next life has it, of a range of so many flows.
-    fn part(self, flows: usize) -> Part {
-        let place = |at: u64| usize::try_from(at).unwrap_or(usize::MAX).min(flows);
-        let start = place(self.start);
-        let flows = start..place(self.end).max(start);
-        Part { flows, lives: self.lives.saturating_add(1), is_noted: false }
-    }
-}
-
-const FORMAT: u32 = 2;
-
 /// What is kept for the life after this one, and what of the life before is still to be said.
 #[derive(Debug, Default)]
 struct Keeping {
@@ -182,7 +74,7 @@ struct Keeping {
     under_way: Option<Position>,
     /// Nothing is said before a state is kept.
     is_due: bool,
-    /// Something was accepted that the note does not know of.
+    /// Something was accepted or given up that the note does not know of.
     has_news: bool,
     /// The range that the life before was at, until it is frozen again.
     noted: Option<Note>,
@@ -190,6 +82,8 @@ struct Keeping {
     aside_before: Counter,
     /// What of that range was accepted then.
     accepted_before: Counter,
+    /// What of that range was given up then.
+    discarded_before: Counter,
     /// The range is not known to be as it was: any part of it may have been said.
     is_all_doubtful: bool,
 }
@@ -280,6 +174,8 @@ impl Deltas {
         if let Some(frozen) = &mut self.frozen {
             (note.through, note.named_flows) = (frozen.through.0, frozen.next as u64);
             note.open = frozen.open().map(Open::of).collect();
+            (note.discarded_bytes, note.discarded_packets) =
+                (frozen.discarded.bytes, frozen.discarded.packets);
             frozen
                 .requests
                 .iter_mut()
@@ -333,6 +229,32 @@ impl Deltas {
         let taken = taken.unwrap_or_default();
         self.release(taken);
         taken
+    }
+
+    /// What of the range under way a life before gave up, once.
+    pub(crate) fn take_discarded_before(&mut self) -> Counter {
+        let taken = self.keeping.as_mut().map(|keeping| std::mem::take(&mut keeping.discarded_before));
+        let taken = taken.unwrap_or_default();
+        self.release(taken);
+        taken
+    }
+
+    /// Gives up a lane's request; what is lost by that.
+    pub(crate) fn give_up(&mut self, lane: usize) -> Counter {
+        let lost = self.requested(lane);
+        self.release(lost);
+        self.pass(lane);
+        if let Some(frozen) = &mut self.frozen {
+            frozen.discarded += lost;
+        }
+        self.has_news();
+        lost
+    }
+
+    fn has_news(&mut self) {
+        if let Some(keeping) = &mut self.keeping {
+            keeping.has_news = true;
+        }
     }
 
     /// How many lives before may have made a lane's request; once a request.
@@ -395,7 +317,13 @@ impl Deltas {
             frozen.again.push(part);
         }
         // What was set aside of the range is held on.
-        keeping.accepted_before = accepted.growth(keeping.aside_before).unwrap_or(accepted);
+        accepted = accepted.growth(keeping.aside_before).unwrap_or(accepted);
+        let discarded = Counter { bytes: note.discarded_bytes, packets: note.discarded_packets };
+        (keeping.accepted_before, frozen.discarded) = match accepted.growth(discarded) {
+            Some(accepted) => (accepted, discarded),
+            None => (accepted, Counter::default()),
+        };
+        keeping.discarded_before = frozen.discarded;
         // Kept before a request is made again: otherwise a third life would not know of a second.
         keeping.is_due = true;
         self.frozen = Some(frozen);
@@ -416,7 +344,8 @@ impl Deltas {
         let flows_max = self.portion.flows();
         let frozen = self.frozen.as_mut()?;
         if frozen.request(lane).is_none() {
-            *frozen.requests.get_mut(lane)? = take_part(frozen, flows_max, is_aside);
+            let part = frozen.next_part(flows_max, is_aside);
+            *frozen.requests.get_mut(lane)? = part;
         }
         if frozen.request(lane).is_none() {
             if frozen.open().next().is_none() {
@@ -495,9 +424,7 @@ impl Deltas {
         }
         self.release(emitted);
         self.pass(lane);
-        if let Some(keeping) = &mut self.keeping {
-            keeping.has_news = true;
-        }
+        self.has_news();
         (emitted, !is_news)
     }
 
@@ -570,38 +497,11 @@ impl Deltas {
     }
 }
 
-fn sum(flows: &[(FlowKey, Delta)]) -> Counter {
+pub(super) fn sum(flows: &[(FlowKey, Delta)]) -> Counter {
     flows.iter().fold(Counter::default(), |mut sum, (_, delta)| {
         sum += delta.sum();
         sum
     })
-}
-
-/// What a free lane says next: a part that is to be said again, or new flows; `None` when there is neither.
-fn take_part(frozen: &mut Frozen, flows_max: usize, is_aside: impl Fn(FlowView<'_>) -> bool) -> Option<Part> {
-    let part = frozen.again.pop().filter(|part| !part.flows.is_empty());
-    let whole = part.unwrap_or(Part { flows: frozen.next..frozen.flows.len(), lives: 0, is_noted: false });
-    let end = whole.flows.start + fitting(frozen.part(&whole), flows_max, is_aside);
-    let (part, rest) = (whole.flows.start..end, end..whole.flows.end);
-    frozen.next = frozen.next.max(whole.flows.end);
-    if !rest.is_empty() {
-        frozen.give_back(Part { flows: rest, ..whole });
-    }
-    (!part.is_empty()).then_some(Part { flows: part, ..whole })
-}
-
-/// How many of these flows a request names: at most `flows_max`, as many as make [`ITEMS_MAX`] items, none of them aside
-/// unless it is the only one.
-fn fitting(flows: &[(FlowKey, Delta)], flows_max: usize, is_aside: impl Fn(FlowView<'_>) -> bool) -> usize {
-    if flows.first().is_some_and(|(flow, _)| is_aside(flow.view())) {
-        return 1;
-    }
-    let mut items = 0;
-    let fitting = flows.iter().take(flows_max).take_while(|(flow, delta)| {
-        items += delta.parts().count();
-        items <= ITEMS_MAX && !is_aside(flow.view())
-    });
-    fitting.count()
 }
 
 #[cfg(test)]

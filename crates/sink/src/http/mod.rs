@@ -26,8 +26,9 @@ use crate::keep::{Resume, StateLost};
 use crate::labels::{FlowKey, FlowView};
 use crate::lanes::LANES_MAX;
 use crate::portion::Step;
-use crate::table::FLOWS_MAX;
+use crate::table::{self, FLOWS_MAX};
 use aside::{Aside, Refused};
+pub(crate) use deltas::set_aside;
 use deltas::{Delta, Deltas};
 use proto::{PodNetworkMetric, PodNetworkMetricBatch};
 
@@ -36,6 +37,11 @@ const DAMAGED: &[u8] = &[0];
 
 /// Items of one request, encoded in some tens of milliseconds; where names are long, its bytes are the closer bound.
 pub(crate) const ITEMS_MAX: usize = 20_000;
+
+/// Bytes of what is open and what is frozen, at worst.
+pub(crate) const fn table_bytes() -> usize {
+    2 * table::worst_case_bytes::<Delta>()
+}
 
 /// The configuration's headers over the defaults; the encoding is ours to say.
 pub(crate) fn headers(configured: &HeaderMap, gzip: bool) -> HeaderMap {
@@ -96,11 +102,13 @@ impl CostApi {
     fn refused(&mut self, lane: usize, verdict: Verdict, now: UnixNanos, settled: &mut Settled) {
         if self.aside.is_asked() {
             self.deltas.answered_aside(false);
-            (settled.discarded, settled.goes_on) = self.aside.refused(verdict, now);
-            if !settled.discarded.is_zero() {
-                self.deltas.release(settled.discarded);
+            let (discarded, goes_on) = self.aside.refused(verdict, now);
+            if !discarded.is_zero() {
+                self.deltas.release(discarded);
                 self.deltas.make_due();
             }
+            settled.discarded += discarded;
+            settled.goes_on = goes_on;
             return;
         }
         let Some((step, waits)) = self.deltas.refused(lane, verdict) else {
@@ -111,11 +119,7 @@ impl CostApi {
         match step {
             Step::Again | Step::Fewer => {}
             Step::Aside if self.aside.has_room() => settled.aside = self.set_aside(lane, now),
-            Step::Aside => {
-                settled.discarded = self.deltas.requested(lane);
-                self.deltas.release(settled.discarded);
-                self.deltas.pass(lane);
-            }
+            Step::Aside => settled.discarded += self.deltas.give_up(lane),
         }
     }
 
@@ -234,7 +238,11 @@ impl Destination for CostApi {
     /// The request of a range that a life before was at may be one that it made, and so may any of a flow that was set
     /// aside then.
     fn settle(&mut self, lane: usize, verdict: Verdict, now: UnixNanos) -> Settled {
-        let mut settled = Settled { emitted: self.deltas.take_accepted_before(), ..Settled::default() };
+        let mut settled = Settled {
+            emitted: self.deltas.take_accepted_before(),
+            discarded: self.deltas.take_discarded_before(),
+            ..Settled::default()
+        };
         let (said, doubtful) = if self.aside.is_asked() {
             self.aside.requested()
         } else {

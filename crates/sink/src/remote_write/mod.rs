@@ -27,8 +27,8 @@ use crate::destination::{Destination, Heard, Settled, Verdict};
 use crate::keep::{Resume, StateLost};
 use crate::lanes::LANES_MAX;
 use crate::secret::Secret;
-use crate::table::FLOWS_MAX;
-use crate::totals::{Refusal, Totals};
+use crate::table::{self, FLOWS_MAX};
+use crate::totals::{FlowTotals, Refusal, Totals};
 use encode::Encoder;
 
 /// Samples of one request, mostly 2 to 3 MB before compression: between what Prometheus sends (2,000, its
@@ -52,6 +52,11 @@ static V2: [(HeaderName, HeaderValue); 2] = [
     (CONTENT_TYPE, HeaderValue::from_static("application/x-protobuf;proto=io.prometheus.write.v2.Request")),
     (VERSION_HEADER, HeaderValue::from_static("2.0.0")),
 ];
+
+/// Bytes of the totals, at worst.
+pub(crate) const fn table_bytes() -> usize {
+    table::worst_case_bytes::<FlowTotals>()
+}
 
 /// The headers of the protocol over those of the configuration; those of its version come with each request.
 pub(crate) fn headers(configured: &HeaderMap) -> HeaderMap {
@@ -254,13 +259,16 @@ impl Destination for RemoteWrite {
 }
 
 /// URL, user, labels and headers.
-type Place<'a> = (&'a Secret<Url>, Option<&'a str>, &'a BTreeMap<String, String>, HeaderMap);
+type Place<'a> = (Secret<Url>, Option<&'a str>, &'a BTreeMap<String, String>, HeaderMap);
 
 /// What says which series of which store are written.
 fn place(settings: &RemoteWriteSettings) -> Place<'_> {
     let mut headers = settings.headers.clone();
     headers.remove(AUTHORIZATION);
-    (&settings.url, settings.access.user(), &settings.labels, headers)
+    let mut url = settings.url.expose().clone();
+    // A URL that cannot have one has none.
+    let _none = url.set_password(None);
+    (Secret::new(url), settings.access.user(), &settings.labels, headers)
 }
 
 /// A place in 64 bits (FNV-1a), the same in every release; two that differ are told apart all but surely.

@@ -127,7 +127,11 @@ fn another_place_gets_what_the_old_one_did_not_accept() {
     let user = of(Authentication::Basic { username: "tenant".to_owned(), password: secret() });
     let bearer = of(Authentication::Bearer(secret()));
     let other_url = crate::Secret::new("http://other.example/".parse().unwrap());
+    let mut with_password = settings(&[]).url.expose().clone();
+    with_password.set_password(Some("k3y")).unwrap();
+    let with_password = crate::Secret::new(with_password);
     for (changed, expected) in [
+        (RemoteWriteSettings { url: with_password, ..settings(&[]) }, &goes_on),
         (RemoteWriteSettings { url: other_url, ..settings(&[]) }, &anew),
         (settings(&[("team", "b")]), &anew),
         (RemoteWriteSettings { headers: header("x-scope-orgid"), ..settings(&[]) }, &anew),

@@ -19,14 +19,16 @@ use prost::Message;
 use super::series::Began;
 use super::{CatchingUp, FlowTotals, Keeping, Metric, Stage, Total, Totals};
 use crate::books::Held;
+use crate::config::Temporality;
 use crate::keep::StateLost;
 use crate::labels::{FlowView, Names};
 use crate::table::Fold;
 
-/// Raised when a state means something else than before.
-const FORMAT: u32 = 1;
+/// Raised when a state means something else than before. No note of [deltas](crate::http) has the same.
+pub(crate) const FORMAT: u32 = 1;
 
-/// How far a life may have gone on beyond the last time of its state: only that counts where the clock was set back.
+/// How far a life goes on beyond the last time of its state before it keeps another: only that counts where the clock
+/// was set back.
 const UNKEPT: Duration = Duration::from_mins(1);
 
 /// All of it.
@@ -48,11 +50,14 @@ struct State {
     ends: Vec<u32>,
     #[prost(message, repeated, tag = "7")]
     flows: Vec<Flow>,
-    /// Of the growth that is not accepted, what a request says that may be under way.
+    /// Growth that is not accepted and may be taken, once for each life that may have said it.
     #[prost(uint64, tag = "8")]
     said_bytes: u64,
     #[prost(uint64, tag = "9")]
     said_packets: u64,
+    /// Whether growth was said in place of totals.
+    #[prost(bool, tag = "10")]
+    is_growth: bool,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -100,6 +105,16 @@ struct Series {
     began_ms: u64,
 }
 
+/// What a state holds that was not accepted; `None` when it is none of these.
+pub(crate) fn unaccepted(state: &[u8]) -> Option<Counter> {
+    let state = State::decode(state).ok().filter(|state| state.format == FORMAT)?;
+    let series = state.flows.iter().flat_map(|flow| &flow.series);
+    Some(series.fold(Counter::default(), |mut sum, series| {
+        sum += Counter { bytes: series.unaccepted_bytes, packets: series.unaccepted_packets };
+        sum
+    }))
+}
+
 impl Totals {
     /// Keeps states from now on, for the series of `place`. Goes on behind `position` from a `state`, which is empty where
     /// there is none, once all through `through` was taken in. Gives what the state holds unaccepted.
@@ -113,7 +128,8 @@ impl Totals {
         through: Position,
         now: UnixNanos,
     ) -> Result<Counter, StateLost> {
-        self.keeping = Some(Keeping { kept: position, ..Keeping::default() });
+        let kept_ms = i64::try_from(now.as_millis()).unwrap_or(i64::MAX);
+        self.keeping = Some(Keeping { kept: position, kept_ms, ..Keeping::default() });
         (self.standing.applied, self.standing.accepted) = (position, position);
         if state.is_empty() {
             return Ok(Counter::default());
@@ -124,18 +140,22 @@ impl Totals {
             return Err(StateLost);
         };
         let received_asked = std::mem::replace(&mut self.received_asked, state.received_asked);
+        let is_growth = self.temporality == Temporality::Delta;
         if let Some(keeping) = &mut self.keeping {
-            let anew = state.place != place;
+            let is_moved = state.place != place;
+            let anew = is_moved || state.is_growth != is_growth;
             keeping.catching_up = Some(CatchingUp { through, anew, received_asked });
-            if !anew {
+            if !is_moved {
                 keeping.doubt = Counter { bytes: state.said_bytes, packets: state.said_packets };
             }
         }
         self.last_timestamp_ms = state.timestamp_ms;
+        if let Some(keeping) = &mut self.keeping {
+            keeping.kept_ms = state.timestamp_ms;
+        }
         if i64::try_from(now.as_millis()).is_ok_and(|now_ms| now_ms < state.timestamp_ms) {
             // The clock was set back: times go on beyond all that the life before may have used.
-            let unkept_ms = i64::try_from(UNKEPT.as_millis()).unwrap_or(i64::MAX);
-            self.last_timestamp_ms = state.timestamp_ms.saturating_add(unkept_ms);
+            self.last_timestamp_ms = unkept_until(state.timestamp_ms);
         }
         if !self.standing.held.0.is_zero() {
             self.standing.accepted = Position(0);
@@ -145,11 +165,23 @@ impl Totals {
 
     /// The state behind the position that is given with it, of the series of `place`.
     pub(crate) fn state(&mut self, place: u64) -> (Position, Vec<u8>) {
+        let last = (self.standing.applied, self.last_timestamp_ms);
         if let Some(keeping) = &mut self.keeping {
-            keeping.under_way = Some(self.standing.applied);
+            keeping.under_way = Some(last);
             (keeping.is_due, keeping.has_news) = (false, false);
         }
         (self.standing.applied, self.write(place))
+    }
+
+    /// Whether a state has to be kept before anything is said at `now_ms`: one that knows of that time.
+    pub(super) fn outlives(&mut self, now_ms: i64) -> bool {
+        let Some(keeping) = &mut self.keeping else { return false };
+        let is_due = now_ms > unkept_until(keeping.kept_ms);
+        if is_due {
+            self.last_timestamp_ms = self.last_timestamp_ms.max(now_ms - 1);
+            keeping.is_due = true;
+        }
+        is_due
     }
 
     /// The state that was given last is kept.
@@ -157,7 +189,7 @@ impl Totals {
         if let Some(keeping) = &mut self.keeping
             && let Some(kept) = keeping.under_way.take()
         {
-            keeping.kept = kept;
+            (keeping.kept, keeping.kept_ms) = kept;
         }
     }
 
@@ -171,7 +203,8 @@ impl Totals {
             }
             scratch.encode(&mut bytes).expect("a vector grows as needed");
         }
-        let said = self.requested();
+        let mut said = self.requested();
+        said += self.keeping.as_ref().map(|keeping| keeping.doubt).unwrap_or_default();
         let head = State {
             format: FORMAT,
             place,
@@ -182,6 +215,7 @@ impl Totals {
             flows: Vec::new(),
             said_bytes: said.bytes,
             said_packets: said.packets,
+            is_growth: self.temporality == Temporality::Delta,
         };
         head.encode(&mut bytes).expect("a vector grows as needed");
         bytes
@@ -293,6 +327,11 @@ impl Series {
             began: Began::at(UnixNanos(self.began_ms.saturating_mul(1_000_000))),
         })
     }
+}
+
+/// Until when a life whose state knows of this time says something without another.
+fn unkept_until(kept_ms: i64) -> i64 {
+    kept_ms.saturating_add(i64::try_from(UNKEPT.as_millis()).unwrap_or(i64::MAX))
 }
 
 /// Names that flows share, each once.

@@ -41,6 +41,48 @@ fn frozen_range_is_repeated_until_accepted() {
     assert_eq!((deltas.standing().held.0, deltas.flows()), (Counter::default(), 0));
 }
 
+/// Goal: what a life gave up of a range is discarded in the account of the next one too, which takes the range in again,
+/// and is not let out as accepted.
+#[test]
+fn what_was_given_up_is_not_taken_for_accepted_by_the_next_life() {
+    let flow = |host: u8| format!("web/app@n1/a 10.0.0.1 > unknown 8.8.8.{host} tcp tx={host}0/1");
+    let (one, two, three) = (flow(1), flow(2), flow(3));
+    let lines = [one.as_str(), two.as_str(), three.as_str()];
+    let resumed = |state: &[u8]| {
+        let mut deltas = Deltas::new(64, 1);
+        deltas.resume((Position(0), state), Position(1)).unwrap();
+        apply(&mut deltas, &lines);
+        deltas.begin();
+        deltas
+    };
+    let mut deltas = resumed(&[]);
+    let next = |deltas: &mut Deltas| {
+        for _ in 0..2 {
+            assert!(deltas.advance(0, |_| false).is_some());
+            if deltas.send(0) {
+                return;
+            }
+            deltas.state(Vec::new());
+            deltas.kept();
+        }
+        panic!("it is noted");
+    };
+    for _ in 0..2 {
+        next(&mut deltas);
+        deltas.refused(0, Verdict::Rejected);
+    }
+    next(&mut deltas);
+    assert_eq!(deltas.refused(0, Verdict::Rejected).map(|(step, _)| step), Some(Step::Aside));
+    assert_eq!(deltas.give_up(0), Counter { bytes: 10, packets: 1 });
+    let (_, state) = deltas.state(Vec::new());
+
+    let mut deltas = resumed(&state);
+    assert_eq!(deltas.standing().held.0, Counter { bytes: 60, packets: 3 });
+    assert_eq!(deltas.take_accepted_before(), Counter::default());
+    assert_eq!(deltas.take_discarded_before(), Counter { bytes: 10, packets: 1 });
+    assert_eq!(deltas.standing().held.0, Counter { bytes: 50, packets: 2 });
+}
+
 /// Goal: what has no direction stays out with its reason, and neither it nor an empty record makes an item.
 #[test]
 fn undirected_and_empty_records_make_no_item() {

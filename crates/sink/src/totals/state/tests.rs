@@ -96,6 +96,8 @@ fn totals_know_when_they_began_over_many_lives() {
     send(&mut totals, 10, seconds(1_732_320_000));
     let mut next = reborn(&mut totals, PLACE, 1, seconds(1_732_330_000));
     next.begin();
+    assert!(next.advance(0, seconds(1_732_330_000)).is_none(), "a state knows of no such time yet");
+    keep(&mut next);
     assert!(next.advance(0, seconds(1_732_330_000)).is_some());
     assert_eq!(next.began_ms(&next.chunk(0)[0]), 1_732_320_000_000);
 }
@@ -126,6 +128,8 @@ fn an_end_set_aside_is_kept_before_a_return() {
         keep(&mut totals);
     }
     totals.begin();
+    assert_eq!(request(&mut totals, seconds(700)), None, "a state knows of no such time yet");
+    keep(&mut totals);
     assert_eq!(request(&mut totals, seconds(700)).as_deref(), Some("700000 Transmit 8.8.8.8 stale"));
     assert!(totals.refused(0, Verdict::Rejected, seconds(700)).aside.is_some());
     while totals.is_running() {
@@ -139,6 +143,108 @@ fn an_end_set_aside_is_kept_before_a_return() {
     assert_eq!((request(&mut totals, seconds(701)), totals.is_due()), (None, true));
     keep(&mut totals);
     assert_eq!(request(&mut totals, seconds(701)).as_deref(), Some("701001 Transmit 8.8.8.8 zero"));
+}
+
+/// Goal: however long a life says the same totals again without anything new, a life after it, whose clock was set back,
+/// says nothing at a time that was used.
+#[test]
+fn times_rise_over_a_clock_that_was_set_back_by_minutes() {
+    let mut totals = keeping();
+    send(&mut totals, 10, seconds(1));
+    let mut last = 0;
+    let mut kept = totals.state(PLACE);
+    totals.kept();
+    for now in (15..500).step_by(15) {
+        totals.begin();
+        while totals.is_running() {
+            if totals.is_due() {
+                kept = totals.state(PLACE);
+                totals.kept();
+            }
+            if request(&mut totals, seconds(now)).is_some() {
+                last = totals.timestamp_ms(0);
+                totals.settle(0);
+            }
+        }
+    }
+    assert_eq!(last, 495_000);
+    let mut next = Totals::new(64, 100, true);
+    next.resume((kept.0, &kept.1), PLACE, Position(1), seconds(200)).unwrap();
+    let mut after = Vec::new();
+    next.begin();
+    while next.is_running() && after.is_empty() {
+        if next.is_due() {
+            keep(&mut next);
+        }
+        if next.advance(0, seconds(200)).is_some() {
+            after.push(next.timestamp_ms(0));
+        }
+    }
+    assert!(after[0] > last, "{after:?} after {last}");
+}
+
+/// Goal: totals that become growth over a restart, and growth that becomes totals, begin anew with what was not accepted,
+/// and leave no series behind that nobody ends.
+#[test]
+fn another_temporality_over_a_restart_begins_anew() {
+    for (before, after, expected) in [
+        (Temporality::Cumulative, Temporality::Delta, "+3"),
+        (Temporality::Delta, Temporality::Cumulative, "zero"),
+    ] {
+        let mut totals = keeping();
+        totals.say(before);
+        send(&mut totals, 10, seconds(1));
+        totals.begin();
+        while totals.is_running() {
+            if totals.is_due() {
+                keep(&mut totals);
+            }
+            if request(&mut totals, seconds(2)).is_some() {
+                totals.settle(0);
+            }
+        }
+        send(&mut totals, 3, seconds(3));
+        let (position, state) = totals.state(PLACE);
+        let mut next = Totals::new(64, 100, true);
+        next.say(after);
+        next.resume((position, &state), PLACE, position, seconds(4)).unwrap();
+        next.begin();
+        let mut said = None;
+        while next.is_running() && said.is_none() {
+            if next.is_due() {
+                keep(&mut next);
+            }
+            said = request(&mut next, seconds(5));
+        }
+        assert!(said.as_ref().is_some_and(|said| said.ends_with(expected)), "{said:?}");
+        assert_eq!((next.flows(), next.standing().held.0), (1, Counter { bytes: 3, packets: 1 }));
+    }
+}
+
+/// Goal: growth counts in doubt once for each life that may have said it, also where lives end before they say it again.
+#[test]
+fn growth_is_in_doubt_for_each_life_that_may_have_said_it() {
+    let growing = || {
+        let mut totals = Totals::new(64, 100, true);
+        totals.say(Temporality::Delta);
+        totals
+    };
+    let mut totals = growing();
+    totals.resume((Position(0), &[]), PLACE, Position(0), seconds(0)).unwrap();
+    send(&mut totals, 10, seconds(1));
+    for life in 1..=3 {
+        totals.begin();
+        assert_eq!(request(&mut totals, seconds(life)), None);
+        let (position, state) = totals.state(PLACE);
+        // It may say it now, and ends.
+        totals = growing();
+        totals.resume((position, &state), PLACE, position, seconds(life)).unwrap();
+        let lives = Counter { bytes: 10 * life, packets: life };
+        assert_eq!(unaccepted(&state), Some(Counter { bytes: 10, packets: 1 }));
+        if life == 3 {
+            assert_eq!(totals.take_doubt(), lives);
+        }
+    }
 }
 
 /// Goal: what changed in the configuration while nobody ran is taken up once caught up: another place begins anew with
@@ -209,8 +315,12 @@ fn a_state_is_compact() {
 fn times_rise_over_a_clock_that_was_set_back() {
     let mut totals = keeping();
     send(&mut totals, 10, seconds(1));
+    assert_eq!(push(&mut totals, seconds(3600)), [""; 0], "a state knows of no such time yet");
+    keep(&mut totals);
     assert_eq!(push(&mut totals, seconds(3600)), ["3600000 Transmit 8.8.8.8 zero"]);
     let mut next = reborn(&mut totals, PLACE, 1, seconds(60));
+    assert_eq!(push(&mut next, seconds(61)), [""; 0]);
+    keep(&mut next);
     assert_eq!(push(&mut next, seconds(61)), ["3660001 Transmit 8.8.8.8 10"]);
 }
 
