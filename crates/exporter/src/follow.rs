@@ -1,4 +1,4 @@
-//! The flow subscription's place in the exporter.
+//! The flow subscription's place in the exporter: a thread of its own.
 
 use std::net::SocketAddr;
 
@@ -9,6 +9,8 @@ use egressd_serve::{
 use egressd_service::lifecycle::Tasks;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
+use tokio::runtime::Builder;
+use tokio::task::spawn_blocking;
 use tracing::{info, warn};
 
 use crate::security::Door;
@@ -40,6 +42,16 @@ pub(crate) async fn start(
     }
     let (feed, inbox) = feed();
     let metrics = FlowsMetrics::register(registry);
-    tasks.spawn("flows", serve(listener, tls, inbox, Patience::USUAL, metrics, tasks.abandon.clone()));
+    // Filters are their askers' to choose: whatever they cost, it is one thread's time and no worker's of the streams.
+    let runtime = Builder::new_current_thread().enable_all().thread_name("flows").build();
+    let (runtime, listener) = (runtime.context("no thread for flows")?, listener.into_std()?);
+    let abandon = tasks.abandon.clone();
+    let serving = spawn_blocking(move || {
+        runtime.block_on(async {
+            let listener = TcpListener::from_std(listener)?;
+            anyhow::Ok(serve(listener, tls, inbox, Patience::USUAL, metrics, abandon).await?)
+        })
+    });
+    tasks.spawn("flows", async { serving.await.context("the thread of flows panicked")? });
     Ok(feed)
 }

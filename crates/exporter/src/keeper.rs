@@ -10,8 +10,8 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use egressd_flow::{AttributedBatch, Position, UnixNanos};
-use egressd_sink::{Resume, Scrape};
+use egressd_flow::{AttributedBatch, Counter, Position, UnixNanos};
+use egressd_sink::{Resume, Scrape, unaccepted};
 use egressd_spool::{Spool, SpoolError, Taken};
 
 mod drive;
@@ -20,7 +20,7 @@ mod feed;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use drive::{Inputs, Request, drive};
+pub(crate) use drive::{Inputs, Join, Request, drive};
 pub(crate) use feed::Feed;
 
 /// Batches that become safe by one sync.
@@ -94,6 +94,17 @@ impl Keeper {
     pub(crate) fn join(&mut self, sink: &str) -> Result<Resume, SpoolError> {
         let position = self.spool.join(sink)?;
         Ok(Resume { position, state: self.spool.state(sink)?, caught_up: self.begun.max(position) })
+    }
+
+    /// What a sink had not accepted, at most: of a range that was under way a part may be.
+    ///
+    /// # Errors
+    /// The disk fails.
+    pub(crate) fn owed(&self, sink: &str) -> Result<Counter, SpoolError> {
+        let state = self.spool.state(sink)?;
+        let mut owed = state.as_deref().map(unaccepted).unwrap_or_default();
+        owed += self.spool.unread(sink).traffic;
+        Ok(owed)
     }
 
     /// A sink takes no part any more.

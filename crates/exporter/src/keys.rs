@@ -217,7 +217,7 @@ podIP: 1
                 "line 1: exportIntervall is not known, did you mean exportInterval",
                 "line 6: sinks.my-own-name.prom_remote_write.lables is not known, did you mean labels",
                 "line 8: sinks.my-own-name.prom_remote_write.colour is not known, \
-                 known are url, timeout, headers, basicAuth, bearerToken, bearerTokenFile, tls, labels, \
+                 known are url, timeout, headers, basicAuth, bearerToken, bearerTokenFile, tls, concurrentRequests, labels, \
                  sendReceivedBytesMetric, protocol, temporality",
                 "line 9: sinks.my-own-name.prom_remote_write.basicAuth.user is not known, \
                  known are username, password, passwordFile",

@@ -1,6 +1,7 @@
 //! The central half: takes every node's batches once, names both ends, and writes to the sinks.
 
 mod attribute;
+mod bounds;
 mod config;
 mod deliver;
 mod file;

@@ -2,7 +2,8 @@
 //!
 //! A new sink takes what comes from then on, and one that the spool knows goes on where it was. One that is no longer
 //! configured gets what is there by then and pushes it, for [`REMOVAL_MAX`] at most; what it does not get rid of is
-//! counted. One whose settings change goes on by the new ones with what it holds.
+//! counted. One whose settings change goes on by the new ones with what it holds. One that a full disk does not let take
+//! part waits for it by itself.
 //! Bound: two tasks and one queue of [`BATCHES_QUEUE`] batches a sink.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use egressd_flow::{Counter, Position};
 use egressd_sink::{
-    ClientError, Controls, Keep, Lead, Report, Save, Sink, SinkConfig, SinkMetrics, system_clock,
+    ClientError, Controls, Keep, Lead, Report, Resume, Save, Sink, SinkConfig, SinkMetrics, system_clock,
 };
 use egressd_spool::SpoolError;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -20,10 +21,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use crate::deliver::{NOT_YET, Party};
-use crate::keeper::{Feed, Request};
+use crate::keeper::{Feed, Join, Request};
 
 /// Batches on their way to one sink.
 pub(crate) const BATCHES_QUEUE: usize = 16;
+/// How long the others wait for a sink to take part in the spool.
+const JOIN_PATIENCE: Duration = Duration::from_secs(5);
 /// How long a sink that is no longer configured has to get rid of what it holds.
 const REMOVAL_MAX: Duration = Duration::from_secs(60);
 
@@ -119,11 +122,16 @@ impl Sinks {
         Ok(())
     }
 
-    /// Lets go of the sinks that the spool knows from before and that are not among these.
+    /// Lets go of the sinks that the spool knows from before and that are not among these; what they had not accepted is
+    /// counted.
     pub(crate) async fn are_all(&self) {
         let sinks = self.running.keys().cloned().collect();
+        let (answer, gone) = oneshot::channel();
         // The spool ends after every sink.
-        let _told = self.supply.requests.send(Request::Only { sinks }).await;
+        let _told = self.supply.requests.send(Request::Only { sinks, answer }).await;
+        for (sink, owed) in gone.await.unwrap_or_default() {
+            self.metrics.removed(&sink, Counter::default(), owed);
+        }
     }
 
     fn prepare(&self, wanted: Vec<SinkConfig>) -> Result<Vec<(SinkConfig, Step)>, SinksError> {
@@ -154,31 +162,33 @@ impl Sinks {
         // Deliveries end after every sink.
         let _told = parties.send(Party::Joined(name.clone(), reached)).await;
         let (answer, joined) = oneshot::channel();
-        let join = Request::Join { sink: name.clone(), accepted: accepted.clone(), answer };
+        let join = Request::Join(Join { sink: name.clone(), accepted: accepted.clone(), answer });
         requests.send(join).await.map_err(|_| SinksError::Stopping)?;
-        let joined = joined.await.map_err(|_| SinksError::Stopping)?;
-        let resume = match joined {
-            Ok(resume) => resume,
+        let place = match Place::of(joined).await? {
+            Ok(place) => place,
             Err(source) => {
                 let _told = parties.send(Party::Left(name.clone())).await;
                 return Err(SinksError::Spool { name, source });
             }
         };
         let (leave, abandon) = (CancellationToken::new(), self.abandon.child_token());
-        let (batches, queue) = mpsc::channel(BATCHES_QUEUE);
-        let feed = Feed {
-            sink: name.clone(),
-            after: resume.position,
-            requests: requests.clone(),
-            safe: safe.clone(),
-            batches,
-            leave: leave.clone(),
-        };
-        let keep = saves.clone().map(|saves| Keep { resume, saves, ending: ending.clone() });
-        let task = egressd_sink::run(sink, queue, accepted, keep, abandon.clone());
+        let (requests, safe, saves) = (requests.clone(), safe.clone(), saves.clone());
+        let (ending, left, abandoned) = (ending.clone(), leave.clone(), abandon.clone());
         self.running.insert(name.clone(), Running { config, controls, leave, abandon });
         self.tasks.spawn(async move {
-            let (report, left) = tokio::join!(task, feed.run());
+            let resume = tokio::select! {
+                resume = place.taken() => resume,
+                () = left.cancelled() => None,
+                () = abandoned.cancelled() => None,
+                () = ending.cancelled() => None,
+            };
+            let Some(resume) = resume else { return (name, Report::default(), Counter::default()) };
+            let (batches, queue) = mpsc::channel(BATCHES_QUEUE);
+            let after = resume.position;
+            let feed = Feed { sink: name.clone(), after, requests, safe, batches, leave: left };
+            let keep = saves.map(|saves| Keep { resume, saves, ending });
+            let running = egressd_sink::run(sink, queue, accepted, keep, abandoned);
+            let (report, left) = tokio::join!(running, feed.run());
             (name, report, left)
         });
         Ok(())
@@ -227,6 +237,34 @@ impl Sinks {
     }
 }
 
+/// A sink's place in the spool.
+enum Place {
+    Taken(Resume),
+    /// The disk does not do it for now.
+    Awaited(oneshot::Receiver<Result<Resume, SpoolError>>),
+}
+
+impl Place {
+    /// What the spool answers, or that it takes its time.
+    async fn of(
+        mut joined: oneshot::Receiver<Result<Resume, SpoolError>>,
+    ) -> Result<Result<Self, SpoolError>, SinksError> {
+        match tokio::time::timeout(JOIN_PATIENCE, &mut joined).await {
+            Ok(Ok(joined)) => Ok(joined.map(Self::Taken)),
+            Ok(Err(_)) => Err(SinksError::Stopping),
+            Err(_) => Ok(Ok(Self::Awaited(joined))),
+        }
+    }
+
+    /// Where the sink goes on; `None` when it never does.
+    async fn taken(self) -> Option<Resume> {
+        match self {
+            Self::Taken(resume) => Some(resume),
+            Self::Awaited(joined) => joined.await.ok()?.ok(),
+        }
+    }
+}
+
 enum Step {
     Stays,
     Changes,
@@ -244,7 +282,6 @@ mod tests {
         Unattributed, UnixNanos,
     };
     use egressd_service::clock::Boot;
-    use egressd_sink::Resume;
     use prometheus_client::registry::Registry;
 
     use super::*;
@@ -276,7 +313,7 @@ mod tests {
     async fn answer(mut asked: mpsc::Receiver<Request>) {
         while let Some(request) = asked.recv().await {
             match request {
-                Request::Join { answer, .. } => answer.send(Ok(Resume::default())).unwrap(),
+                Request::Join(Join { answer, .. }) => answer.send(Ok(Resume::default())).unwrap(),
                 Request::Read { after, answer, .. } => {
                     let batches = (after == Position(0)).then(|| Arc::new(batch()));
                     answer.send(batches.into_iter().collect()).unwrap();

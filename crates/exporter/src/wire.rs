@@ -43,7 +43,7 @@ use crate::reload::Reload;
 use crate::security::Door;
 use crate::sinks::{BATCHES_QUEUE, Sinks, Supply};
 use crate::spool::Opened;
-use crate::{Loaded, deliver, file, follow, keeper, nodes, spool};
+use crate::{Loaded, bounds, deliver, file, follow, keeper, nodes, spool};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -83,6 +83,7 @@ pub(crate) async fn wire(options: Box<Options>, loaded: Loaded, mut tasks: Tasks
         "bounds; a sink's table takes at most about 250 bytes a flow"
     );
     spool::tell_bounds(options.spool.config(), &spool);
+    bounds::tell(&loaded.file.sinks, &spool, options.spool.config(), options.flows_listen.is_some());
     let hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
     let grpc = admin::bind(options.grpc_listen_port).await?;
     let http = admin::bind(options.http_listen_port).await?;

@@ -174,16 +174,28 @@ impl Log {
 
     /// What the oldest segment has behind `after`. Of a block that does not read any more, all is counted.
     pub(crate) fn unread_of_oldest(&self, after: Position) -> Loss {
-        let Some(oldest) = self.segments.front() else { return Loss::default() };
-        let (mut sum, parted) = oldest.unread(after);
+        self.segments.front().map(|oldest| self.unread_of(oldest, after)).unwrap_or_default()
+    }
+
+    /// The same of all there is.
+    pub(crate) fn unread(&self, after: Position) -> Loss {
+        let behind = self.segments.iter().filter(|segment| segment.last > after);
+        behind.map(|segment| self.unread_of(segment, after)).fold(Loss::default(), |mut sum, loss| {
+            sum += loss;
+            sum
+        })
+    }
+
+    fn unread_of(&self, segment: &Segment, after: Position) -> Loss {
+        let (mut sum, parted) = segment.unread(after);
         if let Some((block, end)) = parted {
             let mut bytes = Vec::new();
-            if self.load(oldest, &block, end, &mut bytes).is_err() {
+            if self.load(segment, &block, end, &mut bytes).is_err() {
                 sum += block.sum();
                 return sum;
             }
             let mut found = Found::default();
-            found.take(oldest, &block, after, &bytes, after, usize::MAX);
+            found.take(segment, &block, after, &bytes, after, usize::MAX);
             for batch in found.batches {
                 sum += Loss { batches: 1, traffic: batch.sum() };
             }

@@ -15,7 +15,7 @@ use crate::cursor::{Cursor, SINK_NAME_BYTES_MAX, SINKS_MAX, STATE_BYTES_MAX, fil
 use crate::disk::{Directory, Disk, Memory};
 use crate::error::SpoolError;
 use crate::log::Log;
-use crate::loss::{Losses, Reason};
+use crate::loss::{Loss, Losses, Reason};
 use crate::recovery::{self, Recovery};
 use crate::watermarks::{Watermark, Watermarks};
 
@@ -270,6 +270,13 @@ impl Spool {
         let cursor = Cursor::at(self.log.last()).advanced(self.log.last(), &[]);
         self.put(sink, cursor, &[])?;
         Ok(cursor.position)
+    }
+
+    /// What a sink has not passed of what is here: to the batch, or, where the disk does not read, to the block, which may be
+    /// more. Nothing of one that is not known.
+    #[must_use]
+    pub fn unread(&self, sink: &str) -> Loss {
+        self.sinks.get(sink).map(|cursor| self.log.unread(cursor.position)).unwrap_or_default()
     }
 
     /// A sink leaves: its cursor and its state go.

@@ -10,7 +10,7 @@ use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
-use egressd_flow::{AttributedBatch, Position, UnixNanos};
+use egressd_flow::{AttributedBatch, Counter, Position, UnixNanos};
 use egressd_service::clock::unix_nanos;
 use egressd_service::lifecycle::chain;
 use egressd_sink::{Resume, Save};
@@ -35,17 +35,24 @@ const NOTHING_WRITTEN: &str = "the spool takes nothing, collectors keep what the
 #[derive(Debug)]
 pub(crate) enum Request {
     /// To take part; what every batch behind its position is waited for is told it at the same time.
-    Join {
-        sink: String,
-        accepted: watch::Sender<Position>,
-        answer: oneshot::Sender<Result<Resume, SpoolError>>,
-    },
+    Join(Join),
     /// To take no part any more.
     Leave { sink: String },
-    /// The sinks are these: any other that the spool knows of was taken out while nobody ran.
-    Only { sinks: Vec<String> },
+    /// The sinks are these: any other that the spool knows of was taken out while nobody ran. Answered with those, and what
+    /// each had not accepted.
+    Only { sinks: Vec<String>, answer: oneshot::Sender<Vec<(String, Counter)>> },
     /// Batches behind a position.
     Read { sink: String, after: Position, answer: oneshot::Sender<Vec<Arc<AttributedBatch>>> },
+}
+
+/// A sink that wants to take part.
+#[derive(Debug)]
+pub(crate) struct Join {
+    pub(crate) sink: String,
+    /// Told where it begins.
+    pub(crate) accepted: watch::Sender<Position>,
+    /// Answered once the disk does it. When it is closed, the sink takes no part.
+    pub(crate) answer: oneshot::Sender<Result<Resume, SpoolError>>,
 }
 
 /// What comes in.
@@ -70,11 +77,13 @@ struct Driver {
     ending: CancellationToken,
     /// States that the disk did not take.
     unkept: VecDeque<Save>,
+    /// Sinks that it did not take.
+    unjoined: VecDeque<Join>,
     /// Appends are over.
     is_closed: bool,
     /// When batches are written again; `None` while that works.
     write_at: Option<Instant>,
-    /// When states are kept again; `None` while there is none that is not.
+    /// When states are kept again and sinks taken; `None` while there is none that is not.
     keep_at: Option<Instant>,
     complained: Option<Instant>,
 }
@@ -91,6 +100,7 @@ pub(crate) async fn drive(keeper: Keeper, metrics: SpoolMetrics, inputs: Inputs)
         safe: Some(safe),
         ending,
         unkept: VecDeque::new(),
+        unjoined: VecDeque::new(),
         is_closed: false,
         write_at: None,
         keep_at: None,
@@ -169,6 +179,9 @@ impl Driver {
         for save in std::mem::take(&mut self.unkept) {
             self.save(save)?;
         }
+        for join in std::mem::take(&mut self.unjoined).into_iter().filter(|join| !join.answer.is_closed()) {
+            self.join(join)?;
+        }
         self.say_well();
         Ok(())
     }
@@ -181,27 +194,15 @@ impl Driver {
 
     fn serve(&mut self, request: Request) -> Result<(), SpoolError> {
         match request {
-            Request::Join { sink, accepted, answer } => {
-                let joined = self.keeper.join(&sink);
-                if let Ok(Resume { position, .. }) = &joined {
-                    accepted.send_replace(*position);
-                }
-                // Who asked is gone at a stop.
-                let _gone = answer.send(joined);
-            }
+            Request::Join(join) => self.join(join)?,
             Request::Leave { sink } => {
                 let left = self.keeper.leave(&sink);
                 self.works(left, "a sink that left is known until it can be forgotten")?;
             }
-            Request::Only { sinks } => {
-                let is_other = |(name, _): &(&str, _)| !sinks.iter().any(|sink| sink == name);
-                let others = self.keeper.spool().sinks().filter(is_other);
-                let others: Vec<String> = others.map(|(name, _)| name.to_owned()).collect();
-                for sink in others {
-                    warn!(sink, "not configured any more: what it had not accepted is let go");
-                    let left = self.keeper.leave(&sink);
-                    self.works(left, "a sink that left is known until it can be forgotten")?;
-                }
+            Request::Only { sinks, answer } => {
+                let gone = self.keep_only(&sinks)?;
+                // Who asked is gone at a stop.
+                let _gone = answer.send(gone);
             }
             Request::Read { sink, after, answer } => match self.keeper.read(&sink, after) {
                 Ok(batches) => drop(answer.send(batches)),
@@ -212,6 +213,46 @@ impl Driver {
             },
         }
         Ok(())
+    }
+
+    /// One that the disk does not take waits; the others go on.
+    fn join(&mut self, join: Join) -> Result<(), SpoolError> {
+        match self.keeper.join(&join.sink) {
+            Err(failed) if failed.is_transient() => {
+                self.works(Err(failed), "a sink waits to take part in the spool, trying again")?;
+                self.unjoined.push_back(join);
+                self.keep_at = Some(Instant::now() + RETRY);
+            }
+            joined => {
+                if let Ok(Resume { position, .. }) = &joined {
+                    join.accepted.send_replace(*position);
+                }
+                // Who asked is gone at a stop.
+                let _gone = join.answer.send(joined);
+            }
+        }
+        Ok(())
+    }
+
+    fn keep_only(&mut self, sinks: &[String]) -> Result<Vec<(String, Counter)>, SpoolError> {
+        let is_other = |(name, _): &(&str, _)| !sinks.iter().any(|sink| sink == name);
+        let others = self.keeper.spool().sinks().filter(is_other);
+        let others: Vec<String> = others.map(|(name, _)| name.to_owned()).collect();
+        let mut gone = Vec::new();
+        for sink in others {
+            let owed = match self.keeper.owed(&sink) {
+                Ok(owed) => owed,
+                Err(failed) => {
+                    self.works(Err(failed), "what a sink that is gone had not accepted is not known")?;
+                    Counter::default()
+                }
+            };
+            warn!(sink, owed.bytes, "not configured any more: what it had not accepted is let go");
+            let left = self.keeper.leave(&sink);
+            self.works(left, "a sink that left is known until it can be forgotten")?;
+            gone.push((sink, owed));
+        }
+        Ok(gone)
     }
 
     fn save(&mut self, save: Save) -> Result<(), SpoolError> {

@@ -187,7 +187,8 @@ impl Bench {
     async fn feed(&self, sink: &str, leave: &CancellationToken, queue: usize) -> Fed {
         let (accepted, told) = watch::channel(Position(u64::MAX));
         let (answer, joined) = oneshot::channel();
-        self.requests.send(Request::Join { sink: sink.to_owned(), accepted, answer }).await.unwrap();
+        let join = Join { sink: sink.to_owned(), accepted, answer };
+        self.requests.send(Request::Join(join)).await.unwrap();
         let Resume { position, .. } = joined.await.unwrap().unwrap();
         assert_eq!(*told.borrow(), position);
         let (batches, batches_out) = mpsc::channel(queue);
@@ -242,6 +243,30 @@ async fn a_full_disk_is_waited_for() {
     assert!(ending.is_cancelled());
 }
 
+/// Goal: a sink that is new while the disk is full takes part as soon as there is room, unless nobody waits any more.
+#[tokio::test(start_paused = true)]
+async fn a_sink_waits_for_room_to_take_part() {
+    let directory = tempfile::tempdir().unwrap();
+    let bench = Bench::start(directory.path());
+    bench.is_full.store(true, Ordering::Relaxed);
+    let join = |sink: &str| {
+        let ((accepted, told), (answer, joined)) = (watch::channel(Position(9)), oneshot::channel());
+        (Request::Join(Join { sink: sink.to_owned(), accepted, answer }), told, joined)
+    };
+    let ((first, told, mut joined), (second, _, gone)) = (join("waits"), join("gone"));
+    bench.requests.send(first).await.unwrap();
+    bench.requests.send(second).await.unwrap();
+    assert!(timeout(Duration::from_secs(30), &mut joined).await.is_err());
+    drop(gone);
+    bench.is_full.store(false, Ordering::Relaxed);
+    let resume = timeout(PATIENCE, joined).await.expect("it takes part").unwrap().unwrap();
+    assert_eq!((resume.position, *told.borrow()), (Position(0), Position(0)));
+    drop((bench.appends, bench.requests));
+    timeout(PATIENCE, bench.driving).await.expect("it ends").unwrap().unwrap();
+    let (keeper, _) = keeper(directory.path());
+    assert_eq!(keeper.spool().sinks().map(|(name, _)| name).collect::<Vec<_>>(), ["waits"]);
+}
+
 /// Goal: a sink that leaves gets what is there by then, and what it does not take is added up; those that nobody named
 /// any more are let go.
 #[tokio::test(start_paused = true)]
@@ -274,7 +299,11 @@ async fn a_sink_leaves_with_what_was_there() {
     drop(fed.batches);
     let left = timeout(PATIENCE, fed.feeding).await.expect("it ends").unwrap();
     assert_eq!(left, Counter { bytes: 3, packets: 1 });
-    bench.requests.send(Request::Only { sinks: vec!["stays".to_owned()] }).await.unwrap();
+    let (answer, gone) = oneshot::channel();
+    bench.requests.send(Request::Only { sinks: vec!["stays".to_owned()], answer }).await.unwrap();
+    // It kept no state, so by the spool it had passed nothing.
+    let never_passed = Counter { bytes: 6, packets: 3 };
+    assert_eq!(gone.await.unwrap(), [("leaves".to_owned(), never_passed)]);
     drop((bench.appends, bench.requests));
     timeout(PATIENCE, other.feeding).await.expect("it ends").unwrap();
     timeout(PATIENCE, bench.driving).await.expect("it ends").unwrap().unwrap();

@@ -75,7 +75,9 @@ pub(crate) struct Beside {
 enum Problem {
     #[error("there is no Lease without a Kubernetes API: it does not go with --inventory")]
     Inventory,
-    #[error("who takes over cannot go on from this exporter's directory: it does not go with --spool-dir")]
+    #[error(
+        "it does not go with --spool-dir, since who takes over could not go on from this exporter's directory: run one exporter with --spool-dir, or several without"
+    )]
     SpoolDir,
     #[error("the Lease has no namespace: set --lease-namespace or POD_NAMESPACE")]
     NoNamespace,
@@ -239,9 +241,9 @@ mod tests {
                 "--leader-elect --lease-duration 1500ms",
                 true,
                 &BARE,
-                "--leader-elect: there is no Lease without a Kubernetes API: it does not go with --inventory; who \
-                 takes over cannot go on from this exporter's directory: it does not go with --spool-dir; the Lease has no \
-                 namespace: set --lease-namespace or POD_NAMESPACE; collectors would not find this exporter: set \
+                "--leader-elect: there is no Lease without a Kubernetes API: it does not go with --inventory; it \
+                 does not go with --spool-dir, since who takes over could not go on from this exporter's directory: run one \
+                 exporter with --spool-dir, or several without; the Lease has no namespace: set --lease-namespace or POD_NAMESPACE; collectors would not find this exporter: set \
                  --advertise-address or POD_IP; --lease-duration is 1.5s; write whole seconds from 3s to 1h",
             ),
             (

@@ -33,7 +33,7 @@ pub(crate) struct SpoolMetrics {
     lost: [Family<ByReason, Counter>; 3],
     sync_seconds: Histogram,
     failures: Counter,
-    /// What was said of each sink's losses.
+    /// What was said of the losses of each sink that is there.
     told: BTreeMap<String, Losses>,
 }
 
@@ -97,13 +97,20 @@ impl SpoolMetrics {
     pub(crate) fn publish(&mut self, spool: &Spool) {
         set(&self.bytes, spool.bytes());
         let last = spool.last().0;
+        let (held_positions, told) = (&self.held_positions, &mut self.told);
+        told.retain(|sink, _| {
+            let is_here = spool.sinks().any(|(known, _)| known == sink);
+            if !is_here {
+                held_positions.remove(&BySink { sink: sink.clone() });
+            }
+            is_here
+        });
         for (sink, cursor) in spool.sinks() {
             let label = BySink { sink: sink.to_owned() };
             set(&self.held_positions.get_or_create_owned(&label), last.saturating_sub(cursor.position.0));
-            let told = self.told.get(sink).copied().unwrap_or_default();
-            if told != cursor.losses {
-                self.told.insert(sink.to_owned(), cursor.losses);
-                self.lost(sink, told, cursor.losses);
+            match self.told.insert(sink.to_owned(), cursor.losses).unwrap_or_default() {
+                told if told != cursor.losses => self.lost(sink, told, cursor.losses),
+                _ => {}
             }
         }
     }

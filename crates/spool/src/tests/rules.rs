@@ -88,6 +88,10 @@ fn sinks_join_at_the_end_and_leave_nothing() {
     assert_eq!(spool.join("cost/api").unwrap(), Position(2));
     let batches = fill(&mut spool, 2, 3);
     assert_eq!(spool.read("cost/api", Position(0), 1 << 20).unwrap().batches, batches);
+    let unread = spool.unread("cost/api");
+    assert_eq!(unread.batches, batches.len() as u64);
+    let bytes: u64 = batches.iter().map(|batch| batch.sum().bytes).sum();
+    assert_eq!((unread.traffic.bytes, spool.unread("unknown").batches), (bytes, 0));
     assert_eq!(spool.advance("cost/api", Position(3), b"totals").unwrap(), Position(3));
     assert_eq!(spool.join("cost/api").unwrap(), Position(3));
     assert_eq!(spool.state("cost/api").unwrap().as_deref(), Some(&b"totals"[..]));
