@@ -99,7 +99,7 @@ impl EnrichMetrics {
 #[derive(Debug, Default)]
 struct NamesMetrics {
     held: Gauge,
-    held_bytes: Gauge,
+    bytes: Gauge,
     heard: Counter,
     evicted: Counter,
     named: Counter,
@@ -112,7 +112,7 @@ impl NamesMetrics {
         let metrics = Self::default();
         for (name, help, gauge) in [
             ("held", "DNS answers held", &metrics.held),
-            ("held_bytes", "About what they take", &metrics.held_bytes),
+            ("bytes", "About what the answers held take", &metrics.bytes),
         ] {
             registry.register(format!("egressd_exporter_names_{name}"), help, gauge.clone());
         }
@@ -138,7 +138,7 @@ impl NamesMetrics {
 
     fn publish(&self, books: &NamesBooks) {
         set(&self.held, books.held);
-        set(&self.held_bytes, books.held_bytes);
+        set(&self.bytes, books.held_bytes);
         store(&self.heard, books.heard);
         store(&self.evicted, books.evicted);
         store(&self.named, books.named);
