@@ -299,6 +299,8 @@ impl Config {
 impl RunOptions {
     pub(crate) fn meter(&self) -> MeterConfig {
         MeterConfig {
+            // A resize of netfilter's table cuts dumps short, silently.
+            absent_snapshots_max: 3,
             entries_max: self.entries_max.get(),
             // A node's pods rarely talk to more peers between two cuts; above it they fold into rests.
             flows_max: 131_072,

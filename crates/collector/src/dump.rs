@@ -41,13 +41,9 @@ impl Line {
         let (original, reply) = (&entry.id.original, &entry.reply);
         let (tx, rx) = match entry.counters {
             Some(Counters::Directed { tx, rx }) => (Some(tx), Some(rx)),
-            Some(Counters::Total(_)) | None => (None, None),
+            Some(Counters::Total { .. }) | None => (None, None),
         };
-        let total_bytes = match entry.counters {
-            Some(Counters::Directed { tx, rx }) => Some(tx.bytes.saturating_add(rx.bytes)),
-            Some(Counters::Total(total)) => Some(total.bytes),
-            None => None,
-        };
+        let total_bytes = entry.counters.map(|counters| counters.sum().bytes);
         let port = |ports: Option<(u16, u16)>| (ports.map(|ports| ports.0), ports.map(|ports| ports.1));
         let ((src_port, dst_port), (reply_src_port, reply_dst_port)) =
             (port(original.ports()), port(reply.ports()));

@@ -72,7 +72,33 @@ pub enum Counters {
         rx: Counter,
     },
     /// Only the sum of both directions is known (Cilium 1.16 and later). Never becomes transmit.
-    Total(Counter),
+    Total {
+        /// Where both directions are counted, or all but what is `beside`.
+        main: Counter,
+        /// The part of the sum that is counted apart: in Cilium's maps what an entry received under a release that
+        /// still told the directions apart. `None`: what stands there is something else by now, and no part of it is
+        /// growth.
+        beside: Option<Counter>,
+    },
+}
+
+impl Counters {
+    /// A sum that is counted in one place.
+    #[must_use]
+    pub fn total(sum: Counter) -> Self {
+        Self::Total { main: sum, beside: Some(Counter::default()) }
+    }
+
+    /// Both directions together.
+    #[must_use]
+    pub fn sum(&self) -> Counter {
+        let (mut sum, other) = match *self {
+            Self::Directed { tx, rx } => (tx, rx),
+            Self::Total { main, beside } => (main, beside.unwrap_or_default()),
+        };
+        sum += other;
+        sum
+    }
 }
 
 /// Growth of one side, as seen from its local end.

@@ -74,6 +74,8 @@ pub struct Defects {
     pub without_counters: u64,
     /// Rows of conntrack zones that were not asked for; skipped.
     pub other_ct_zones: u64,
+    /// Rows that are no connection of an endpoint: Cilium's services, their other halves and ICMP errors; skipped.
+    pub passed_over: u64,
 }
 
 /// One read of a source at one tick, its rows already handed over one by one.

@@ -2,7 +2,8 @@
 //! `tcp 10.0.0.1:4000>10.0.1.2:80 reply=10.0.1.9:8080>10.0.0.1:4000 id=7 start=5 tx=10/1 rx=20/2`.
 //!
 //! Counters are bytes/packets, `start` is in seconds; `reply` stands only where it is not the inverse,
-//! `total=` in place of `tx=` and `rx=` where the direction is unknown, `ctzone=` where it is not 0,
+//! `total=` in place of `tx=` and `rx=` where the direction is unknown, with `beside=` where part of it is counted apart
+//! (`beside=?` where that part cannot be read), `ctzone=` where it is not 0,
 //! `view=source` or `view=destination` where the row speaks for one side.
 
 use std::fmt;
@@ -35,7 +36,7 @@ impl FromStr for Entry {
             status: None,
             timeout_seconds: None,
         };
-        let (mut tx, mut rx, mut total) = (None, None, None);
+        let (mut tx, mut rx, mut total, mut beside) = (None, None, None, None);
         for word in words {
             let unknown = || ParseEntryError(word.to_owned());
             let (key, value) = word.split_once('=').ok_or_else(unknown)?;
@@ -51,16 +52,19 @@ impl FromStr for Entry {
                 "tx" => tx = Some(parse_counter(value)?),
                 "rx" => rx = Some(parse_counter(value)?),
                 "total" => total = Some(parse_counter(value)?),
+                "beside" if value == "?" => beside = Some(None),
+                "beside" => beside = Some(Some(parse_counter(value)?)),
                 _ => return Err(unknown()),
             }
         }
         entry.reply.ct_zone = entry.id.original.ct_zone;
-        entry.counters = match (tx, rx, total) {
-            (None, None, None) => None,
-            (tx, rx, None) => {
+        entry.counters = match (tx, rx, total, beside) {
+            (None, None, None, None) => None,
+            (tx, rx, None, None) => {
                 Some(Counters::Directed { tx: tx.unwrap_or_default(), rx: rx.unwrap_or_default() })
             }
-            (None, None, Some(total)) => Some(Counters::Total(total)),
+            (None, None, Some(total), None) => Some(Counters::total(total)),
+            (None, None, Some(main), Some(beside)) => Some(Counters::Total { main, beside }),
             _ => return Err(ParseEntryError(line.to_owned())),
         };
         Ok(entry)
@@ -148,7 +152,14 @@ impl fmt::Display for Entry {
         }
         match self.counters {
             None => Ok(()),
-            Some(Counters::Total(total)) => write!(f, " total={}/{}", total.bytes, total.packets),
+            Some(Counters::Total { main, beside }) => {
+                write!(f, " total={}/{}", main.bytes, main.packets)?;
+                match beside {
+                    Some(beside) if beside.is_zero() => Ok(()),
+                    Some(beside) => write!(f, " beside={}/{}", beside.bytes, beside.packets),
+                    None => f.write_str(" beside=?"),
+                }
+            }
             Some(Counters::Directed { tx, rx }) => {
                 write!(f, " tx={}/{} rx={}/{}", tx.bytes, tx.packets, rx.bytes, rx.packets)
             }
@@ -168,6 +179,8 @@ mod tests {
             "udp [fd00::1]:4000>[fd00::2]:53 ctzone=3 id=7 start=5 tx=10/1 rx=0/0",
             "tcp 10.0.0.1:4000>10.96.0.1:80 reply=10.0.1.9:8080>10.0.0.1:4000 id=7 tx=10/1 rx=0/0",
             "50 10.0.0.1>10.0.1.2 view=source total=10/1",
+            "50 10.0.0.1>10.0.1.2 view=source total=10/1 beside=5/1",
+            "50 10.0.0.1>10.0.1.2 view=destination total=10/1 beside=?",
             "icmp 10.0.0.1>10.0.1.2",
         ] {
             assert_eq!(line.parse::<Entry>().unwrap().to_string(), line);

@@ -17,6 +17,7 @@ use egressd_meter::{Books, Meter, MeterConfig};
 use crate::memory::peak_of;
 
 const CONFIG: MeterConfig = MeterConfig {
+    absent_snapshots_max: 3,
     entries_max: 1000,
     flows_max: 100,
     unclaimed_max: 100,

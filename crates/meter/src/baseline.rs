@@ -1,14 +1,15 @@
 //! Growth of an entry: its counters less what was seen of it before.
 //!
-//! A baseline goes when its entry's end is told, or when [`ABSENT_SNAPSHOTS_MAX`] complete snapshots in a row do not
-//! show it: a table resize ends one dump early and silently (325,377 of 999,997 entries, Linux 6.18), so absence
-//! from one proves nothing. It goes when the snapshot after those begins, by when an end that came amid them is applied,
-//! and is [retired](crate::retired) then: nor do several prove anything, so an entry that comes back goes on from it.
+//! A baseline goes when its entry's end is told, or when so many complete snapshots in a row as the source needs do not
+//! show it: netfilter needs [`ABSENT_SNAPSHOTS_MAX`], since a table resize ends one dump early and silently (325,377 of
+//! 999,997 entries, Linux 6.18), so absence from one proves nothing. It goes when the snapshot after those begins, by when
+//! an end that came amid them is applied, and is [retired](crate::retired) then: nor do several prove anything there, so
+//! an entry that comes back goes on from it.
 
 use std::io::{self, Read, Write};
 use std::time::Duration;
 
-use egressd_flow::{Counters, EntryId, Traffic, UnixNanos};
+use egressd_flow::{Counter, Counters, EntryId, Traffic, UnixNanos};
 use foldhash::fast::FixedState;
 use hashbrown::HashSet;
 
@@ -18,7 +19,7 @@ use crate::retired::Retired;
 use crate::state::{In, Out, malformed};
 use crate::table::{Before, DeltaTable, STAMPS, Seen};
 
-/// Complete snapshots in a row that an entry must be absent from before its baseline goes.
+/// Complete snapshots in a row without an entry after which its baseline goes, at most.
 const ABSENT_SNAPSHOTS_MAX: u8 = 3;
 
 /// How long a [`Meter`](crate::Meter) may be without word of the clock, so that nothing is lost when that turns out to
@@ -47,6 +48,7 @@ pub(crate) enum Growth {
 pub(crate) struct Baselines {
     fingerprints: Fingerprints,
     tombstones_max: usize,
+    absent_snapshots_max: u8,
     table: DeltaTable,
     retired: Retired,
     /// Ends told since the running or last snapshot began.
@@ -72,6 +74,7 @@ impl Baselines {
         Self {
             fingerprints: Fingerprints::new(key),
             tombstones_max: config.tombstones_max,
+            absent_snapshots_max: config.absent_snapshots_max.min(ABSENT_SNAPSHOTS_MAX),
             table: DeltaTable::new(config.entries_max),
             retired: Retired::new(config.retired_max),
             tombstones: HashSet::default(),
@@ -158,7 +161,7 @@ impl Baselines {
         self.watched_since.get_or_insert(now);
         self.surveying = true;
         self.rotate_tombstones();
-        let absent = ABSENT_SNAPSHOTS_MAX + 1..STAMPS;
+        let absent = self.absent_snapshots_max + 1..STAMPS;
         let Self { table, retired, stamp, .. } = self;
         let evict = |age| {
             table.evict((*stamp + STAMPS - age) % STAMPS, |fingerprint, seen| retired.add(fingerprint, seen))
@@ -201,12 +204,23 @@ impl Baselines {
             return Growth::Tombstone;
         }
         match self.table.upsert(fingerprint, seen(counters), self.stamp) {
-            Before::Known(before) => grown(counters, before),
+            Before::Known(before) => {
+                self.keep_beside(fingerprint, counters, before);
+                grown(counters, before)
+            }
             Before::Full => {
                 self.surveying = false;
                 Growth::NotAdmitted
             }
             Before::New => self.first(fingerprint, start, counters),
+        }
+    }
+
+    /// What cannot be read now was seen before, and may be read again.
+    fn keep_beside(&mut self, fingerprint: Fingerprint, counters: Counters, before: Seen) {
+        if matches!(counters, Counters::Total { beside: None, .. }) && !before.reply.is_zero() {
+            let seen = Seen { reply: before.reply, ..seen(counters) };
+            self.table.upsert(fingerprint, seen, self.stamp);
         }
     }
 
@@ -255,27 +269,34 @@ fn stamp<R: Read>(input: &mut In<'_, R>) -> io::Result<u8> {
 fn seen(counters: Counters) -> Seen {
     match counters {
         Counters::Directed { tx, rx } => Seen { original: tx, reply: rx },
-        Counters::Total(total) => Seen { original: total, ..Seen::default() },
+        Counters::Total { main, beside } => Seen { original: main, reply: beside.unwrap_or_default() },
     }
 }
 
 fn whole(counters: Counters) -> Traffic {
     match counters {
         Counters::Directed { tx, rx } => Traffic { tx, rx, ..Traffic::default() },
-        Counters::Total(undirected) => Traffic { undirected, ..Traffic::default() },
+        Counters::Total { .. } => Traffic { undirected: counters.sum(), ..Traffic::default() },
     }
 }
 
 /// A direction that went back means that the entry was made anew, and then both directions were.
+///
+/// A total is counted in the same two places as directions are, so an entry may be read as either from one snapshot to
+/// the next, and grows by what it grew: only whether that has a direction changes.
 fn grown(counters: Counters, before: Seen) -> Growth {
     let grown = match counters {
         Counters::Directed { tx, rx } => tx
             .growth(before.original)
             .zip(rx.growth(before.reply))
             .map(|(tx, rx)| Traffic { tx, rx, ..Traffic::default() }),
-        Counters::Total(total) => {
-            total.growth(before.original).map(|undirected| Traffic { undirected, ..Traffic::default() })
-        }
+        Counters::Total { main, beside } => main
+            .growth(before.original)
+            .zip(beside.map_or(Some(Counter::default()), |beside| beside.growth(before.reply)))
+            .map(|(main, beside)| {
+                let undirected = Counters::Total { main, beside: Some(beside) }.sum();
+                Traffic { undirected, ..Traffic::default() }
+            }),
     };
     grown.map_or_else(|| Growth::Reset(whole(counters)), Growth::Grown)
 }

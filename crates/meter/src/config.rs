@@ -10,6 +10,9 @@ use crate::table::DeltaTable;
 pub struct MeterConfig {
     /// Entries with a baseline. Above it new entries are not admitted.
     pub entries_max: usize,
+    /// Complete snapshots in a row without an entry after which it is gone: 1, or up to 3 for a source whose complete
+    /// snapshots do not show every entry for certain.
+    pub absent_snapshots_max: u8,
     /// Open flows between two cuts. Above it new remotes fold into the rest of their owner and protocol.
     pub flows_max: usize,
     /// Flows that no owner claims yet. Above it they are discarded, counted.

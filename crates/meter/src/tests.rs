@@ -15,12 +15,14 @@ use proptest::prelude::*;
 use crate::{Discard, Meter, MeterConfig};
 
 mod ends;
+mod layouts;
 mod owners;
 mod spans;
 mod state;
 mod watch;
 
 const CONFIG: MeterConfig = MeterConfig {
+    absent_snapshots_max: 3,
     entries_max: 100,
     flows_max: 100,
     unclaimed_max: 100,

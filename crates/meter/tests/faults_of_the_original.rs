@@ -12,6 +12,7 @@ use egressd_flow::{Completeness, Defects, Ended, Entry, Epoch, Owner, Scope, Sna
 use egressd_meter::{Discard, Meter, MeterConfig};
 
 const CONFIG: MeterConfig = MeterConfig {
+    absent_snapshots_max: 3,
     entries_max: 100,
     flows_max: 100,
     unclaimed_max: 100,

@@ -299,6 +299,7 @@ impl Process {
 /// A meter's bounds, of which chance makes some so small that they are reached without a loss.
 pub(crate) fn bounds(rng: &mut Rng) -> Bounds {
     let meter = MeterConfig {
+        absent_snapshots_max: 3,
         entries_max: 10_000,
         flows_max: if rng.once_in(6) { 3 } else { 1_000 },
         unclaimed_max: 10_000,

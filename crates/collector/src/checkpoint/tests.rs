@@ -9,6 +9,7 @@ use egressd_flow::{Defects, Ended, Owner, Scope, UnixNanos};
 use super::*;
 
 const CONFIG: MeterConfig = MeterConfig {
+    absent_snapshots_max: 3,
     entries_max: 100,
     flows_max: 100,
     unclaimed_max: 100,

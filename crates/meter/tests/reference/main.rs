@@ -22,6 +22,7 @@ use crate::model::{Account, Model, Sum, Sums, Told, add};
 
 /// Nothing is ever full.
 const ROOMY: MeterConfig = MeterConfig {
+    absent_snapshots_max: 3,
     entries_max: 1000,
     flows_max: 1000,
     unclaimed_max: 1000,
@@ -198,7 +199,7 @@ fn grow(entry: &mut Entry, tx: u32, rx: u32) {
             more(sent, tx);
             more(received, rx);
         }
-        Some(Counters::Total(total)) => more(total, tx),
+        Some(Counters::Total { main, .. }) => more(main, tx),
         None => {}
     }
 }
@@ -207,7 +208,7 @@ fn grow(entry: &mut Entry, tx: u32, rx: u32) {
 fn remake(entry: &mut Entry, made: Counter, answered: Counter) {
     match &mut entry.counters {
         Some(Counters::Directed { tx, rx }) => (*tx, *rx) = (made, answered),
-        Some(Counters::Total(total)) => *total = made,
+        Some(Counters::Total { main, .. }) => *main = made,
         None => {}
     }
 }

@@ -373,6 +373,6 @@ fn sums(counters: Counters) -> Sums {
     let sum = |counter: egressd_flow::Counter| Sum::new(counter.bytes, counter.packets);
     match counters {
         Counters::Directed { tx, rx } => [sum(tx), sum(rx), Sum::default()],
-        Counters::Total(undirected) => [Sum::default(), Sum::default(), sum(undirected)],
+        Counters::Total { .. } => [Sum::default(), Sum::default(), sum(counters.sum())],
     }
 }
