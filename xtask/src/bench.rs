@@ -13,7 +13,7 @@ use crate::{process, setup};
 /// What is handed on to the bench, which knows its own options.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// `collect [--entries N] [--json]`, `collector [--entries N] [--seconds N] [--cpu-percent-max N] [--json]`,
+    /// `cilium [--entries N] [--json]`, `collect [--entries N] [--json]`, `collector [--entries N] [--seconds N] [--cpu-percent-max N] [--json]`,
     /// `events [--rate N] [--json]`; with `--help` it says more
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "NAME")]
     arguments: Vec<String>,

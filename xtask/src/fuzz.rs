@@ -17,7 +17,7 @@ use crate::workspace::Workspace;
 use crate::{process, setup};
 
 /// The targets of `crates/fuzz`, by the names that it knows them by.
-const TARGETS: [&str; 4] = ["datagram", "messages", "state", "dns"];
+const TARGETS: [&str; 5] = ["datagram", "messages", "state", "cilium", "dns"];
 
 /// Counters for edges with the table that tells them apart, and a look at what is compared with what. `fuzzing` brings
 /// libFuzzer in.

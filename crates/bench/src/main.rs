@@ -14,6 +14,7 @@
 
 mod allocations;
 mod child;
+mod cilium;
 mod collect;
 mod collector;
 mod daemons;
@@ -40,12 +41,17 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Verb {
+    /// Read Cilium's conntrack maps into records, and have the kernel hand them over without a look as the floor
+    Cilium(cilium::Options),
     /// Read a full conntrack table into records, and receive it without a look as the floor
     Collect(collect::Options),
     /// Run the collector as it ships, with an exporter, and say what it takes
     Collector(collector::Options),
     /// Hear of entries that end at a steady rate: alone, while the table is read, and by the collector as it ships
     Events(events::Options),
+    /// The measured half of `cilium`
+    #[command(hide = true)]
+    MeasureCilium,
     /// The measured half of `collect`
     #[command(hide = true)]
     MeasureCollect,
@@ -62,9 +68,11 @@ enum Verb {
 
 fn main() -> ExitCode {
     let done = match Arguments::parse().verb {
+        Verb::Cilium(options) => cilium::run(&options),
         Verb::Collect(options) => collect::run(&options),
         Verb::Collector(options) => collector::run(&options),
         Verb::Events(options) => events::run(&options),
+        Verb::MeasureCilium => cilium::measured(),
         Verb::MeasureCollect => collect::measured(),
         Verb::MeasureEvents { reading } => events::measured(reading),
         Verb::KeepSetting { setting, value } => {

@@ -28,7 +28,8 @@ const ROWS_BETWEEN_ENDS: u64 = 1024;
 
 /// The collector's defaults (`crates/collector/src/config.rs`), but for the bound on entries,
 /// which is the bench's largest table.
-const METER: MeterConfig = MeterConfig {
+pub(crate) const METER: MeterConfig = MeterConfig {
+    absent_snapshots_max: 3,
     entries_max: 1 << 22,
     flows_max: 131_072,
     unclaimed_max: 131_072,
@@ -146,7 +147,7 @@ impl Subject {
 }
 
 /// The filler's local pods, each the owner of its two addresses, and its node.
-fn scope(now: UnixNanos) -> Scope {
+pub(crate) fn scope(now: UnixNanos) -> Scope {
     let owners = filler::local_pods()
         .zip(0..)
         .flat_map(|(addresses, number)| addresses.map(|address| Arc::new(owner(address, number))));

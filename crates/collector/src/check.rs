@@ -9,13 +9,11 @@ use egressd_delivery::dial::Security;
 use egressd_flow::UnixNanos;
 use egressd_service::clock::unix_nanos;
 use egressd_service::lifecycle::chain;
-use tracing::error;
 
 use crate::config::CheckOptions;
 use crate::diagnosis::{self, Finding};
 use crate::names;
-use crate::namespace;
-use crate::source::{Plan, Unread};
+use crate::source::{Mode, Plan, Rows, Unread};
 use crate::stream::PLAIN_TEXT;
 use crate::twins::Twins;
 
@@ -25,19 +23,16 @@ const PROBE: EndsConfig = EndsConfig {
     queue_entries: const { NonZeroUsize::new(16).expect("not zero") },
 };
 
-/// Prints each finding with its code; success when there is none.
+/// Prints what is read and why, and each finding with its code; success when there is none.
 pub(crate) fn check(options: &CheckOptions) -> ExitCode {
     let plan = Plan::choose(&options.source);
-    if let Err(problem) = namespace::enter_host(options.source.namespace.host_pid) {
-        error!(error = %chain(problem.as_ref()), "cannot look at the host");
-        return ExitCode::FAILURE;
-    }
+    let (mut findings, description) = look(&plan);
+    let description = description.map(|description| format!("; {description}")).unwrap_or_default();
     let mut output = std::io::stdout().lock();
-    let mut findings = findings(&plan);
     findings.extend(options.stream.faults().into_iter().map(|fault| Finding::Stream { fault }));
     findings.extend(names::check(&options.dns));
     // Who closes standard output does not want to know.
-    let _unheard = writeln!(output, "source: {} ({})", plan.mode.name(), plan.reason);
+    let _unheard = writeln!(output, "source: {} ({}{description})", plan.mode.name(), plan.reason);
     if options.stream.security() == Security::Plain {
         let _unheard = writeln!(output, "note: plain_text: {PLAIN_TEXT}");
     }
@@ -45,29 +40,46 @@ pub(crate) fn check(options: &CheckOptions) -> ExitCode {
         let _unheard = writeln!(output, "{}: {finding}", finding.code());
     }
     if findings.is_empty() {
-        let _unheard = writeln!(output, "ok: connections are tracked, counted and heard of when they end");
+        let heard = if plan.mode.tells_ends() { ", and heard of when they end" } else { "" };
+        let _unheard = writeln!(output, "ok: connections are tracked and counted{heard}");
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     }
 }
 
-fn findings(plan: &Plan) -> Vec<Finding> {
-    let mut findings = diagnosis::of_switches();
-    let mut twins = Twins::new();
-    let read = plan.rows().and_then(|mut rows| {
-        let read = rows.read(UnixNanos(unix_nanos()), &mut |entry| twins.see(entry));
-        read.map_err(|Unread { error, .. }| error)
-    });
-    match read {
-        Ok(snapshot) => {
-            findings.extend(diagnosis::of_snapshot(&snapshot));
-            findings.extend(diagnosis::of_twins(&twins.verdict()));
+fn look(plan: &Plan) -> (Vec<Finding>, Option<String>) {
+    let (mut findings, mut description) = (Vec::new(), None);
+    match plan.rows() {
+        Ok(mut rows) => {
+            findings.extend(of_rows(plan.mode, rows.as_mut()));
+            description = rows.description();
         }
         Err(error) => findings.push(Finding::Unreadable { error: chain(error.as_ref()) }),
     }
     if let Err(error) = plan.hearing(PROBE, None) {
         findings.push(Finding::Deaf { error: chain(error.as_ref()) });
     }
-    findings
+    (findings, description)
+}
+
+fn of_rows(mode: Mode, rows: &mut dyn Rows) -> Vec<Finding> {
+    let mut twins = (mode == Mode::Netfilter).then(Twins::new);
+    rows.prepare();
+    let read = rows.read(UnixNanos(unix_nanos()), &mut |entry| {
+        if let Some(twins) = &mut twins {
+            twins.see(entry);
+        }
+    });
+    match read {
+        Ok(snapshot) => {
+            let twins = twins.map(|twins| diagnosis::of_twins(&twins.verdict()));
+            rows.findings(&snapshot).into_iter().chain(twins.into_iter().flatten()).collect()
+        }
+        Err(Unread { error, .. }) => {
+            let switches = (mode == Mode::Netfilter).then(diagnosis::of_switches);
+            let unreadable = Finding::Unreadable { error: chain(error.as_ref()) };
+            switches.into_iter().flatten().chain([unreadable]).collect()
+        }
+    }
 }

@@ -1,5 +1,6 @@
 //! The command line. Every default is stated here, with its reason.
 
+use std::convert::Infallible;
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -7,6 +8,7 @@ use std::time::Duration;
 
 use clap::error::ErrorKind;
 use clap::{ArgAction, Args, CommandFactory as _, Parser, Subcommand, ValueEnum, value_parser};
+use egressd_conntrack::cilium::Choice;
 use egressd_conntrack::netfilter::{CtZones, EndsConfig};
 use egressd_flow::NodeName;
 use egressd_meter::MeterConfig;
@@ -16,7 +18,7 @@ use egressd_service::duration::parse_go_duration;
 use egressd_service::telemetry::parse_level;
 use tracing::Level;
 
-use crate::source::Mode;
+use crate::source::{Mode, layout};
 use crate::stream::StreamOptions;
 
 const VERBS: &[&str] = &["run", "dump", "init", "check", "reference", "help"];
@@ -142,7 +144,7 @@ impl DnsOptions {
 /// What is read.
 #[derive(Debug, Args)]
 pub(crate) struct SourceOptions {
-    /// Where to read: netfilter, the only source of this version, also when nothing is given.
+    /// Where to read: netfilter, or cilium for its conntrack maps; when nothing is given cilium where there are any.
     #[arg(long, value_parser = ct_mode, default_value = "")]
     pub(crate) ct_mode: CtMode,
 
@@ -152,7 +154,31 @@ pub(crate) struct SourceOptions {
     pub(crate) ct_zones: CtZones,
 
     #[command(flatten)]
+    pub(crate) cilium: CiliumOptions,
+
+    #[command(flatten)]
     pub(crate) namespace: NamespaceOptions,
+}
+
+/// Where Cilium is.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct CiliumOptions {
+    /// Where Cilium pins its maps, on a BPF file system.
+    #[arg(long, default_value = "/sys/fs/bpf/tc/globals")]
+    pub(crate) cilium_map_dir: PathBuf,
+
+    /// The socket of its agent, which says what it counts and how; empty for none.
+    #[arg(long, default_value = "/var/run/cilium/cilium.sock", value_parser = path_or_none)]
+    pub(crate) cilium_socket: PathBuf,
+
+    /// The directory of its agent's state, with its configuration; empty for none.
+    #[arg(long, default_value = "/var/run/cilium/state", value_parser = path_or_none)]
+    pub(crate) cilium_state_dir: PathBuf,
+
+    /// How its maps count: directional up to 1.15, combined from 1.16 on, or auto, which finds out. Where that cannot be
+    /// told, bytes have no direction.
+    #[arg(long, default_value = "auto", value_parser = layout)]
+    pub(crate) cilium_layout: Choice,
 }
 
 #[derive(Debug, Args)]
@@ -297,10 +323,9 @@ impl Config {
 }
 
 impl RunOptions {
-    pub(crate) fn meter(&self) -> MeterConfig {
+    pub(crate) fn meter(&self, mode: Mode) -> MeterConfig {
         MeterConfig {
-            // A resize of netfilter's table cuts dumps short, silently.
-            absent_snapshots_max: 3,
+            absent_snapshots_max: mode.absent_snapshots_max(),
             entries_max: self.entries_max.get(),
             // A node's pods rarely talk to more peers between two cuts; above it they fold into rests.
             flows_max: 131_072,
@@ -308,7 +333,7 @@ impl RunOptions {
             unclaimed_max: 131_072,
             // At 10,000 ends a second, thirteen seconds: a dump's beginning is never that far from its end.
             tombstones_max: 131_072,
-            retired_max: 65_536,
+            retired_max: if mode.absent_snapshots_max() > 1 { 65_536 } else { 0 },
             batch_records_max: BATCH_RECORDS_MAX,
             batch_owners_max: OWNERS_MAX,
             unclaimed_grace: Duration::from_secs(60),
@@ -334,11 +359,17 @@ fn node_name(text: &str) -> Result<NodeName, String> {
     }
 }
 
+/// clap takes no empty path.
+fn path_or_none(text: &str) -> Result<PathBuf, Infallible> {
+    Ok(text.into())
+}
+
 fn ct_mode(text: &str) -> Result<CtMode, String> {
     match text {
         "" => Ok(CtMode(None)),
         "netfilter" => Ok(CtMode(Some(Mode::Netfilter))),
-        _ => Err("this version knows netfilter only".to_owned()),
+        "cilium" => Ok(CtMode(Some(Mode::Cilium))),
+        _ => Err("write netfilter or cilium".to_owned()),
     }
 }
 
@@ -423,7 +454,8 @@ mod tests {
             ),
             ("c dump --ct-zones 65536", "numbers from 0 to 65535 with commas between"),
             ("c check --ct-zones=", "is not a conntrack zone"),
-            ("c --node-name a --ct-mode iptables", "this version knows netfilter only"),
+            ("c --node-name a --ct-mode iptables", "write netfilter or cilium"),
+            ("c --node-name a --cilium-layout new", "write auto, directional or combined"),
             ("c --node-name=", "is empty"),
             ("c --node-name a --cpu-percent-max 0", "0 is not in 1..=100"),
             ("c --node-name a --log-level loud", "write trace, debug, info, warn or error"),

@@ -4,6 +4,7 @@
 
 use std::fmt;
 use std::fs;
+use std::time::Duration;
 
 use egressd_conntrack::netfilter::{Losses, sysctl};
 use egressd_flow::{Defects, Snapshot};
@@ -11,6 +12,7 @@ use egressd_meter::Books;
 use egressd_protocol::{Loss, Source, Status};
 use egressd_service::lifecycle::chain;
 
+use crate::source::Plan;
 use crate::twins::{TUPLES_MAX, Twin, Verdict};
 
 /// Something that keeps bytes from being counted.
@@ -38,6 +40,18 @@ pub(crate) enum Finding {
     OtherCtZones { rows: u64 },
     /// Public addresses go without names.
     Untraced { error: String },
+    /// Reads are further apart than the source keeps what ended.
+    SlowReads { interval: Duration, longest: Duration },
+    /// Cilium's maps hold no connection.
+    EmptyMaps { passed_over: u64 },
+    /// Cilium counts nothing.
+    CiliumAccountingOff,
+    /// Cilium counts both directions in one.
+    Undirected,
+    /// Nobody says how Cilium counts.
+    UnknownLayout { has_directional_entries: bool },
+    /// Maps of Cilium that this version does not know.
+    ForeignMaps { maps: u64 },
     /// Connections that are counted more than once. Found by `check` alone.
     TwoCtZones { connections: u64, example: Twin },
     /// Rows in which [`Finding::TwoCtZones`] was not looked for. Found by `check` alone.
@@ -48,7 +62,7 @@ pub(crate) enum Finding {
 
 impl Finding {
     /// Every code of what a running collector can find, and of what keeps it from running.
-    pub(crate) const CODES: [&'static str; 13] = [
+    pub(crate) const CODES: [&'static str; 19] = [
         "acct_off",
         "timestamp_off",
         "events_off",
@@ -62,6 +76,12 @@ impl Finding {
         "offloaded",
         "other_ct_zones",
         "untraced",
+        "slow_reads",
+        "empty_maps",
+        "cilium_accounting_off",
+        "undirected",
+        "unknown_layout",
+        "foreign_maps",
     ];
 
     /// The value of the metric label `finding`.
@@ -80,6 +100,12 @@ impl Finding {
             Self::Offloaded { .. } => "offloaded",
             Self::OtherCtZones { .. } => "other_ct_zones",
             Self::Untraced { .. } => "untraced",
+            Self::SlowReads { .. } => "slow_reads",
+            Self::EmptyMaps { .. } => "empty_maps",
+            Self::CiliumAccountingOff => "cilium_accounting_off",
+            Self::Undirected => "undirected",
+            Self::UnknownLayout { .. } => "unknown_layout",
+            Self::ForeignMaps { .. } => "foreign_maps",
             Self::TwoCtZones { .. } => "two_ct_zones",
             Self::UncomparedRows { .. } => "uncompared_rows",
             Self::Stream { .. } => "stream",
@@ -138,6 +164,38 @@ impl fmt::Display for Finding {
             Self::Untraced { error } => {
                 write!(f, "DNS answers are not traced, so public addresses have no names; bytes are right: {error}")
             }
+            Self::SlowReads { interval, longest } => write!(
+                f,
+                "reads are {} s apart, and what is closed may be gone after {} s: last bytes of connections are missing; \
+                 raise --cpu-percent-max, or lower --read-interval",
+                interval.as_secs(),
+                longest.as_secs()
+            ),
+            Self::EmptyMaps { passed_over } => write!(
+                f,
+                "Cilium's conntrack maps hold no connection ({passed_over} rows of services and the like): no pod of \
+                 this node has traffic that Cilium sees, or these maps are not in use any more"
+            ),
+            Self::CiliumAccountingOff => f.write_str(
+                "Cilium's conntrack accounting is off: connections are not counted, which does not mean that there is \
+                 no traffic; switch it on with bpf.ctAccounting=true in Cilium's Helm values (before 1.17: cilium config \
+                 ConntrackAccounting=Enabled at each agent)",
+            ),
+            Self::Undirected => f.write_str(
+                "this Cilium counts what is sent and received in one (1.16 and later): bytes are exported as \
+                 egressd_undirected_bytes_total, not as transmitted, and not to CAST AI",
+            ),
+            Self::UnknownLayout { has_directional_entries } => write!(
+                f,
+                "nobody says how this Cilium counts{}, so bytes are exported as egressd_undirected_bytes_total until \
+                 somebody does: mount its agent's /var/run/cilium, or pass --cilium-layout",
+                if *has_directional_entries { ", though a release up to 1.15 did" } else { "" }
+            ),
+            Self::ForeignMaps { maps } => write!(
+                f,
+                "{maps} pinned maps are named like Cilium's conntrack maps and have keys or values of other sizes: this \
+                 version does not read them"
+            ),
             Self::TwoCtZones { connections, example: Twin { original, other } } => write!(
                 f,
                 "{connections} connections stand in more than one conntrack zone and are counted once for each, such \
@@ -205,13 +263,14 @@ pub(crate) fn of_twins(verdict: &Verdict) -> Vec<Finding> {
 }
 
 /// What is known before the first snapshot.
-pub(crate) fn starting(source: Source) -> Status {
-    Status { source, diagnosis: String::new(), losses: Vec::new() }
+pub(crate) fn starting(plan: &Plan) -> Status {
+    let (source, reason) = (plan.mode.source(), plan.reason.clone());
+    Status { source, reason, diagnosis: String::new(), losses: Vec::new() }
 }
 
 /// How the collector is, for the exporter.
 pub(crate) fn status(
-    source: Source,
+    (source, reason): (Source, String),
     findings: &[Finding],
     books: &Books,
     losses: Losses,
@@ -226,6 +285,7 @@ pub(crate) fn status(
     ];
     Status {
         source,
+        reason,
         diagnosis: words.join("; "),
         losses: losses.into_iter().filter(|loss| loss.count > 0).collect(),
     }
@@ -261,6 +321,12 @@ mod tests {
             Finding::Offloaded { entries: 1 },
             Finding::OtherCtZones { rows: 1 },
             Finding::Untraced { error: error() },
+            Finding::SlowReads { interval: Duration::from_secs(30), longest: Duration::from_secs(10) },
+            Finding::EmptyMaps { passed_over: 0 },
+            Finding::CiliumAccountingOff,
+            Finding::Undirected,
+            Finding::UnknownLayout { has_directional_entries: true },
+            Finding::ForeignMaps { maps: 1 },
         ];
         assert_eq!(findings.map(|finding| finding.code()), Finding::CODES);
     }
@@ -270,7 +336,7 @@ mod tests {
     fn a_number_alone_is_no_news() {
         let status = |findings: &[Finding]| {
             let (books, losses) = (Books::default(), Losses::default());
-            self::status(Source::Netfilter, findings, &books, losses, Defects::default())
+            self::status((Source::Netfilter, String::new()), findings, &books, losses, Defects::default())
         };
         let offloaded = |entries| Finding::Offloaded { entries };
         let [none, one, many] = [&[][..], &[offloaded(1)], &[offloaded(1000)]].map(status);

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use egressd_flow::{Counters, Entry, UnixNanos, View};
 use egressd_service::clock::unix_nanos;
 use serde::Serialize;
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::config::{DumpFormat, DumpOptions};
 use crate::source::{Plan, Unread};
@@ -79,6 +79,7 @@ pub(crate) fn dump(options: &DumpOptions) -> anyhow::Result<()> {
     let mut output = BufWriter::new(io::stdout().lock());
     let mut written = Ok(());
     let mut rows = plan.rows()?;
+    rows.prepare();
     let read = rows.read(UnixNanos(unix_nanos()), &mut |entry| {
         if written.is_ok() {
             written = match options.format {
@@ -96,9 +97,11 @@ pub(crate) fn dump(options: &DumpOptions) -> anyhow::Result<()> {
     if let Some(interruption) = rows.interruption() {
         warn!(%interruption, entries = snapshot.entries, "the table was not read to its end");
     }
-    if snapshot.defects.without_counters > 0 {
-        let entries = snapshot.defects.without_counters;
-        warn!(entries, "entries without counters: they were made under nf_conntrack_acct=0");
+    if let Some(description) = rows.description() {
+        info!(source = plan.mode.name(), reason = %plan.reason, "{description}");
+    }
+    for finding in rows.findings(&snapshot) {
+        warn!(finding = finding.code(), "{finding}");
     }
     Ok(())
 }

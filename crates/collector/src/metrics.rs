@@ -34,6 +34,7 @@ pub(crate) struct SourceMetrics {
     malformed: Counter,
     unsupported: Counter,
     other_ct_zones: Counter,
+    passed_over: Counter,
     without_counters: Gauge,
     offloaded: Gauge,
     lost_ends: Counter,
@@ -57,6 +58,7 @@ impl SourceMetrics {
             malformed: Counter::default(),
             unsupported: Counter::default(),
             other_ct_zones: Counter::default(),
+            passed_over: Counter::default(),
             without_counters: Gauge::default(),
             offloaded: Gauge::default(),
             lost_ends: Counter::default(),
@@ -77,6 +79,11 @@ impl SourceMetrics {
                 "Rows passed over: conntrack zones that --ct-zones leaves out",
                 &metrics.other_ct_zones,
             ),
+            (
+                "passed_over_rows",
+                "Rows of Cilium's maps passed over: services, their other halves and ICMP errors",
+                &metrics.passed_over,
+            ),
             ("ends", "Ends of entries heard of", &metrics.ends),
             (
                 "lost_ends",
@@ -95,7 +102,7 @@ impl SourceMetrics {
         }
         registry.register(
             "egressd_collector_conntrack_rows_without_counters",
-            "Rows of the last snapshot that were made under nf_conntrack_acct=0",
+            "Rows of the last snapshot that nothing was counted of: made under nf_conntrack_acct=0, or without Cilium's accounting",
             metrics.without_counters.clone(),
         );
         registry.register(
@@ -128,6 +135,7 @@ impl SourceMetrics {
         self.malformed.inc_by(snapshot.defects.malformed);
         self.unsupported.inc_by(snapshot.defects.unsupported);
         self.other_ct_zones.inc_by(snapshot.defects.other_ct_zones);
+        self.passed_over.inc_by(snapshot.defects.passed_over);
         set(&self.without_counters, snapshot.defects.without_counters);
         set(&self.offloaded, snapshot.offloaded);
     }

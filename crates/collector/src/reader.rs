@@ -164,25 +164,34 @@ impl Reader {
 
     /// One snapshot, then the ends that came meanwhile. A read that gives nothing this time is not the end.
     fn tick(&mut self, kernel: &mut Kernel) -> anyhow::Result<()> {
-        let snapshot = self.read(kernel)?;
+        let read = self.read(kernel)?;
         self.hear_all_ends(kernel)?;
         let (losses, defects) = (kernel.ends.losses()?, kernel.ends.defects());
         let books = self.meter.books();
         self.source_metrics.losses(losses, defects);
         self.meter_metrics.publish(&books);
         self.meter_metrics.dropped(losses, &books);
-        if let Some(snapshot) = snapshot {
-            let mut findings = kernel.rows.findings(&snapshot);
-            findings.extend(self.standing.clone());
-            self.source_metrics.findings(&findings);
-            let source = self.plan.mode.source();
-            self.tell(diagnosis::status(source, &findings, &books, losses, defects));
-        }
+        let mut findings = match read {
+            Ok(snapshot) => kernel.rows.findings(&snapshot),
+            Err(finding) => vec![finding],
+        };
+        findings.extend(self.slow_reads());
+        findings.extend(self.standing.clone());
+        self.source_metrics.findings(&findings);
+        let described = kernel.rows.description().map(|description| format!("; {description}"));
+        let reason = format!("{}{}", self.plan.reason, described.unwrap_or_default());
+        let source = (self.plan.mode.source(), reason);
+        self.tell(diagnosis::status(source, &findings, &books, losses, defects));
         Ok(())
     }
 
-    /// `None` when nothing was read and the next try may do better.
-    fn read(&mut self, kernel: &mut Kernel) -> anyhow::Result<Option<Snapshot>> {
+    fn slow_reads(&self) -> Option<Finding> {
+        let (interval, longest) = (self.interval(), self.plan.mode.reads_apart_max()?);
+        (interval > longest).then_some(Finding::SlowReads { interval, longest })
+    }
+
+    /// Why nothing was read, where the next try may do better.
+    fn read(&mut self, kernel: &mut Kernel) -> anyhow::Result<Result<Snapshot, Finding>> {
         let began = Instant::now();
         let Kernel { rows: source, ends } = kernel;
         let Self { meter, heard, .. } = self;
@@ -205,8 +214,9 @@ impl Reader {
                 if !is_transient {
                     return Err(error.context("cannot read conntrack"));
                 }
-                error!(error = %chain(error.as_ref()), "this read gave nothing, the next one may");
-                return Ok(None);
+                let error = chain(error.as_ref());
+                debug!(error, "this read gave nothing, the next one may");
+                return Ok(Err(Finding::Unreadable { error }));
             }
         };
         meter.finish(&snapshot);
@@ -219,7 +229,7 @@ impl Reader {
             debug!(interruption = ?kernel.rows.interruption(), "the table was not read to its end");
         }
         debug!(entries = snapshot.entries, took_ms = took.as_millis(), "read");
-        Ok(Some(snapshot))
+        Ok(Ok(snapshot))
     }
 
     /// Passes on how the collector is, and says it once when it changes.
@@ -227,6 +237,9 @@ impl Reader {
         self.lines.status.send_if_modified(|known| {
             if *known == status {
                 return false;
+            }
+            if status.reason != known.reason {
+                info!(source = self.plan.mode.name(), reason = %status.reason, "reading");
             }
             if diagnosis::is_news(&status, known) {
                 warn!(diagnosis = %status.diagnosis, "the figures may fall short");

@@ -28,7 +28,7 @@ use crate::metrics::{CheckpointMetrics, DnsMetrics, MeterMetrics, SourceMetrics}
 use crate::names;
 use crate::pace::Pace;
 use crate::reader::{self, Reader};
-use crate::source::Plan;
+use crate::source::{Mode, Plan};
 use crate::stream::PLAIN_TEXT;
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -55,7 +55,7 @@ pub(crate) async fn wire(options: Box<RunOptions>, mut tasks: Tasks) -> anyhow::
     let (names, names_out) = mpsc::channel(options.dns.queue_size());
     let (scopes, scopes_in) = mpsc::channel(SCOPES_QUEUE);
     let (settings, settings_in) = watch::channel(Settings::default());
-    let (status, status_out) = watch::channel(diagnosis::starting(plan.mode.source()));
+    let (status, status_out) = watch::channel(diagnosis::starting(&plan));
 
     let (progress, progress_out) = watch::channel(life.window.progress());
     let stream = dial(
@@ -114,12 +114,12 @@ fn begin(
     plan: &Plan,
     metrics: &CheckpointMetrics,
 ) -> anyhow::Result<(Option<(StateDir, Journal)>, Life)> {
-    let Some(path) = &options.state_dir else { return Ok((None, anew(options)?)) };
+    let Some(path) = &options.state_dir else { return Ok((None, anew(options, plan.mode)?)) };
     let source = plan.identity()?;
     let mut directory = StateDir::open(path, Whose { node: &options.node_name, source: &source })?;
-    let life = match recover(&mut directory, options, metrics) {
+    let life = match recover(&mut directory, options, plan.mode, metrics) {
         Some(recovered) => gone_on(recovered, options, metrics),
-        None => anew(options)?,
+        None => anew(options, plan.mode)?,
     };
     let (journal, begun) = directory.journal(life.meter.position().0, life.heard);
     if let Err(error) = begun {
@@ -128,8 +128,14 @@ fn begin(
     Ok((Some((directory, journal)), life))
 }
 
-fn recover(directory: &mut StateDir, options: &RunOptions, metrics: &CheckpointMetrics) -> Option<Recovered> {
-    let Recovery { recovered, lost_batches } = directory.recover(options.meter(), UnixNanos(unix_nanos()));
+fn recover(
+    directory: &mut StateDir,
+    options: &RunOptions,
+    mode: Mode,
+    metrics: &CheckpointMetrics,
+) -> Option<Recovered> {
+    let Recovery { recovered, lost_batches } =
+        directory.recover(options.meter(mode), UnixNanos(unix_nanos()));
     if lost_batches > 0 {
         metrics.lost_batches.inc_by(lost_batches);
         warn!(lost_batches, "batches that the process before had not delivered are lost");
@@ -157,9 +163,9 @@ fn gone_on(recovered: Recovered, options: &RunOptions, metrics: &CheckpointMetri
     Life { meter, window: Window::resume((epoch, next), batches, spool, bounds), heard }
 }
 
-fn anew(options: &RunOptions) -> anyhow::Result<Life> {
+fn anew(options: &RunOptions, mode: Mode) -> anyhow::Result<Life> {
     let epoch = Epoch(random_id().context("no random bytes")?);
-    let meter = Meter::new(options.meter(), epoch, random_key()?, UnixNanos(unix_nanos()));
+    let meter = Meter::new(options.meter(mode), epoch, random_key()?, UnixNanos(unix_nanos()));
     let window = Window::new(epoch, options.window_bytes_max.get(), options.window_taken_bytes_max.get());
     Ok(Life { meter, window, heard: 0 })
 }
@@ -205,14 +211,13 @@ fn log_start(options: &RunOptions, plan: &Plan, epoch: Epoch) {
     let window_bytes = options.window_bytes_max.saturating_add(options.window_taken_bytes_max.get());
     info!(
         entries_max = options.entries_max,
-        meter_bytes_max = options.meter().worst_case_bytes(),
-        ends_bytes_max = plan.tells_ends().then(|| options.ends().worst_case_bytes()),
+        meter_bytes_max = options.meter(plan.mode).worst_case_bytes(),
+        ends_bytes_max = plan.mode.tells_ends().then(|| options.ends().worst_case_bytes()),
         window_bytes_max = window_bytes,
         // A state beside the one that replaces it, the window's batches, and ends; of a tmpfs.
-        checkpoint_bytes_max = options
-            .state_dir
-            .as_ref()
-            .map(|_| { 2 * options.meter().state_bytes_max() + window_bytes.get() + journal::BYTES_MAX }),
+        checkpoint_bytes_max = options.state_dir.as_ref().map(|_| {
+            2 * options.meter(plan.mode).state_bytes_max() + window_bytes.get() + journal::BYTES_MAX
+        }),
         // The kernel's ring, what tracing holds, and what the stream holds of names.
         dns_bytes_max = options
             .dns

@@ -1,7 +1,7 @@
 //! Kernel connection tracking: bytes in, entries and ends out.
 //!
 //! **What enters**: bytes that the kernel wrote about its own table, under [`netfilter`] netlink messages; or, under
-//! [`ebpf`], what programs of ours counted in it.
+//! [`ebpf`], what programs of ours counted in it, and under [`cilium`] what Cilium's did.
 //!
 //! **What leaves**: [`Entry`](egressd_flow::Entry) by entry as a read meets them, closed by one
 //! [`Snapshot`](egressd_flow::Snapshot) that says how far the read got; and [`Ended`](egressd_flow::Ended), an
@@ -22,5 +22,6 @@
 //! No stage's types but `flow`'s cross this crate's border, it logs nothing, it reads no clock but the one since boot, by
 //! which the programs stamp, and it never changes a counter that somebody else reads.
 
+pub mod cilium;
 pub mod ebpf;
 pub mod netfilter;

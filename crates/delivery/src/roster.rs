@@ -39,6 +39,8 @@ pub struct Collector {
     pub heard: UnixNanos,
     /// When it hung up; `None` while its stream is open.
     pub gone: Option<UnixNanos>,
+    /// Why it reads there, and how, in its words; empty until it says.
+    pub reason: String,
     /// What is wrong with it, in its words; empty when nothing is.
     pub diagnosis: String,
     /// What it lost since it started.
@@ -121,6 +123,7 @@ impl Roster {
             dialled: now,
             heard: now,
             gone: None,
+            reason: String::new(),
             diagnosis: String::new(),
             losses: Vec::new(),
         };
@@ -131,6 +134,7 @@ impl Roster {
         if let Some(collector) = self.lock().collectors.get_mut(node) {
             collector.heard = now;
             collector.source = status.source;
+            collector.reason = status.reason;
             collector.diagnosis = status.diagnosis;
             collector.losses = status.losses;
         }
@@ -188,7 +192,7 @@ mod tests {
             roster.dialled(&hello(node), UnixNanos(HOUR));
         }
         let diagnosis = "acct is off".to_owned();
-        let status = Status { source: Source::Netfilter, diagnosis, losses: vec![] };
+        let status = Status { source: Source::Netfilter, reason: String::new(), diagnosis, losses: vec![] };
         roster.said(&name("a"), status, UnixNanos(2 * HOUR));
         assert_eq!(roster.tally(), Tally { connected: 3, missing: 1, unwell: 1, foreign: 1 });
         roster.hung_up(&name("b"), UnixNanos(2 * HOUR));

@@ -27,6 +27,8 @@ struct CollectorRow<'a> {
     connected: bool,
     version: &'a str,
     source: &'static str,
+    /// Why it reads there, and how.
+    reason: &'a str,
     /// Unix time, as all of them.
     dialled_seconds: u64,
     heard_seconds: u64,
@@ -82,6 +84,7 @@ fn collector_row(collector: &Collector) -> CollectorRow<'_> {
             Source::Ebpf => "ebpf",
             Source::Unknown => "unknown",
         },
+        reason: &collector.reason,
         dialled_seconds: seconds(collector.dialled),
         heard_seconds: seconds(collector.heard),
         gone_seconds: collector.gone.map(seconds),
@@ -113,6 +116,7 @@ mod tests {
             dialled: UnixNanos(5_000_000_000),
             heard: UnixNanos(9_999_999_999),
             gone: None,
+            reason: "--ct-mode".to_owned(),
             diagnosis: "\"acct\" is off".to_owned(),
             losses: vec![Loss { reason: "lost_ends".to_owned(), count: 3, bytes: 0 }],
         };
@@ -120,7 +124,7 @@ mod tests {
         assert_eq!(
             lines(&[node("node-a", Some(collector)), node("node-b", None)]).unwrap(),
             concat!(
-                r#"{"node":"node-a","in_cluster":true,"collector":{"connected":true,"version":"1","source":"netfilter","#,
+                r#"{"node":"node-a","in_cluster":true,"collector":{"connected":true,"version":"1","source":"netfilter","reason":"--ct-mode","#,
                 r#""dialled_seconds":5,"heard_seconds":9,"gone_seconds":null,"diagnosis":"\"acct\" is off","#,
                 r#""losses":[{"reason":"lost_ends","count":3,"bytes":0}]}}"#,
                 "\n",

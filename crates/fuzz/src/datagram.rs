@@ -150,14 +150,14 @@ fn check_dump(datagram: &[u8], frames: &[Frame], is_broken: bool) {
     let due = Due::of(datagram, frames);
     let broken = u64::from(is_broken && !due.is_done);
     let Read { entries, snapshot, progress } = read(datagram);
-    let Defects { malformed, unsupported, without_counters, other_ct_zones } = snapshot.defects;
+    let Defects { malformed, unsupported, without_counters, other_ct_zones, passed_over } = snapshot.defects;
 
     assert_eq!(entries, due.entries, "each row as it is alone");
     assert_eq!(snapshot.entries, entries.len() as u64);
     assert_eq!(snapshot.entries + malformed + unsupported, due.rows + due.unknown + broken, "rows seen");
     assert!(malformed >= broken && unsupported >= due.unknown, "{:?}", snapshot.defects);
     assert_eq!(without_counters, count(&entries, |entry| entry.counters.is_none()));
-    assert_eq!((snapshot.offloaded, other_ct_zones), (offloaded(&entries), 0));
+    assert_eq!((snapshot.offloaded, other_ct_zones, passed_over), (offloaded(&entries), 0, 0));
     let is_partial = due.is_partial || broken != 0;
     assert_eq!(snapshot.completeness == Completeness::Partial, is_partial, "complete only if nothing broke");
     assert_eq!(progress == Progress::Done, due.is_done);

@@ -1,4 +1,5 @@
-//! Fuzzing of what decodes outside bytes: netlink messages of the kernel's, a meter's kept state, and DNS.
+//! Fuzzing of what decodes outside bytes: netlink messages of the kernel's, rows of Cilium's maps, a meter's kept state,
+//! and DNS.
 //!
 //! **What enters**: bytes that a fuzzer, a test or a file of a former finding chose, for one [`Target`].
 //! **What leaves**: nothing; a rule that does not hold is a panic, which is what fuzzers look for.
@@ -10,6 +11,7 @@
 //! Invariant: the encoder and the walker of frames that decoded values are held against share no line, and no constant,
 //! with the decoders. Bound: an input makes a few times its own length of messages or state.
 
+mod cilium;
 mod datagram;
 mod dns;
 mod frames;
@@ -32,6 +34,8 @@ pub enum Target {
     /// The input is a kept state of a meter. It is refused, or the meter works on with books that balance; the memory
     /// that it takes is bounded by its length.
     State,
+    /// The input is who writes Cilium's maps, and one row of them: its key and value.
+    Cilium,
     /// The input is a DNS message, or what the tracer's ring holds of some. What comes out keeps to its bounds, is the same on
     /// every way, and the books balance.
     Dns,
@@ -43,7 +47,7 @@ pub struct UnknownTarget;
 
 impl Target {
     /// Every target.
-    pub const ALL: [Self; 4] = [Self::Datagram, Self::Messages, Self::State, Self::Dns];
+    pub const ALL: [Self; 5] = [Self::Datagram, Self::Messages, Self::State, Self::Cilium, Self::Dns];
 
     /// As on the command line.
     #[must_use]
@@ -52,6 +56,7 @@ impl Target {
             Self::Datagram => "datagram",
             Self::Messages => "messages",
             Self::State => "state",
+            Self::Cilium => "cilium",
             Self::Dns => "dns",
         }
     }
@@ -65,6 +70,7 @@ impl Target {
             Self::Datagram => datagram::check(input),
             Self::Messages => messages::check(input),
             Self::State => state::check(input),
+            Self::Cilium => cilium::check(input),
             Self::Dns => dns::check(input),
         }
     }
@@ -77,6 +83,7 @@ impl Target {
             Self::Datagram => datagram::seeds(),
             Self::Messages => messages::seeds(),
             Self::State => state::seeds(),
+            Self::Cilium => cilium::seeds(),
             Self::Dns => dns::seeds(),
         }
     }

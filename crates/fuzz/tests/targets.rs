@@ -30,6 +30,7 @@ proptest! {
     #[test]
     fn inputs_of_chance_are_no_findings(input in prop::collection::vec(any::<u8>(), 0..1500)) {
         Target::Messages.run(&input);
+        Target::Cilium.run(&input);
         Target::Datagram.run(&input);
         Target::Dns.run(&input);
     }

@@ -50,6 +50,7 @@ fn messages_up_survive_the_wire() {
     };
     let status = Status {
         source: Source::Netfilter,
+        reason: "--ct-mode".to_owned(),
         diagnosis: "acct is off".to_owned(),
         losses: vec![Loss { reason: "events".to_owned(), count: 3, bytes: 0 }],
     };

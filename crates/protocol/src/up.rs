@@ -87,7 +87,9 @@ pub struct CollectorFlags {
 pub struct Status {
     /// Where it reads.
     pub source: Source,
-    /// Why there, and what is wrong with it; empty when nothing is.
+    /// Why there, and how it is read.
+    pub reason: String,
+    /// What is wrong with it; empty when nothing is.
     pub diagnosis: String,
     /// What was lost since it started.
     pub losses: Vec<Loss>,
@@ -242,6 +244,7 @@ fn name_from_wire(name: v1::Name) -> Result<Name, WireError> {
 fn status_to_wire(status: &Status) -> v1::Status {
     v1::Status {
         source: source_to_wire(status.source).into(),
+        reason: status.reason.clone(),
         diagnosis: status.diagnosis.clone(),
         losses: status
             .losses
@@ -252,6 +255,7 @@ fn status_to_wire(status: &Status) -> v1::Status {
 }
 
 fn status_from_wire(status: v1::Status) -> Result<Status, WireError> {
+    at_most("status.reason", status.reason.len(), TEXT_BYTES_MAX)?;
     at_most("status.diagnosis", status.diagnosis.len(), TEXT_BYTES_MAX)?;
     at_most("status.losses", status.losses.len(), LOSSES_MAX)?;
     let source = source_from_wire(status.source());
@@ -263,5 +267,5 @@ fn status_from_wire(status: v1::Status) -> Result<Status, WireError> {
             Ok(Loss { reason: loss.reason, count: loss.count, bytes: loss.bytes })
         })
         .collect::<Result<_, _>>()?;
-    Ok(Status { source, diagnosis: status.diagnosis, losses })
+    Ok(Status { source, reason: status.reason, diagnosis: status.diagnosis, losses })
 }

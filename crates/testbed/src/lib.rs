@@ -15,6 +15,7 @@
 mod acceptor;
 mod books;
 mod certificates;
+pub mod cilium;
 mod claims;
 mod clock;
 mod cluster;

@@ -39,7 +39,8 @@ const ARROWS: [(&str, &[&str]); 18] = [
 /// Libraries that only some of our crates may name, in any table: each knows a format the others must not.
 const EXCLUSIVE: [(&str, &[&str]); 5] = [
     ("neli", &["conntrack"]),
-    ("libbpf-rs", &["conntrack", "dns"]),
+    // The testbed makes the maps that Cilium would.
+    ("libbpf-rs", &["conntrack", "dns", "testbed"]),
     ("hickory-proto", &["dns"]),
     // The testbed tries its fake API server with the real client, in its tests.
     ("kube", &["cli", "enrich", "exporter", "testbed"]),

@@ -9,6 +9,7 @@ use super::tree::Tree;
 /// Files that may hold unsafe code, and why it cannot be elsewhere.
 const UNSAFE: &[(&str, &str)] = &[
     ("crates/bench/src/allocations.rs", "an allocator is an unsafe trait"),
+    ("crates/conntrack/src/cilium/edge.rs", "libbpf-rs has no batch look-up that tells how far it got"),
     ("crates/conntrack/src/ebpf/kernel.rs", "batches of a map have no wrapper that reads all of it"),
     ("crates/conntrack/src/netfilter/socket.rs", "batched receives and socket memory have no safe wrapper"),
     ("crates/fuzz/src/memory.rs", "an allocator is an unsafe trait"),

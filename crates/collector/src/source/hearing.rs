@@ -12,7 +12,6 @@ pub(crate) enum Hearing {
     /// Of a source that tells ends.
     Ends(Ends),
     /// Of one that does not: a wait and no more.
-    #[expect(dead_code, reason = "for the sources that are about to come")]
     Nothing(Arc<Bell>),
 }
 
@@ -44,6 +43,11 @@ impl Hearing {
             warn!(%warning, "bursts of ends may be lost; what is lost is counted");
         }
         Ok(Self::Ends(ends))
+    }
+
+    /// Of a source that tells no ends.
+    pub(super) fn nothing() -> Self {
+        Self::Nothing(Arc::default())
     }
 
     pub(crate) fn waker(&self) -> Waker {

@@ -248,7 +248,12 @@ impl Collector {
         let (scopes_in, scopes) = mpsc::channel(8);
         let (names, names_out) = mpsc::channel(8);
         let (settings, settings_out) = watch::channel(Settings::default());
-        let status = Status { source: Source::Netfilter, diagnosis: String::new(), losses: vec![] };
+        let status = Status {
+            source: Source::Netfilter,
+            reason: String::new(),
+            diagnosis: String::new(),
+            losses: vec![],
+        };
         let (status, status_out) = watch::channel(status);
         let window = Window::new(EPOCH, 1 << 20, 1 << 20);
         let (progress, _) = watch::channel(window.progress());

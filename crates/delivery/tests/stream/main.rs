@@ -194,7 +194,13 @@ async fn the_exporter_knows_how_its_nodes_are() {
     let peer = Peer::greet(&exporter).await;
     timeout(PATIENCE, until(tally(1, 0))).await.expect("it is connected");
     let diagnosis = "acct is off".to_owned();
-    peer.say(&Up::Status(Status { source: Source::Netfilter, diagnosis, losses: vec![] })).await;
+    peer.say(&Up::Status(Status {
+        source: Source::Netfilter,
+        reason: String::new(),
+        diagnosis,
+        losses: vec![],
+    }))
+    .await;
     timeout(PATIENCE, until(tally(1, 1))).await.expect("it is not well");
     drop(peer);
     timeout(PATIENCE, until(tally(0, 0))).await.expect("it is gone");

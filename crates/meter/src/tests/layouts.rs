@@ -26,7 +26,12 @@ fn grown(before: &str, after: &[&str]) -> String {
 fn a_layout_that_changes_counts_nothing_twice() {
     for (why, before, after, told) in [
         ("an upgrade", "tx=100/2 rx=50/1", &["total=130/4 beside=50/1"][..], "total=30/2"),
-        ("it goes on", "tx=100/2 rx=50/1", &["total=130/4 beside=50/1", "total=140/5 beside=50/1"], "total=40/3"),
+        (
+            "it goes on",
+            "tx=100/2 rx=50/1",
+            &["total=130/4 beside=50/1", "total=140/5 beside=50/1"],
+            "total=40/3",
+        ),
         ("made anew by the upgrade", "tx=100/2 rx=50/1", &["total=130/4"], "total=130/4"),
         ("and lower", "tx=100/2 rx=50/1", &["total=30/1"], "total=30/1"),
         ("a part that is something else by now", "tx=100/2 rx=50/1", &["total=130/4 beside=?"], "total=30/2"),

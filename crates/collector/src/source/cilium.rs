@@ -1,0 +1,89 @@
+//! Cilium's conntrack maps as a source.
+
+use egressd_conntrack::cilium::{Accounting, Agent, Choice, Layout, Maps, Places, ReadError};
+use egressd_flow::{Entry, Snapshot, UnixNanos};
+
+use super::{Rows, Unread};
+use crate::config::CiliumOptions;
+use crate::diagnosis::Finding;
+
+/// One node's maps.
+pub(super) struct Cilium(Maps);
+
+impl Cilium {
+    pub(super) fn new(options: &CiliumOptions) -> Self {
+        let CiliumOptions { cilium_map_dir, cilium_socket, cilium_state_dir, cilium_layout } =
+            options.clone();
+        let places = Places { socket: cilium_socket, state_dir: cilium_state_dir };
+        Self(Maps::new(cilium_map_dir, cilium_layout, Agent::new(places)))
+    }
+
+    /// Whether there is a map here that can be read.
+    pub(super) fn look(&mut self) -> Result<(), ReadError> {
+        self.0.read(UnixNanos(0), &mut |_| {}).map(drop)
+    }
+
+    fn is_off(&self) -> bool {
+        self.0.counts_nothing() || self.0.tells().accounting == Some(Accounting::Off)
+    }
+}
+
+impl Rows for Cilium {
+    fn prepare(&mut self) {
+        // What it says, the read that follows says too.
+        let _said_later = self.0.read(UnixNanos(0), &mut |_| {});
+    }
+
+    fn read(&mut self, now: UnixNanos, each: &mut dyn FnMut(&Entry)) -> Result<Snapshot, Unread> {
+        self.0.read(now, each).map_err(Unread::from)
+    }
+
+    fn interruption(&self) -> Option<String> {
+        self.0.interruption()
+    }
+
+    fn findings(&self, snapshot: &Snapshot) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        if snapshot.entries == 0 {
+            findings.push(Finding::EmptyMaps { passed_over: snapshot.defects.passed_over });
+        }
+        if self.is_off() {
+            findings.push(Finding::CiliumAccountingOff);
+        } else {
+            match self.0.layout() {
+                Layout::Directional => {}
+                Layout::Combined => findings.push(Finding::Undirected),
+                Layout::Unknown => findings.push(Finding::UnknownLayout {
+                    has_directional_entries: self.0.has_directional_entries(),
+                }),
+            }
+        }
+        if self.0.foreign() > 0 {
+            findings.push(Finding::ForeignMaps { maps: self.0.foreign() });
+        }
+        if let Some(error) = self.0.interruption() {
+            findings.push(Finding::Unreadable { error });
+        }
+        findings
+    }
+
+    fn description(&self) -> Option<String> {
+        self.0.description()
+    }
+}
+
+impl From<ReadError> for Unread {
+    fn from(error: ReadError) -> Self {
+        Self { is_transient: error.is_transient(), error: error.into() }
+    }
+}
+
+/// As `--cilium-layout` has it.
+pub(crate) fn layout(text: &str) -> Result<Choice, String> {
+    match text {
+        "auto" => Ok(Choice::Auto),
+        "directional" => Ok(Choice::Is(Layout::Directional)),
+        "combined" => Ok(Choice::Is(Layout::Combined)),
+        _ => Err("write auto, directional or combined".to_owned()),
+    }
+}

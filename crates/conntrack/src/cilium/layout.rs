@@ -1,0 +1,253 @@
+//! What counters mean, by who writes them now and who wrote them before.
+//!
+//! Up to 1.15 ("directional") Cilium counts what an endpoint receives at offset 0 of a value and what it sends at 16.
+//! From 1.16 on ("combined") it counts both at 16, and offset 0 stays 0, until 1.19 puts an address there. Entries outlive
+//! the release that made them, so one of an older release has a part at offset 0 that no longer grows. A rule for each
+//! case, chosen for each read by [`Reading::choose`]:
+//!
+//! | who writes | entry | is |
+//! |---|---|---|
+//! | ≤ 1.15 | any | sent and received |
+//! | 1.16 – 1.18 | any | a total, at 16 and at 0 |
+//! | ≥ 1.19 | with room for an address | a total, at 16 |
+//! | ≥ 1.19 | other | a total, at 16 and at 0 |
+//! | unknown | any | a total, at 16 and at 0; at 16 alone where an address stands |
+//!
+//! Who writes is said by the operator, else by the agent, else by its configuration on disk, else by counters at offset 0
+//! that grow while we look, where no agent was ever heard of. Nothing is guessed: what nobody says is a total.
+
+use std::fmt;
+
+use egressd_flow::Counter;
+
+/// How counters lie in a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// Sent and received, apart.
+    Directional,
+    /// Both in one.
+    Combined,
+    /// Either.
+    Unknown,
+}
+
+impl fmt::Display for Layout {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Directional => "directional",
+            Self::Combined => "combined",
+            Self::Unknown => "unknown",
+        })
+    }
+}
+
+/// A release of Cilium.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Release {
+    /// 1.
+    pub major: u32,
+    /// What layouts change by.
+    pub minor: u32,
+}
+
+impl Release {
+    const FIRST_COMBINED: Self = Self { major: 1, minor: 16 };
+    const FIRST_WITH_ADDRESSES: Self = Self { major: 1, minor: 19 };
+
+    fn layout(self) -> Layout {
+        if self < Self::FIRST_COMBINED { Layout::Directional } else { Layout::Combined }
+    }
+}
+
+impl fmt::Display for Release {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.major, self.minor)
+    }
+}
+
+/// What the operator says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Choice {
+    /// Whoever else knows decides.
+    Auto,
+    /// This layout.
+    Is(Layout),
+}
+
+/// Whether Cilium counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Accounting {
+    /// It does.
+    On,
+    /// It does not: counters stand still, or keep one packet.
+    Off,
+}
+
+/// Which clock lifetimes are by. Reading needs neither.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Clock {
+    /// Seconds of the monotonic clock.
+    Ktime,
+    /// The kernel's ticks, in 256s.
+    Jiffies,
+}
+
+impl fmt::Display for Clock {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ktime => "ktime",
+            Self::Jiffies => "jiffies",
+        })
+    }
+}
+
+/// What was heard of Cilium before a read, from whoever knows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tells {
+    /// By the agent.
+    pub release: Option<Release>,
+    /// The configuration on disk has a key that came with 1.17.
+    pub since_1_17: bool,
+    /// Counters at offset 0 grew since the last read.
+    pub first_grew: bool,
+    /// By the agent, or by its configuration on disk.
+    pub accounting: Option<Accounting>,
+    /// By the agent, or by its configuration on disk.
+    pub clock: Option<Clock>,
+}
+
+/// What may stand in the first 16 bytes of an opener's value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum FirstBytes {
+    /// Counters.
+    Counters,
+    /// An address.
+    Address,
+    /// Either.
+    Either,
+}
+
+/// The rules of one read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reading {
+    /// Of the one that writes now.
+    pub layout: Layout,
+    /// Accounting is known to be off.
+    pub(super) counts_nothing: bool,
+    first_bytes: FirstBytes,
+    /// Who said so.
+    pub(super) said_by: SaidBy,
+}
+
+/// Where a layout is known from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SaidBy {
+    Operator,
+    Agent(Release),
+    Configuration,
+    Growth,
+    Nobody,
+}
+
+impl fmt::Display for SaidBy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Operator => f.write_str("by --cilium-layout"),
+            Self::Agent(release) => write!(f, "by its agent, which is {release}"),
+            Self::Configuration => f.write_str("by its configuration on disk, which is of 1.17 or later"),
+            Self::Growth => f.write_str("by counters that grow"),
+            Self::Nobody => f.write_str("since neither its agent nor its configuration can be asked"),
+        }
+    }
+}
+
+impl Reading {
+    /// The rules for a read. `newest` is the newest release that was heard of so far: what it wrote is still there.
+    #[must_use]
+    pub fn choose(choice: Choice, tells: &Tells, newest: Option<Release>) -> Self {
+        let (layout, said_by) = match (choice, tells) {
+            (Choice::Is(layout), _) => (layout, SaidBy::Operator),
+            (_, Tells { release: Some(release), .. }) => (release.layout(), SaidBy::Agent(*release)),
+            (_, Tells { since_1_17: true, .. }) => (Layout::Combined, SaidBy::Configuration),
+            // An agent that went away may be one that is replaced, and its successor counts for one endpoint after another.
+            (_, Tells { first_grew: true, .. }) if newest.is_none() => (Layout::Directional, SaidBy::Growth),
+            _ => (Layout::Unknown, SaidBy::Nobody),
+        };
+        let has_addresses = newest.is_some_and(|newest| newest >= Release::FIRST_WITH_ADDRESSES);
+        let first_bytes = match tells.release {
+            _ if has_addresses => FirstBytes::Address,
+            Some(release) if release < Release::FIRST_WITH_ADDRESSES => FirstBytes::Counters,
+            Some(_) => FirstBytes::Address,
+            None => FirstBytes::Either,
+        };
+        let counts_nothing = tells.accounting == Some(Accounting::Off);
+        Self { layout, counts_nothing, first_bytes, said_by }
+    }
+
+    /// Whether `first`, which is not zero, is counters in a row that may hold an address there.
+    ///
+    /// Read as counters, an IPv6 address is 2^40 packets or more unless the bytes 5 to 7 are 0, and 2^50 bytes or more
+    /// unless 14 and 15 are: so one whose fourth and eighth group are 0 passes for counters, and no other.
+    pub(super) fn counts_where_addresses_may_be(self, first: Counter) -> bool {
+        match self.first_bytes {
+            FirstBytes::Counters => true,
+            FirstBytes::Address => false,
+            FirstBytes::Either => first.packets < 1 << 40 && first.bytes < 1 << 50,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn release(minor: u32) -> Option<Release> {
+        Some(Release { major: 1, minor })
+    }
+
+    /// Goal: the operator is believed before the agent, the agent before its files, these before what grows, and nobody's
+    /// word is an unknown layout.
+    #[test]
+    fn who_writes_is_said_in_order() {
+        let nothing = Tells::default();
+        for (choice, tells, layout) in [
+            (Choice::Auto, nothing, Layout::Unknown),
+            (Choice::Auto, Tells { first_grew: true, ..nothing }, Layout::Directional),
+            (Choice::Auto, Tells { since_1_17: true, first_grew: true, ..nothing }, Layout::Combined),
+            (Choice::Auto, Tells { release: release(11), since_1_17: true, ..nothing }, Layout::Directional),
+            (Choice::Auto, Tells { release: release(15), ..nothing }, Layout::Directional),
+            (Choice::Auto, Tells { release: release(16), first_grew: true, ..nothing }, Layout::Combined),
+            (Choice::Auto, Tells { release: release(20), ..nothing }, Layout::Combined),
+            (
+                Choice::Auto,
+                Tells { release: Some(Release { major: 2, minor: 0 }), ..nothing },
+                Layout::Combined,
+            ),
+            (Choice::Is(Layout::Directional), Tells { release: release(18), ..nothing }, Layout::Directional),
+            (Choice::Is(Layout::Combined), Tells { first_grew: true, ..nothing }, Layout::Combined),
+        ] {
+            assert_eq!(Reading::choose(choice, &tells, tells.release).layout, layout, "{choice:?} {tells:?}");
+        }
+    }
+
+    /// Goal: an address is told from counters by the release, also when that is gone, and else by what no counter can be.
+    #[test]
+    fn an_address_is_not_taken_for_counters() {
+        let counter = |packets, bytes| Counter { packets, bytes };
+        let (few, many) = (counter(7, 9178), counter(0x0100_0000_1000_00fd, 11 << 56));
+        for (told, newest, first, counts) in [
+            (release(18), release(18), many, true),
+            (release(19), release(19), few, false),
+            (release(18), release(19), few, false),
+            (None, release(19), few, false),
+            (None, release(18), few, true),
+            (None, None, few, true),
+            (None, None, many, false),
+            (None, None, counter(7, 1 << 50), false),
+        ] {
+            let tells = Tells { release: told, ..Tells::default() };
+            let reading = Reading::choose(Choice::Auto, &tells, newest);
+            assert_eq!(reading.counts_where_addresses_may_be(first), counts, "{told:?} {newest:?} {first:?}");
+        }
+    }
+}
