@@ -15,6 +15,7 @@ use egressd_protocol::v1::collection_client::CollectionClient;
 use egressd_protocol::{CollectorFlags, Down, Hello, Settings, Source, Status as CollectorStatus};
 use egressd_protocol::{Up, Welcome, v1};
 use egressd_service::backoff::Backoff;
+use egressd_service::bearer::AUTHORIZATION;
 use egressd_service::clock::unix_nanos;
 use egressd_service::figures::ReasonLabel;
 use egressd_service::lifecycle::chain;
@@ -47,8 +48,6 @@ const NAMES_EVERY: Duration = Duration::from_secs(5);
 const REDIAL_FIRST: Duration = Duration::from_millis(500);
 /// How long the exporter may take to hang up after our last word.
 const FAREWELL_MAX: Duration = Duration::from_secs(5);
-/// Where a call says who makes it.
-pub(crate) const AUTHORIZATION: &str = "authorization";
 /// Messages on their way to the exporter; the window holds the rest.
 const UP_QUEUE: usize = 4;
 

@@ -61,12 +61,25 @@ pub struct Known {
     pub heard: UnixNanos,
 }
 
-/// No more nodes have room. The peer is turned away; an operator must find out who says Hello under so many names.
+/// A Hello that gets no stream. The peer is turned away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{nodes} nodes are known already")]
-pub struct TooManyNodes {
-    /// How many.
-    pub nodes: usize,
+pub enum HelloError {
+    /// No more nodes have room. An operator must find out who says Hello under so many names.
+    #[error("{nodes} nodes are known already")]
+    TooManyNodes {
+        /// How many.
+        nodes: usize,
+    },
+    /// A life of the node's collector that another one has followed: what it still says is known, or was counted by that
+    /// one. A Hello that was recorded and is said again is turned away so, and an operator who runs two collectors on a
+    /// node, or goes on from a state of before, must stop that.
+    #[error("its epoch {epoch} is over: epoch {by} of this node has followed it")]
+    Superseded {
+        /// The one that speaks.
+        epoch: Epoch,
+        /// The one that runs.
+        by: Epoch,
+    },
 }
 
 /// The ledger's account since it began. received = discarded + emitted + held.
@@ -130,10 +143,18 @@ struct NodeAccount {
     stream: StreamId,
     /// Whether that stream has not ended.
     is_open: bool,
+    /// The epoch of the life that said Hello last; `None` where no Hello named one.
+    running: Option<Epoch>,
     epochs: Vec<EpochAccount>,
 }
 
 impl NodeAccount {
+    /// The epoch that has followed `epoch`, where one has.
+    fn successor(&self, epoch: Epoch) -> Option<Epoch> {
+        let is_known = self.epochs.iter().any(|known| known.epoch == epoch);
+        self.running.filter(|running| is_known && *running != epoch)
+    }
+
     fn epoch_mut(&mut self, epoch: Epoch) -> Option<&mut EpochAccount> {
         self.epochs.iter_mut().find(|known| known.epoch == epoch)
     }
@@ -159,8 +180,13 @@ impl Ledger {
             let account = ledger.nodes.entry(node).or_insert_with(|| NodeAccount {
                 stream: StreamId(0),
                 is_open: false,
+                running: None,
                 epochs: Vec::new(),
             });
+            // The life that was heard last is the one that runs.
+            if account.epochs.iter().all(|known| known.heard <= heard) {
+                account.running = Some(epoch);
+            }
             account.epochs.push(EpochAccount {
                 epoch,
                 began: Sequence(0),
@@ -174,17 +200,24 @@ impl Ledger {
         ledger
     }
 
-    /// A collector dials: its older stream is no longer heard, and each epoch that it holds has an account.
+    /// A collector dials: its older stream is no longer heard, and each epoch that it holds has an account. The last of
+    /// `held` is its own.
     ///
     /// # Errors
-    /// There is no room for another node.
+    /// There is no room for another node, or a later life of this node's collector was here.
     pub fn hello(
         &mut self,
         node: &NodeName,
         held: &[HeldEpoch],
         now: UnixNanos,
-    ) -> Result<StreamId, TooManyNodes> {
+    ) -> Result<StreamId, HelloError> {
         self.expire(now);
+        let running = held.last().map(|held| held.epoch);
+        if let (Some(epoch), Some(account)) = (running, self.nodes.get(node))
+            && let Some(by) = account.successor(epoch)
+        {
+            return Err(HelloError::Superseded { epoch, by });
+        }
         if self.nodes.len() >= NODES_MAX && !self.nodes.contains_key(node) {
             self.forget_oldest()?;
         }
@@ -193,9 +226,11 @@ impl Ledger {
         let account = self.nodes.entry(node.clone()).or_insert_with(|| NodeAccount {
             stream,
             is_open: true,
+            running,
             epochs: Vec::new(),
         });
         (account.stream, account.is_open) = (stream, true);
+        account.running = running.or(account.running);
         for held in held {
             let before_first = held.first.previous();
             if let Some(known) = account.epoch_mut(held.epoch) {
@@ -236,11 +271,13 @@ impl Ledger {
 
     /// Makes room for a node: the one heard of longest ago, of those without a stream and with nothing on its way. As
     /// after [`EPOCH_KEPT`], what was delivered and its collector never heard of would be taken again.
-    fn forget_oldest(&mut self) -> Result<(), TooManyNodes> {
+    fn forget_oldest(&mut self) -> Result<(), HelloError> {
         let idle =
             self.nodes.iter().filter(|(_, account)| !account.is_open && !account.epochs.iter().any(is_busy));
         let oldest = idle.min_by_key(|(_, account)| account.epochs.iter().map(|known| known.heard).max());
-        let oldest = oldest.map(|(node, _)| node.clone()).ok_or(TooManyNodes { nodes: self.nodes.len() })?;
+        let oldest = oldest
+            .map(|(node, _)| node.clone())
+            .ok_or(HelloError::TooManyNodes { nodes: self.nodes.len() })?;
         self.nodes.remove(&oldest);
         Ok(())
     }

@@ -120,6 +120,7 @@ pub struct LedgerMetrics {
     skipped: Counter,
     pub(crate) streams: Gauge,
     pub(crate) refused: Counter,
+    pub(crate) not_admitted: Family<ReasonLabel, Counter>,
     pub(crate) redirected: Counter,
     pub(crate) unknown_messages: Counter,
     pub(crate) discarded_names: Counter,
@@ -134,11 +135,17 @@ impl LedgerMetrics {
             skipped: Counter::default(),
             streams: Gauge::default(),
             refused: Counter::default(),
+            not_admitted: Family::default(),
             redirected: Counter::default(),
             unknown_messages: Counter::default(),
             discarded_names: Counter::default(),
         };
         registry.register("egressd_exporter_ledger_streams", "Streams open", metrics.streams.clone());
+        registry.register(
+            "egressd_exporter_ledger_not_admitted_streams",
+            "Streams of collectors that may not speak for their node, by reason",
+            metrics.not_admitted.clone(),
+        );
         for (name, help, counter) in [
             ("taken_batches", "Batches taken, each sequence of an epoch once", &metrics.taken),
             ("skipped_batches", "Sequences that collectors lost before sending them", &metrics.skipped),

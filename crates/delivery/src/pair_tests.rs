@@ -10,7 +10,7 @@ use egressd_flow::{
 use egressd_protocol::{Ack, HeldEpoch, SpoolId, Welcome};
 use proptest::prelude::*;
 
-use crate::ledger::{Known, Ledger, StreamId, TooManyNodes, Verdict};
+use crate::ledger::{HelloError, Known, Ledger, StreamId, Verdict};
 use crate::window::{AckError, Window};
 
 const EPOCH: Epoch = Epoch(7);
@@ -423,12 +423,18 @@ fn nodes_are_bounded() {
     for number in 0..10_000 {
         ledger.hello(&name(number), &held(1, 1), UnixNanos(0)).unwrap();
     }
-    assert_eq!(ledger.hello(&name(10_000), &held(1, 1), UnixNanos(0)), Err(TooManyNodes { nodes: 10_000 }));
+    assert_eq!(
+        ledger.hello(&name(10_000), &held(1, 1), UnixNanos(0)),
+        Err(HelloError::TooManyNodes { nodes: 10_000 })
+    );
     let stream = ledger.hello(&name(7), &held(1, 1), UnixNanos(0)).unwrap();
     let older = ledger.hello(&name(8), &held(1, 1), UnixNanos(0)).unwrap();
     ledger.hello(&name(8), &held(1, 1), UnixNanos(0)).unwrap();
     ledger.left(&name(8), older);
-    assert_eq!(ledger.hello(&name(10_000), &held(1, 1), UnixNanos(0)), Err(TooManyNodes { nodes: 10_000 }));
+    assert_eq!(
+        ledger.hello(&name(10_000), &held(1, 1), UnixNanos(0)),
+        Err(HelloError::TooManyNodes { nodes: 10_000 })
+    );
     ledger.left(&name(7), stream);
     ledger
         .hello(&name(10_000), &held(1, 1), UnixNanos(0))
@@ -453,7 +459,7 @@ fn a_node_takes_the_place_of_one_long_gone() {
         ledger.left(&name(number), streams[number]);
     }
     let newcomer = name(10_000);
-    let full = Err(TooManyNodes { nodes: 10_000 });
+    let full = Err(HelloError::TooManyNodes { nodes: 10_000 });
     assert_eq!(ledger.hello(&newcomer, &held(1, 1), UnixNanos(11)), full, "all have something on its way");
     ledger.delivered(Position(4));
     ledger.hello(&newcomer, &held(1, 1), UnixNanos(11)).expect("the third and the fourth have nothing left");
@@ -495,4 +501,39 @@ fn old_epochs_are_forgotten() {
     assert_eq!(known_epochs(&ledger, &node), [4, 5, 6], "those heard of later are not a day old");
     ledger.hello(&node, &held(6, 1), UnixNanos(day.0 * 2)).unwrap();
     assert_eq!(known_epochs(&ledger, &node), [6]);
+}
+
+/// Goal: a Hello of a life that another one has followed gets no stream and closes none, on this ledger and on the one that
+/// goes on from a spool; a life that goes on in its own epoch, or replays one before its own, does.
+#[test]
+fn a_hello_of_an_older_epoch_is_refused() {
+    let node = NodeName("node-a".into());
+    let at = UnixNanos;
+    let mut ledger = Ledger::default();
+    let stream = ledger.hello(&node, &held(1, 1), at(1)).unwrap();
+    assert_eq!(ledger.check(&node, stream, Epoch(1), Sequence(1), at(1)), Verdict::Take);
+    ledger.commit(&node, Epoch(1), Sequence(1), Position(1), Counter::default());
+    ledger.hello(&node, &held(1, 2), at(2)).expect("its own epoch, after a break");
+    let both = [held(1, 2), held(2, 1)].concat();
+    let stream = ledger.hello(&node, &both, at(3)).expect("it replays one before its own");
+    let superseded = Err(HelloError::Superseded { epoch: Epoch(1), by: Epoch(2) });
+    assert_eq!(ledger.hello(&node, &held(1, 1), at(4)), superseded);
+    assert_eq!(
+        ledger.check(&node, stream, Epoch(2), Sequence(1), at(5)),
+        Verdict::Take,
+        "its stream goes on"
+    );
+
+    let known = |epoch, heard| Known {
+        node: node.clone(),
+        epoch: Epoch(epoch),
+        taken: Sequence(3),
+        heard: at(heard),
+    };
+    for order in [[known(1, 10), known(2, 20)], [known(2, 20), known(1, 10)]] {
+        let mut resumed = Ledger::resume(order);
+        assert_eq!(resumed.hello(&node, &held(1, 1), at(30)), superseded);
+        resumed.hello(&node, &held(2, 4), at(30)).expect("the one that was heard last");
+        resumed.hello(&node, &held(3, 1), at(40)).expect("a new life");
+    }
 }

@@ -5,6 +5,7 @@
 //! reads nothing more, so one batch a stream is held here, and goes on telling acknowledgements and scopes. A stop
 //! follows the data: nothing more is taken, the next stage sees its channel close and lets everything out, then each
 //! collector gets its last Ack and a Redirect. A standby answers Hello with a Redirect to the leader, and takes nothing.
+//! Where collectors have to show who they are, Hello is answered when it is known that they speak for their own node.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,27 +14,35 @@ use std::time::Duration;
 use egressd_flow::{Batch, NodeName, Position, Scope, UnixNanos};
 use egressd_protocol::limits::MESSAGE_BYTES_MAX;
 use egressd_protocol::v1::collection_server::{Collection, CollectionServer};
-use egressd_protocol::{Ack, Down, Hello, Settings, SpoolId, Up, Welcome, WireError, v1};
+use egressd_protocol::{Ack, Down, Hello, Settings, SpoolId, Up, Welcome, v1};
+use egressd_service::bearer::Token;
 use egressd_service::clock::unix_nanos;
 use egressd_service::connections::{Line, Talk, connections};
+use egressd_service::figures::ReasonLabel;
 use egressd_service::lifecycle::chain;
+use egressd_service::seldom::Seldom;
 use egressd_service::tls::Tls;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
-use tonic::{Code, Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, info, warn};
 
-use crate::ledger::{Ledger, NODES_MAX, StreamId, TooManyNodes};
+use crate::ledger::{HelloError, Ledger, NODES_MAX, StreamId};
 use crate::metrics::LedgerMetrics;
 use crate::roster::Roster;
 
+mod admission;
+mod hangup;
 mod names;
 mod offer;
 mod role;
 
+use admission::admit;
+pub use admission::{Claim, NotAdmitted};
+use hangup::Hangup;
 pub use names::Heard;
 use offer::{News, Offer, Offering, next_of};
 pub use role::Role;
@@ -61,6 +70,8 @@ impl Patience {
 
 /// One for each node that may have an account, and for those that are coming or going.
 const CONNECTIONS_MAX: usize = NODES_MAX + 1_000;
+/// How often the log says that collectors are told to come back.
+const COMPLAINED_EVERY: Duration = Duration::from_secs(10);
 /// How long a redirected collector may take to hang up.
 const FAREWELL_MAX: Duration = Duration::from_secs(5);
 /// How often a stream looks whether its predecessor's last batch is taken by now.
@@ -119,6 +130,8 @@ pub struct Desk {
     pub role: watch::Receiver<Role>,
     /// `None`: plain text.
     pub tls: Option<Tls>,
+    /// Who says which collector may speak for which node; `None`: each for any.
+    pub admission: Option<mpsc::Sender<Claim>>,
 }
 
 /// Serves collectors until `stop` fires and every one of them has its last word, or `abandon` fires.
@@ -148,6 +161,8 @@ pub async fn serve(
         metrics: desk.metrics,
         roster: desk.roster,
         role: desk.role,
+        admission: desk.admission,
+        complaints: Seldom::new(COMPLAINED_EVERY),
         stop: stop.clone(),
     });
     let closing = Arc::clone(&shared);
@@ -191,6 +206,8 @@ struct Shared {
     metrics: LedgerMetrics,
     roster: Roster,
     role: watch::Receiver<Role>,
+    admission: Option<mpsc::Sender<Claim>>,
+    complaints: Seldom,
     stop: CancellationToken,
 }
 
@@ -236,82 +253,32 @@ impl Collection for Service {
         }
         let line = request.extensions().get::<Line>().cloned();
         let line = line.ok_or_else(|| Status::internal("the connection is not ours"))?;
+        let token = Token::shown_in(request.metadata());
         let (down, answers) = mpsc::channel(DOWN_QUEUE);
         let shared = Arc::clone(&self.0);
+        let caller = Caller { line, token };
         // Of its own, so that a batch which is being taken is committed also when the collector hangs up.
-        tokio::spawn(async move { converse(shared, request.into_inner(), down, line).await });
+        tokio::spawn(async move { converse(shared, request.into_inner(), down, caller).await });
         Ok(Response::new(ReceiverStream::new(answers)))
     }
 }
 
-/// Why a conversation ends early.
-#[derive(Debug, thiserror::Error)]
-enum Hangup {
-    #[error("the collector hung up")]
-    Closed,
-    #[error("the stream broke")]
-    Broken(#[source] Status),
-    #[error("no Hello within {0:?}")]
-    NoHello(Duration),
-    #[error("it speaks before Hello")]
-    NotHello,
-    #[error("silent for {0:?}")]
-    Silent(Duration),
-    #[error("left its messages unread for {0:?}")]
-    Unread(Duration),
-    #[error("a newer stream of this node has taken over")]
-    Replaced,
-    #[error("the message cannot be")]
-    Wire(#[from] WireError),
-    #[error("batch {found} came where {expected} was expected")]
-    Gap { expected: u64, found: u64 },
-    #[error("no account for this node")]
-    TooManyNodes(#[from] TooManyNodes),
-    #[error("a batch of an epoch that the Hello did not name")]
-    UnknownEpoch,
-    #[error("the exporter is stopping")]
-    Stopping,
-    #[error("another exporter leads")]
-    Standby,
-}
-
-impl Hangup {
-    /// What the collector is told.
-    fn status(&self) -> Option<Status> {
-        let text = chain(self);
-        match self {
-            Self::Closed | Self::Unread(_) => None,
-            // A message that is too large, for one; of a connection that is gone nobody hears.
-            Self::Broken(status) => Some(status.clone()),
-            Self::NotHello | Self::Wire(_) | Self::UnknownEpoch => Some(Status::invalid_argument(text)),
-            Self::Gap { .. } => Some(Status::out_of_range(text)),
-            Self::NoHello(_) | Self::Silent(_) => Some(Status::deadline_exceeded(text)),
-            Self::Replaced => Some(Status::aborted(text)),
-            Self::TooManyNodes(_) => Some(Status::resource_exhausted(text)),
-            Self::Stopping | Self::Standby => Some(Status::unavailable(text)),
-        }
-    }
-
-    fn is_peers_fault(&self) -> bool {
-        match self {
-            Self::NoHello(_) | Self::NotHello | Self::Wire(_) | Self::Gap { .. } | Self::UnknownEpoch => true,
-            // What tonic says of a message that it cannot decode, and of one that is too large.
-            Self::Broken(status) => matches!(status.code(), Code::Internal | Code::OutOfRange),
-            _ => false,
-        }
-    }
+/// Who called, as far as the call tells.
+struct Caller {
+    line: Line,
+    token: Option<Token>,
 }
 
 async fn converse(
     shared: Arc<Shared>,
     up: Streaming<v1::Up>,
     down: mpsc::Sender<Result<v1::Down, Status>>,
-    line: Line,
+    caller: Caller,
 ) {
     shared.metrics.streams.inc();
     let answers = down.clone();
-    let peer = line.peer;
-    let hangup = match Conversation::open(Arc::clone(&shared), up, down, &line).await {
+    let peer = caller.line.peer;
+    let hangup = match Conversation::open(Arc::clone(&shared), up, down, caller).await {
         Ok(mut conversation) => {
             let hangup = conversation.run().await;
             info!(node = %conversation.hello.node, reason = %chain(&hangup), "stream closed");
@@ -322,10 +289,16 @@ async fn converse(
             Hangup::Standby
         }
         Err(hangup) => {
-            warn!(%peer, reason = %chain(&hangup), "stream refused");
+            // Five thousand that are told to come back are one fact.
+            if !hangup.may_pass() || shared.complaints.may() {
+                warn!(%peer, reason = %chain(&hangup), "stream refused");
+            }
             hangup
         }
     };
+    if let Some(reason) = hangup.not_admitted() {
+        shared.metrics.not_admitted.get_or_create(&ReasonLabel { reason }).inc();
+    }
     shared.metrics.streams.dec();
     if hangup.is_peers_fault() {
         shared.metrics.refused.inc();
@@ -347,19 +320,13 @@ struct Seat {
 
 impl Seat {
     /// Ends the node's older stream and takes its place.
-    fn take(shared: &Arc<Shared>, hello: &Hello, line: &Line) -> Result<Self, TooManyNodes> {
+    fn take(shared: &Arc<Shared>, hello: &Hello, talk: Talk) -> Result<Self, HelloError> {
         let stream = shared.ledger().hello(&hello.node, &hello.epochs, UnixNanos(unix_nanos()))?;
         let replaced = CancellationToken::new();
         if let Some(older) = shared.streams().insert(hello.node.clone(), replaced.clone()) {
             older.cancel();
         }
-        Ok(Self {
-            shared: Arc::clone(shared),
-            node: hello.node.clone(),
-            stream,
-            replaced,
-            _talk: line.converse(),
-        })
+        Ok(Self { shared: Arc::clone(shared), node: hello.node.clone(), stream, replaced, _talk: talk })
     }
 }
 
@@ -410,7 +377,7 @@ impl Conversation {
         shared: Arc<Shared>,
         mut up: Streaming<v1::Up>,
         down: mpsc::Sender<Result<v1::Down, Status>>,
-        line: &Line,
+        Caller { line, token }: Caller,
     ) -> Result<Self, Hangup> {
         let within = shared.patience.hello;
         let first = tokio::time::timeout(within, up.message())
@@ -425,7 +392,10 @@ impl Conversation {
             shared.metrics.redirected.inc();
             return Err(Hangup::Standby);
         }
-        let seat = Seat::take(&shared, &hello, line)?;
+        // It may take longer than a connection without a conversation may last.
+        let talk = line.converse();
+        admit(&shared, token, &hello.node, &down).await?;
+        let seat = Seat::take(&shared, &hello, talk)?;
         info!(node = %hello.node, version = %hello.version, source = ?hello.source, "stream opened");
         let hello = Arc::new(hello);
         let (feed, scopes) = mpsc::channel(SCOPES_QUEUE);

@@ -91,6 +91,12 @@ impl Index {
         self.nodes.contains_key(name)
     }
 
+    /// A pod that is known, lately ended ones included.
+    #[must_use]
+    pub fn pod(&self, uid: &PodUid) -> Option<&Pod> {
+        self.pods.get(uid)
+    }
+
     /// How many pods are known, lately ended ones included.
     #[must_use]
     pub fn pods(&self) -> usize {

@@ -17,7 +17,7 @@ use std::time::Duration;
 use egressd_delivery::roster::Roster;
 use egressd_delivery::serve::{Heard, ScopeRequest, Taking};
 use egressd_enrich::kubernetes::Knowledge;
-use egressd_enrich::{Change, Grouping, Index, Names};
+use egressd_enrich::{Change, Grouping, Index, Names, PodUid};
 use egressd_flow::{Batch, NodeName, Owner, Position, Record, Scope, UnixNanos};
 use egressd_protocol::Hello;
 use egressd_service::admin::Part;
@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::metrics::EnrichMetrics;
+use crate::tokens::{PodQuestion, Standing};
 
 #[cfg(test)]
 mod tests;
@@ -73,6 +74,7 @@ pub(crate) struct Inputs {
     pub(crate) takings: mpsc::Receiver<Taking>,
     pub(crate) names: mpsc::Receiver<Heard>,
     pub(crate) scope_requests: mpsc::Receiver<ScopeRequest>,
+    pub(crate) pod_questions: mpsc::Receiver<PodQuestion>,
     pub(crate) stop: CancellationToken,
 }
 
@@ -80,6 +82,7 @@ enum Event {
     Change(Option<Change>),
     ScopeRequest(ScopeRequest),
     Heard(Heard),
+    PodQuestion(PodQuestion),
     Taking(Option<Taking>),
     Due(Result<Place, SpoolGone>),
     Look,
@@ -212,6 +215,10 @@ impl Attribution {
                 Event::Change(None) => self.changes = None,
                 Event::ScopeRequest(request) => self.dialled(request),
                 Event::Heard(Heard { node, names }) => self.names.hear(&node, names),
+                Event::PodQuestion(PodQuestion { pod, answer }) => {
+                    // Who asked may have gone.
+                    let _unheard = answer.send(self.standing(&pod));
+                }
                 Event::Taking(Some(taking)) => self.take(taking),
                 Event::Due(place) => self.name_next(place?),
                 Event::Look => {}
@@ -241,7 +248,7 @@ impl Attribution {
         let takes = synced && (has_room || inputs.stop.is_cancelled());
         let due = self.waiting.front().map(|waiting| self.due_in(waiting));
         let place = self.place();
-        let Inputs { takings, names, scope_requests, stop } = inputs;
+        let Inputs { takings, names, scope_requests, pod_questions, stop } = inputs;
         tokio::select! {
             biased;
             // First, so that nothing is named or said before what was told earlier.
@@ -249,6 +256,7 @@ impl Attribution {
             Some(request) = scope_requests.recv() => Event::ScopeRequest(request),
             // What a collector told before a batch is known when that is named.
             Some(heard) = names.recv() => Event::Heard(heard),
+            Some(question) = pod_questions.recv() => Event::PodQuestion(question),
             _ = refresh.tick() => Event::Refresh,
             () = stop.cancelled(), if !synced => Event::Stop,
             place = place, if due == Some(Duration::ZERO) => Event::Due(place),
@@ -324,6 +332,14 @@ impl Attribution {
                 // What was told up to now says nothing of the pods that are still to come.
                 feed.tell(Scope { as_of: UnixNanos(0), whole: false, owners, node_addresses: Vec::new() });
             }
+        }
+    }
+
+    fn standing(&self, pod: &PodUid) -> Standing {
+        match self.index.pod(pod) {
+            Some(pod) if pod.until.is_some() => Standing::Ended,
+            Some(pod) => pod.node.clone().map_or(Standing::Unknown, Standing::Lives),
+            None => Standing::Unknown,
         }
     }
 

@@ -4,8 +4,10 @@ use std::net::SocketAddr;
 
 use anyhow::Context as _;
 use egressd_serve::{
-    CONNECTIONS_MAX, Feed, FlowsMetrics, Patience, QUEUE_RECORDS_MAX, ROWS_MAX, SUBSCRIBERS_MAX, feed, serve,
+    CONNECTIONS_MAX, Entrance, Feed, FlowsMetrics, Patience, QUEUE_RECORDS_MAX, ROWS_MAX, SUBSCRIBERS_MAX,
+    feed, serve,
 };
+use egressd_service::bearer::Guard;
 use egressd_service::lifecycle::Tasks;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
@@ -23,6 +25,7 @@ use crate::security::Door;
 pub(crate) async fn start(
     address: SocketAddr,
     door: &Door,
+    readers: Option<Guard>,
     registry: &mut Registry,
     tasks: &mut Tasks,
 ) -> anyhow::Result<Feed> {
@@ -38,18 +41,21 @@ pub(crate) async fn start(
     );
     let tls = if address.ip().is_loopback() { None } else { door.tls() };
     if tls.is_none() && !address.ip().is_loopback() {
-        warn!(%address, "whoever reaches this address may follow every flow, in plain text: set --tls-cert-file");
+        warn!(%address, "flows go over plain text here, and a reader's token too: give the exporter TLS");
+    }
+    if readers.is_none() && !address.ip().is_loopback() {
+        warn!(%address, "whoever reaches this address may follow every flow: set --readers-token-file");
     }
     let (feed, inbox) = feed();
     let metrics = FlowsMetrics::register(registry);
     // Filters are their askers' to choose: whatever they cost, it is one thread's time and no worker's of the streams.
     let runtime = Builder::new_current_thread().enable_all().thread_name("flows").build();
     let (runtime, listener) = (runtime.context("no thread for flows")?, listener.into_std()?);
-    let abandon = tasks.abandon.clone();
+    let (abandon, entrance) = (tasks.abandon.clone(), Entrance { tls, readers });
     let serving = spawn_blocking(move || {
         runtime.block_on(async {
             let listener = TcpListener::from_std(listener)?;
-            anyhow::Ok(serve(listener, tls, inbox, Patience::USUAL, metrics, abandon).await?)
+            anyhow::Ok(serve(listener, entrance, inbox, Patience::USUAL, metrics, abandon).await?)
         })
     });
     tasks.spawn("flows", async { serving.await.context("the thread of flows panicked")? });

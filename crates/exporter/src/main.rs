@@ -17,6 +17,7 @@ mod security;
 mod sinks;
 mod spool;
 mod surroundings;
+mod tokens;
 mod wire;
 
 use std::env;
@@ -68,7 +69,7 @@ struct Loaded {
     spool: Option<spool::Opened>,
     /// `None`: nobody stands by.
     candidate: Option<lease::Candidate>,
-    certification: security::Certification,
+    security: security::Security,
 }
 
 fn read_inventory(path: &Path) -> anyhow::Result<egressd_enrich::inventory::Inventory> {
@@ -85,9 +86,9 @@ fn load(options: &config::Options, doubts: Doubts) -> anyhow::Result<Loaded> {
         spool_dir: options.spool.spool_dir.is_some(),
     };
     let candidate = options.lease.candidate(beside, options.grpc_listen_port, &Own)?;
-    let certification = options.security.certification(options.inventory.is_some(), &Own)?;
+    let security = options.security.security(options.inventory.is_some(), &Own)?;
     if doubts == Doubts::Refuse {
-        security::try_certificate(&certification)?;
+        security::check(&security, &options.security)?;
     }
     let source = file::read(options.config_path.as_deref())?;
     let file = file::understand(&source, doubts, &environment)
@@ -114,5 +115,5 @@ fn load(options: &config::Options, doubts: Doubts) -> anyhow::Result<Loaded> {
         Doubts::Warn => spool::open(&options.spool).map(Some),
     }?;
     let inventory = inventory.map(egressd_enrich::inventory::Inventory::into_index);
-    Ok(Loaded { file, source, inventory, spool, candidate, certification })
+    Ok(Loaded { file, source, inventory, spool, candidate, security })
 }

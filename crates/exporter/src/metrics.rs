@@ -17,7 +17,7 @@ use prometheus_client::registry::Registry;
 mod security;
 mod spool;
 
-pub(crate) use security::TlsMetrics;
+pub(crate) use security::{TlsMetrics, TokenMetrics};
 pub(crate) use spool::SpoolMetrics;
 
 /// Attribution lets out what it takes in, later; some of it without a name at the far end.

@@ -53,6 +53,73 @@ was under way goes again, counted in `egressd_exporter_sink_ambiguous_bytes_tota
 - Two processes on one directory: the second does not start.
 ";
 
+const ASKED_HEAD: &str = "
+## What it asks of the API
+
+Every request of the exporter to the Kubernetes API; a test with all of it switched on holds this table against what a fake API
+was asked. `create` names no object, so no role can limit it to one. Beside these, `GET /version` is asked every 10 seconds,
+which every cluster allows to whoever is authenticated. Without `--inventory` the first four are asked always.
+
+";
+
+/// Verb, group, resource, namespace, name, when.
+const ASKED: [[&str; 6]; 14] = [
+    [
+        "list",
+        "",
+        "pods",
+        "all",
+        "",
+        "of an API server that streams no lists: at the start, and where a watch cannot go on",
+    ],
+    ["watch", "", "pods", "all", "", "always"],
+    ["list", "", "nodes", "all", "", "as of pods"],
+    ["watch", "", "nodes", "all", "", "always"],
+    ["get", "coordination.k8s.io", "leases", "own", "--lease-name", "`--leader-elect`"],
+    ["create", "coordination.k8s.io", "leases", "own", "", "`--leader-elect`, where there is none"],
+    ["update", "coordination.k8s.io", "leases", "own", "--lease-name", "`--leader-elect`"],
+    ["get", "", "secrets", "own", "--tls-managed-secret", "`--tls-managed-secret`, every 5 minutes"],
+    ["create", "", "secrets", "own", "", "`--tls-managed-secret`, where there is none"],
+    ["update", "", "secrets", "own", "--tls-managed-secret", "`--tls-managed-secret`, where it is empty"],
+    [
+        "get",
+        "",
+        "configmaps",
+        "own",
+        "--tls-managed-config-map",
+        "`--tls-managed-config-map`, every 5 minutes",
+    ],
+    ["create", "", "configmaps", "own", "", "`--tls-managed-config-map`, where there is none"],
+    [
+        "update",
+        "",
+        "configmaps",
+        "own",
+        "--tls-managed-config-map",
+        "`--tls-managed-config-map`, where it says something else",
+    ],
+    [
+        "create",
+        "authentication.k8s.io",
+        "tokenreviews",
+        "none",
+        "",
+        "`--collector-service-account`, for each token that is not known",
+    ],
+];
+
+/// The table of what is asked of the API.
+fn asked(text: &mut String) {
+    text.push_str(ASKED_HEAD);
+    text.push_str("| verb | group | resource | namespace | name | when |\n|---|---|---|---|---|---|\n");
+    for [verb, group, resource, namespace, name, when] in ASKED {
+        let code = |text: &str| if text.is_empty() { String::new() } else { format!("`{text}`") };
+        let cells =
+            [code(verb), code(group), code(resource), namespace.to_owned(), code(name), when.to_owned()];
+        text.push_str(&format!("| {} |\n", cells.join(" | ")));
+    }
+}
+
 /// The page as Markdown.
 pub(crate) fn markdown(command: &Command) -> String {
     let mut text = format!("{HEAD}{}{CONFIGURATION}", command_line(command));
@@ -67,6 +134,7 @@ pub(crate) fn markdown(command: &Command) -> String {
         text.push_str(&format!("\n### {title}\n\n"));
         table(&mut text, ["key", "default", "meaning"], keys.iter().map(row));
     }
+    asked(&mut text);
     text
 }
 

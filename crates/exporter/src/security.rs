@@ -15,21 +15,25 @@ mod flags;
 mod managed;
 
 use std::convert::Infallible;
+use std::path::PathBuf;
 
+use anyhow::Context as _;
+use egressd_delivery::serve::Claim;
 use egressd_service::admin::Part;
+use egressd_service::bearer::Guard;
 use egressd_service::lifecycle::{Tasks, chain};
 use egressd_service::tls::{Certificate, HandshakeMetrics, Shown, Tls};
 use kube::Client;
-use prometheus_client::registry::Registry;
+use prometheus_client::registry::Registry as MetricRegistry;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 pub(crate) use expiry::expiry;
-pub(crate) use flags::{Certification, SecurityOptions};
+pub(crate) use flags::{Certification, Security, SecurityOptions};
 
-use self::flags::PLAIN_TEXT;
-
-use crate::metrics::TlsMetrics;
+use crate::metrics::{TlsMetrics, TokenMetrics};
+use crate::tokens::{ADMITTED_MAX, AT_ONCE_MAX, CLAIMS_QUEUE, Expected, REFUSED_MAX, Registry, check_tokens};
 
 /// The way in, for everything that listens for gRPC.
 #[derive(Clone)]
@@ -47,7 +51,7 @@ impl Door {
         certification: Certification,
         client: Option<&Client>,
         ready: Part,
-        registry: &mut Registry,
+        registry: &mut MetricRegistry,
         tasks: &mut Tasks,
     ) -> Self {
         let shown = Shown::default();
@@ -55,7 +59,6 @@ impl Door {
         match certification {
             Certification::Plain => {
                 ready.set(true);
-                warn!("{PLAIN_TEXT}");
                 return Self { tls: None };
             }
             Certification::Files(files) => {
@@ -94,20 +97,66 @@ impl Door {
     }
 }
 
+/// Starts whoever says which collector may speak for which node; `None`: each may for any.
+///
+/// # Panics
+/// When tokens are expected without a client: the flags rule that out.
+pub(crate) fn admission(
+    expected: Option<Expected>,
+    client: Option<&Client>,
+    pods: Registry,
+    registry: &mut MetricRegistry,
+    tasks: &mut Tasks,
+) -> Option<mpsc::Sender<Claim>> {
+    let expected = expected?;
+    info!(
+        account = %expected.account,
+        audience = expected.audience,
+        reviews_max = AT_ONCE_MAX,
+        admitted_max = ADMITTED_MAX,
+        refused_max = REFUSED_MAX,
+        "collectors show tokens, and speak for their own node"
+    );
+    let client = client.expect("tokens go with the API alone").clone();
+    let (claims, claims_out) = mpsc::channel(CLAIMS_QUEUE);
+    let checking = check_tokens(client, expected, pods, claims_out, TokenMetrics::register(registry));
+    let stop = tasks.stop.clone();
+    tasks.spawn("tokens", async move {
+        checking.await;
+        stop.cancelled().await;
+        Ok::<_, Infallible>(())
+    });
+    Some(claims)
+}
+
+/// Who asks readers for a token; `None`: anybody may read, which is no news on loopback.
+///
+/// # Errors
+/// The file holds no token.
+pub(crate) fn readers(path: Option<PathBuf>, tasks: &mut Tasks) -> anyhow::Result<Option<Guard>> {
+    let Some(path) = path else { return Ok(None) };
+    let guard = Guard::new(path).context("--readers-token-file")?;
+    tasks.spawn_aside("readers' token", guard.clone().follow());
+    Ok(Some(guard))
+}
+
 /// Reads what `check` can read: files.
 ///
 /// # Errors
 /// They cannot be used.
-pub(crate) fn try_certificate(certification: &Certification) -> anyhow::Result<()> {
-    match certification {
-        Certification::Plain => warn!("{PLAIN_TEXT}"),
-        Certification::Managed(_) => {}
+pub(crate) fn check(security: &Security, options: &SecurityOptions) -> anyhow::Result<()> {
+    security.complain();
+    match &security.certification {
+        Certification::Plain | Certification::Managed(_) => {}
         Certification::Files(files) => {
             let certificate = files.load()?;
             if let Err(error) = expiry(certificate.leaf()) {
                 warn!(error = %chain(&error), "the certificate does not tell when it expires");
             }
         }
+    }
+    if let Some(path) = &options.readers_token_file {
+        Guard::new(path.clone()).context("--readers-token-file")?;
     }
     Ok(())
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use anyhow::Context as _;
 use axum::Router;
 use axum::extract::State;
-use axum::http::header;
-use axum::response::IntoResponse;
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use egressd_delivery::LedgerMetrics;
 use egressd_delivery::ledger::{Ledger, NODES_MAX};
@@ -18,6 +18,7 @@ use egressd_flow::{Position, UnixNanos};
 use egressd_protocol::Settings;
 use egressd_protocol::limits::MESSAGE_BYTES_MAX;
 use egressd_service::admin::{self, Admin};
+use egressd_service::bearer::Guard;
 use egressd_service::clock::unix_nanos;
 use egressd_service::lifecycle::Tasks;
 use egressd_sink::{FLOWS_MAX, Lead, SCRAPE, Scrape, SinkMetrics};
@@ -40,10 +41,10 @@ use crate::metrics::{
     ConfigMetrics, EnrichMetrics, LeadMetric, LeaseMetrics, NodeMetrics, SpoolMetrics, WatchMetrics,
 };
 use crate::reload::Reload;
-use crate::security::Door;
+use crate::security::{Door, Security};
 use crate::sinks::{BATCHES_QUEUE, Sinks, Supply};
 use crate::spool::Opened;
-use crate::{Loaded, bounds, deliver, file, follow, keeper, nodes, spool};
+use crate::{Loaded, bounds, deliver, file, follow, keeper, nodes, security, spool};
 
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
@@ -123,7 +124,12 @@ pub(crate) async fn wire(options: Box<Options>, loaded: Loaded, mut tasks: Tasks
         None => Some(egressd_enrich::kubernetes::connect(options.kubeconfig.flatten().as_deref()).await?),
     };
     let certificate = admin.part("certificate");
-    let door = Door::open(loaded.certification, client.as_ref(), certificate, &mut registry, &mut tasks);
+    loaded.security.complain();
+    let Security { certification, tokens } = loaded.security;
+    let door = Door::open(certification, client.as_ref(), certificate, &mut registry, &mut tasks);
+    let (pods, pod_questions) = mpsc::channel(SCOPE_REQUESTS_QUEUE);
+    let admission = security::admission(tokens, client.as_ref(), pods, &mut registry, &mut tasks);
+    let readers = security::readers(options.security.readers_token_file, &mut tasks)?;
     let cluster = match (loaded.inventory, client) {
         (Some(index), _) => Cluster::Inventory(Box::new(index)),
         (None, client) => {
@@ -138,7 +144,9 @@ pub(crate) async fn wire(options: Box<Options>, loaded: Loaded, mut tasks: Tasks
         }
     };
     let followers = match options.flows_listen {
-        Some(address) => Some(follow::start(address, &door, &mut registry, &mut tasks).await?),
+        Some(address) => {
+            Some(follow::start(address, &door, readers.clone(), &mut registry, &mut tasks).await?)
+        }
         None => None,
     };
     let attribution = Attribution::new(
@@ -155,7 +163,8 @@ pub(crate) async fn wire(options: Box<Options>, loaded: Loaded, mut tasks: Tasks
         admin.part("cluster"),
     )
     .with_followers(followers);
-    let inputs = Inputs { takings, names: names_out, scope_requests, stop: tasks.stop.clone() };
+    let inputs =
+        Inputs { takings, names: names_out, scope_requests, pod_questions, stop: tasks.stop.clone() };
     tasks.spawn("attribution", attribution.run(inputs));
 
     let desk = Desk {
@@ -173,13 +182,15 @@ pub(crate) async fn wire(options: Box<Options>, loaded: Loaded, mut tasks: Tasks
         roster: roster.clone(),
         role,
         tls: door.tls(),
+        admission,
     };
     let (stop, abandon) = (tasks.stop.clone(), tasks.abandon.clone());
     tasks.spawn("streams", async move {
         door.is_there(&stop).await;
         serve(grpc, desk, stop, abandon).await
     });
-    let router = admin.router(registry, flows(scrape).merge(nodes::page(roster)), tasks.stop.clone());
+    let router =
+        admin.router(registry, flows(scrape, readers).merge(nodes::page(roster)), tasks.stop.clone());
     tasks.spawn_aside("admin", admin::serve(http, router));
     Ok(tasks)
 }
@@ -262,10 +273,18 @@ fn kubernetes(
     (changes_out, knowledge)
 }
 
-/// The totals as anybody may scrape them.
-fn flows(scrape: Scrape) -> Router {
-    async fn render(State(scrape): State<Scrape>) -> impl IntoResponse {
-        ([(header::CONTENT_TYPE, admin::OPENMETRICS)], scrape.render(UnixNanos(unix_nanos())))
+/// The totals, for anybody or for whoever shows the readers' token.
+fn flows(scrape: Scrape, readers: Option<Guard>) -> Router {
+    async fn render(
+        State((scrape, readers)): State<(Scrape, Option<Guard>)>,
+        headers: HeaderMap,
+    ) -> Response {
+        let shown = headers.get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
+        if readers.is_some_and(|readers| !readers.lets_in(shown)) {
+            let words = "show the token of --readers-token-file, as Authorization: Bearer\n";
+            return (StatusCode::UNAUTHORIZED, [(header::WWW_AUTHENTICATE, "Bearer")], words).into_response();
+        }
+        ([(header::CONTENT_TYPE, admin::OPENMETRICS)], scrape.render(UnixNanos(unix_nanos()))).into_response()
     }
-    Router::new().route("/metrics/flows", get(render).with_state(scrape))
+    Router::new().route("/metrics/flows", get(render).with_state((scrape, readers)))
 }

@@ -14,6 +14,7 @@ use egressd_flow::UnixNanos;
 use egressd_protocol::limits::{FLOW_REQUEST_BYTES_MAX, MESSAGE_BYTES_MAX};
 use egressd_protocol::v1::flows_server::{Flows, FlowsServer};
 use egressd_protocol::{FLOWS_DESCRIPTOR, FlowEvent, FlowFilter, SummaryQuery, WireError, v1};
+use egressd_service::bearer::{AUTHORIZATION, Guard};
 use egressd_service::clock::unix_nanos;
 use egressd_service::connections::{Line, Talk, connections};
 use egressd_service::tls::Tls;
@@ -23,6 +24,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
+use tonic::service::interceptor::InterceptedService;
 use tonic::{Request, Response, Status};
 use tracing::debug;
 
@@ -62,13 +64,22 @@ impl Patience {
     pub const USUAL: Self = Self { unread: Duration::from_secs(30), idle: Duration::from_secs(60) };
 }
 
-/// Serves, in plain text without `tls`, until the feed has closed and every subscriber has its last word, or `abandon` fires.
+/// Who gets in, and how.
+#[derive(Clone, Default)]
+pub struct Entrance {
+    /// `None`: plain text.
+    pub tls: Option<Tls>,
+    /// Who asks for a token before flows are told; `None`: nobody. Health and reflection tell nothing of flows.
+    pub readers: Option<Guard>,
+}
+
+/// Serves until the feed has closed and every subscriber has its last word, or `abandon` fires.
 ///
 /// # Errors
 /// HTTP/2 could not be set up; no peer can cause it.
 pub async fn serve(
     listener: TcpListener,
-    tls: Option<Tls>,
+    entrance: Entrance,
     inbox: Inbox,
     patience: Patience,
     metrics: FlowsMetrics,
@@ -87,7 +98,7 @@ pub async fn serve(
     });
     let over = shared.over.clone();
     let collecting = collect(inbox, Arc::clone(&shared));
-    let serving = answer(listener, tls, shared);
+    let serving = answer(listener, entrance, shared);
     let farewell = async {
         over.cancelled().await;
         tokio::time::sleep(FAREWELL_MAX).await;
@@ -106,7 +117,7 @@ pub async fn serve(
 
 async fn answer(
     listener: TcpListener,
-    tls: Option<Tls>,
+    Entrance { tls, readers }: Entrance,
     shared: Arc<Shared>,
 ) -> Result<(), tonic::transport::Error> {
     let (health, checks) = tonic_health::server::health_reporter();
@@ -115,6 +126,16 @@ async fn answer(
     let flows = FlowsServer::new(Service(Arc::clone(&shared)))
         .max_decoding_message_size(FLOW_REQUEST_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let asking = Arc::clone(&shared);
+    let flows = InterceptedService::new(flows, move |call: Request<()>| {
+        let shown = call.metadata().get(AUTHORIZATION).map(|shown| shown.as_encoded_bytes());
+        match &readers {
+            Some(readers) if !readers.lets_in(shown) => Err(asking.refuse(Status::unauthenticated(
+                "show the token of the exporter's --readers-token-file, as authorization: Bearer",
+            ))),
+            _ => Ok(call),
+        }
+    });
     let is_built_in = "the descriptions are those that this binary was built from";
     let v1 = reflection().build_v1().expect(is_built_in);
     let v1alpha = reflection().build_v1alpha().expect(is_built_in);

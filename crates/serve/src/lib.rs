@@ -24,7 +24,7 @@ mod window;
 #[cfg(test)]
 mod tests;
 
-pub use driver::{CONNECTIONS_MAX, Patience, SUBSCRIBERS_MAX, serve};
+pub use driver::{CONNECTIONS_MAX, Entrance, Patience, SUBSCRIBERS_MAX, serve};
 pub use feed::{FEED_BATCHES_MAX, Feed, Inbox, feed};
 pub use metrics::FlowsMetrics;
 pub use question::{SNAPSHOT_FLOWS_MAX, SNAPSHOT_MINUTES};

@@ -140,6 +140,7 @@ impl Exporter {
             metrics: LedgerMetrics::register(&mut registry),
             roster: roster.clone(),
             role: role_out,
+            admission: None,
             tls: shown.map(|shown| Tls::new(shown, HandshakeMetrics::register(&mut registry, LEDGER))),
         };
         let address = listener.local_addr().unwrap();

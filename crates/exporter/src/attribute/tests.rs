@@ -85,7 +85,9 @@ impl Bench {
             Admin::default().part("cluster"),
         );
         attribution.waiting_bytes_max = waiting_bytes_max;
-        let inputs = Inputs { takings: takings_out, names: names_out, scope_requests, stop: stop.clone() };
+        let (heard, pod_questions) = (names_out, mpsc::channel(1).1);
+        let inputs =
+            Inputs { takings: takings_out, names: heard, scope_requests, pod_questions, stop: stop.clone() };
         let running = tokio::spawn(attribution.run(inputs));
         Self { changes, takings, requests, names, stop, attributed, registry, running }
     }

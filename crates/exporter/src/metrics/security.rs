@@ -58,3 +58,39 @@ impl TlsMetrics {
 fn seconds(at: UnixNanos) -> u64 {
     at.0 / 1_000_000_000
 }
+
+/// Tokens of collectors.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct TokenMetrics {
+    pub(crate) reviews: Counter,
+    pub(crate) known: Counter,
+    pub(crate) failures: Counter,
+    under_way: Gauge,
+}
+
+impl TokenMetrics {
+    pub(crate) fn register(registry: &mut Registry) -> Self {
+        let metrics = Self::default();
+        for (name, help, counter) in [
+            ("reviews", "Tokens that the Kubernetes API was asked about", &metrics.reviews),
+            ("known", "Tokens of which the answer was known", &metrics.known),
+            (
+                "failures",
+                "Reviews that were refused or not answered: whoever waited was told to come back",
+                &metrics.failures,
+            ),
+        ] {
+            registry.register(format!("egressd_exporter_tokens_{name}"), help, counter.clone());
+        }
+        registry.register(
+            "egressd_exporter_tokens_reviews_under_way",
+            "Reviews that wait for the Kubernetes API, 16 at most",
+            metrics.under_way.clone(),
+        );
+        metrics
+    }
+
+    pub(crate) fn under_way(&self, count: usize) {
+        set(&self.under_way, count as u64);
+    }
+}

@@ -7,13 +7,19 @@ use std::path::PathBuf;
 
 use clap::Args;
 use egressd_service::tls::{Files, parse_server_name};
+use tracing::warn;
 
 use super::managed::Managed;
 use crate::surroundings::{Surroundings, given, own_namespace};
+use crate::tokens::{AccountError, Expected};
 
 /// Said at each start without TLS.
-pub(crate) const PLAIN_TEXT: &str = "the streams are plain text: whoever reaches the port may read every flow, and speak \
+const PLAIN_TEXT: &str = "the streams are plain text: whoever reaches the port may read every flow, and speak \
     for any node; set --tls-cert-file and --tls-key-file, or --tls-managed-secret and --tls-managed-config-map";
+
+/// Said at each start with TLS and without tokens.
+const ANYBODY: &str = "no token is asked of collectors: whoever reaches the port may speak for any node; set \
+    --collector-service-account";
 
 /// The name under which collectors ask for an exporter by default.
 const DEFAULT_NAME: &str = "egressd-exporter";
@@ -44,6 +50,40 @@ pub(crate) struct SecurityOptions {
     /// a dot is also valid with the namespace, and with that and `svc`. `egressd-exporter` when none is given.
     #[arg(long, value_parser = parse_server_name)]
     tls_dns_name: Vec<String>,
+
+    /// The collectors' service account, as NAMESPACE/NAME: each stream must show a token of it, bound to a pod, which the
+    /// Kubernetes API vouches for (`create` of `tokenreviews`), and speaks for that pod's node alone. Over TLS only. Without
+    /// it anybody speaks for any node.
+    #[arg(long)]
+    collector_service_account: Option<String>,
+
+    /// The audience that those tokens must be for.
+    #[arg(long, default_value = "egressd-exporter")]
+    token_audience: String,
+
+    /// A file with a token that whoever follows flows, or reads `/metrics/flows`, must show (`Authorization: Bearer`). Looked
+    /// at every 10 seconds.
+    #[arg(long)]
+    pub(crate) readers_token_file: Option<PathBuf>,
+}
+
+/// What the flags make.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Security {
+    pub(crate) certification: Certification,
+    /// Whose tokens collectors must show; `None`: none.
+    pub(crate) tokens: Option<Expected>,
+}
+
+impl Security {
+    /// Says what the streams lack.
+    pub(crate) fn complain(&self) {
+        match self {
+            Self { certification: Certification::Plain, .. } => warn!("{PLAIN_TEXT}"),
+            Self { tokens: None, .. } => warn!("{ANYBODY}"),
+            Self { tokens: Some(_), .. } => {}
+        }
+    }
 }
 
 /// Where the certificate comes from.
@@ -71,6 +111,16 @@ enum Problem {
     Inventory,
     #[error("the Secret has no namespace: set POD_NAMESPACE")]
     NoNamespace,
+    #[error("--collector-service-account: {0}")]
+    Account(#[from] AccountError),
+    #[error(
+        "--collector-service-account wants tokens, and whoever listens could read them: give the exporter TLS"
+    )]
+    TokensInPlain,
+    #[error(
+        "nobody can review tokens without a Kubernetes API: --collector-service-account does not go with --inventory"
+    )]
+    TokensOfNobody,
 }
 
 /// All that is wrong.
@@ -87,44 +137,62 @@ impl fmt::Display for Refused {
 impl std::error::Error for Refused {}
 
 impl SecurityOptions {
-    /// Where the certificate comes from, by the flags.
+    /// What the flags make.
     ///
     /// # Errors
     /// All that is wrong with them.
-    pub(crate) fn certification(
+    pub(crate) fn security(
         &self,
         has_inventory: bool,
         around: &impl Surroundings,
-    ) -> Result<Certification, Refused> {
-        let files = (&self.tls_cert_file, &self.tls_key_file);
+    ) -> Result<Security, Refused> {
+        let mut problems = Vec::new();
+        let certification = self.certification(has_inventory, around, &mut problems);
+        let tokens = self.tokens(has_inventory, certification == Certification::Plain, &mut problems);
+        if problems.is_empty() { Ok(Security { certification, tokens }) } else { Err(Refused(problems)) }
+    }
+
+    fn certification(
+        &self,
+        has_inventory: bool,
+        around: &impl Surroundings,
+        problems: &mut Vec<Problem>,
+    ) -> Certification {
+        let (cert, key) = (self.tls_cert_file.clone(), self.tls_key_file.clone());
         let secret = given(self.tls_managed_secret.clone());
-        let managed = (secret, given(self.tls_managed_config_map.clone()));
-        let (some_files, is_managed) = (files != (&None, &None), managed.0.is_some() || managed.1.is_some());
+        let config_map = given(self.tls_managed_config_map.clone());
+        let has_files = cert.is_some() || key.is_some();
+        let is_managed = secret.is_some() || config_map.is_some();
         let namespace = given(around.variable("POD_NAMESPACE")).or_else(|| own_namespace(around));
-        let problems: Vec<Problem> = [
-            (some_files && (files.0.is_none() || files.1.is_none()), Problem::HalfFiles),
-            (is_managed && (managed.0.is_none() || managed.1.is_none()), Problem::HalfManaged),
-            (some_files && is_managed, Problem::Both),
+        let wrong = [
+            (has_files && (cert.is_none() || key.is_none()), Problem::HalfFiles),
+            (is_managed && (secret.is_none() || config_map.is_none()), Problem::HalfManaged),
+            (has_files && is_managed, Problem::Both),
             (!is_managed && !self.tls_dns_name.is_empty(), Problem::NamesOfFiles),
             (is_managed && has_inventory, Problem::Inventory),
             (is_managed && namespace.is_none(), Problem::NoNamespace),
-        ]
-        .into_iter()
-        .filter_map(|(is_wrong, problem)| is_wrong.then_some(problem))
-        .collect();
-        if !problems.is_empty() {
-            return Err(Refused(problems));
-        }
-        Ok(match (files, managed, namespace) {
-            ((Some(cert), Some(key)), _, _) => {
-                Certification::Files(Files { cert: cert.clone(), key: key.clone() })
-            }
-            (_, (Some(secret), Some(config_map)), Some(namespace)) => {
+        ];
+        problems.extend(wrong.into_iter().filter_map(|(is_wrong, problem)| is_wrong.then_some(problem)));
+        match (cert, key, secret, config_map, namespace) {
+            (Some(cert), Some(key), ..) => Certification::Files(Files { cert, key }),
+            (_, _, Some(secret), Some(config_map), Some(namespace)) => {
                 let names = self.names(&namespace);
                 Certification::Managed(Managed { namespace, secret, config_map, names })
             }
             _ => Certification::Plain,
-        })
+        }
+    }
+
+    fn tokens(&self, has_inventory: bool, is_plain: bool, problems: &mut Vec<Problem>) -> Option<Expected> {
+        let account = given(self.collector_service_account.clone())?;
+        if is_plain {
+            problems.push(Problem::TokensInPlain);
+        }
+        if has_inventory {
+            problems.push(Problem::TokensOfNobody);
+        }
+        let account = account.parse().map_err(|error: AccountError| problems.push(error.into())).ok()?;
+        Some(Expected { account, audience: self.token_audience.clone() })
     }
 
     fn names(&self, namespace: &str) -> Vec<String> {
@@ -166,13 +234,13 @@ mod tests {
         }
     }
 
-    fn certification(
+    fn security(
         flags: &str,
         has_inventory: bool,
         namespace: Option<&'static str>,
-    ) -> Result<Certification, String> {
+    ) -> Result<Security, String> {
         let line = Line::try_parse_from(["x"].into_iter().chain(flags.split_whitespace())).unwrap();
-        line.security.certification(has_inventory, &Pod(namespace)).map_err(|refused| refused.to_string())
+        line.security.security(has_inventory, &Pod(namespace)).map_err(|refused| refused.to_string())
     }
 
     /// Goal: a certificate comes from files, from an authority of our own with the names that collectors use, or there is
@@ -197,8 +265,23 @@ mod tests {
                 managed(&["e", "e.ns", "e.ns.svc", "e.example", "fd00::1"]),
             ),
         ] {
-            assert_eq!(certification(flags, false, Some("ns")), Ok(expected), "{flags}");
+            let found = security(flags, false, Some("ns")).map(|security| security.certification);
+            assert_eq!(found, Ok(expected), "{flags}");
         }
+    }
+
+    /// Goal: tokens are asked for over TLS, of the account and for the audience that are named.
+    #[test]
+    fn tokens_are_asked_for_over_tls() {
+        let files = "--tls-cert-file c --tls-key-file k";
+        for (flags, audience) in [("", "egressd-exporter"), ("--token-audience other", "other")] {
+            let flags = format!("{files} --collector-service-account ns/collector {flags}");
+            let expected =
+                Expected { account: "ns/collector".parse().unwrap(), audience: audience.to_owned() };
+            assert_eq!(security(&flags, false, None).unwrap().tokens, Some(expected));
+        }
+        let flags = format!("{files} --collector-service-account=");
+        assert_eq!(security(&flags, false, None).unwrap().tokens, None);
     }
 
     /// Goal: all that cannot be is named at once.
@@ -214,11 +297,17 @@ mod tests {
                  namespace: set POD_NAMESPACE",
             ),
             (
+                "--collector-service-account a",
+                "--collector-service-account wants tokens, and whoever listens could read them: give the exporter TLS; \
+                 nobody can review tokens without a Kubernetes API: --collector-service-account does not go with \
+                 --inventory; --collector-service-account: \"a\" is not NAMESPACE/NAME",
+            ),
+            (
                 "--tls-dns-name e",
                 "--tls-dns-name goes with --tls-managed-secret: the names of a certificate in a file are its own",
             ),
         ] {
-            assert_eq!(certification(flags, true, None), Err(words.to_owned()), "{flags}");
+            assert_eq!(security(flags, true, None), Err(words.to_owned()), "{flags}");
         }
         let wrong = Line::try_parse_from(["x", "--tls-dns-name", "not a name"]).unwrap_err().to_string();
         assert!(wrong.contains("neither a host's name nor an address"), "{wrong}");

@@ -133,7 +133,10 @@ impl Keeper {
             self.renew(kept.clone(), now)?;
         }
         self.tell_end(now);
-        self.publish(&kept.certificate).await
+        self.publish(&kept.certificate).await?;
+        // Before that no collector knows whom to trust.
+        self.ready.set(true);
+        Ok(())
     }
 
     /// The authority that all agree on; made if nobody made one.
@@ -174,7 +177,6 @@ impl Keeper {
         self.metrics.certificate(&certificate);
         self.metrics.authority(authority.expires);
         self.shown.show(certificate);
-        self.ready.set(true);
         info!(renew_in_seconds = renew_at.since(now).as_secs(), "another certificate is shown from now on");
         self.current = Some(Current { kept, authority, renew_at });
         Ok(())

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use egressd_protocol::v1;
 use egressd_protocol::v1::subscribe_response::Event;
-use tonic::Code;
+use egressd_service::bearer::{AUTHORIZATION, Guard};
+use tonic::{Code, Request};
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_client::HealthClient;
 use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
@@ -261,4 +262,32 @@ async fn reflection_lists_the_services_and_health_says_they_are_up() {
         assert_eq!(answer.into_inner().status, 1, "{service}");
     }
     server.stop().await;
+}
+
+/// Goal: where readers must show a token, flows and sums are told to nobody without it, which is counted; health needs none.
+#[tokio::test]
+async fn readers_show_their_token() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("token");
+    std::fs::write(&path, "secret").unwrap();
+    let server = Server::guarded(Guard::new(path).unwrap()).await;
+    let mut client = server.client().await;
+    for (shown, expected) in [
+        (None, Err(Code::Unauthenticated)),
+        (Some("Bearer other"), Err(Code::Unauthenticated)),
+        (Some("Bearer secret"), Ok(())),
+    ] {
+        let mut summary = Request::new(v1::SummaryRequest::default());
+        let mut subscribe = Request::new(v1::SubscribeRequest::default());
+        if let Some(shown) = shown {
+            summary.metadata_mut().insert(AUTHORIZATION, shown.parse().unwrap());
+            subscribe.metadata_mut().insert(AUTHORIZATION, shown.parse().unwrap());
+        }
+        assert_eq!(client.subscribe(subscribe).await.map(drop).map_err(|refused| refused.code()), expected);
+        let refused = client.summary(summary).await.map(drop).map_err(|refused| refused.code());
+        assert_eq!(refused == Err(Code::Unauthenticated), expected.is_err(), "{shown:?}");
+    }
+    assert!(server.metric("egressd_exporter_flows_refused_total") >= 4);
+    let mut health = HealthClient::new(server.channel().await);
+    health.check(HealthCheckRequest::default()).await.unwrap();
 }

@@ -8,6 +8,7 @@ use egressd_flow::AttributedBatch;
 use egressd_protocol::v1;
 use egressd_protocol::v1::flows_client::FlowsClient;
 use egressd_protocol::v1::subscribe_response::Event;
+use egressd_service::bearer::Guard;
 use prometheus_client::registry::Registry;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
@@ -16,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Status, Streaming};
 
-use crate::driver::{Patience, serve};
+use crate::driver::{Entrance, Patience, serve};
 use crate::feed::{Feed, feed};
 use crate::metrics::FlowsMetrics;
 
@@ -37,12 +38,23 @@ impl Server {
     }
 
     pub(super) async fn with_patience(patience: Patience) -> Self {
+        Self::start_with(patience, Entrance::default()).await
+    }
+
+    /// One that asks readers for a token.
+    pub(super) async fn guarded(readers: Guard) -> Self {
+        let patience = Patience { unread: PATIENCE, idle: PATIENCE };
+        Self::start_with(patience, Entrance { tls: None, readers: Some(readers) }).await
+    }
+
+    async fn start_with(patience: Patience, entrance: Entrance) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut registry = Registry::default();
         let metrics = FlowsMetrics::register(&mut registry);
         let (feed, inbox) = feed();
-        let served = tokio::spawn(serve(listener, None, inbox, patience, metrics, CancellationToken::new()));
+        let served =
+            tokio::spawn(serve(listener, entrance, inbox, patience, metrics, CancellationToken::new()));
         Self { feed, address, registry, served }
     }
 

@@ -29,6 +29,7 @@ mod single;
 mod status;
 mod store;
 mod time;
+mod tokens;
 mod watching;
 mod workload;
 
@@ -46,6 +47,7 @@ pub use self::resource::Resource;
 pub use self::settings::{Fault, Settings, StreamingLists};
 pub use self::shared::{ApiRequest, Permission};
 pub use self::time::{Timestamp, seconds_ago};
+pub use self::tokens::Token;
 pub use self::workload::Workload;
 
 use self::connections::Running;
@@ -268,6 +270,18 @@ impl KubernetesApi {
     #[must_use]
     pub fn watches_open(&self, resource: Resource) -> usize {
         self.shared.watches_open(resource)
+    }
+
+    /// Issues a token.
+    #[must_use]
+    pub fn issue(&self, token: Token) -> String {
+        self.shared.issue(token)
+    }
+
+    /// The most token reviews that were under way at the same time.
+    #[must_use]
+    pub fn reviews_at_once(&self) -> usize {
+        self.shared.reviews.most()
     }
 
     /// The last 65,536 requests, in the order of their answers; one that is stalled, when it came.

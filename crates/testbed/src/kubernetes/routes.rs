@@ -18,7 +18,7 @@ use super::shared::Shared;
 use super::single;
 use super::status::Refusal;
 use super::store::{Compacted, Key, Store, Stored};
-use super::watching;
+use super::{tokens, watching};
 
 /// Everything that the server answers. Further resources are further routes.
 pub(super) fn router(shared: Arc<Shared>) -> Router {
@@ -32,6 +32,7 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
     }
     router
         .merge(single::routes())
+        .merge(tokens::routes())
         .fallback(|| async { Refusal::not_found() })
         .layer(middleware::from_fn_with_state(Arc::clone(&shared), gate))
         .with_state(shared)
@@ -45,11 +46,13 @@ async fn gate(
 ) -> Response {
     let (method, path) = (request.method().to_string(), request.uri().path().to_owned());
     let settings = shared.settings();
+    let _under_way = (path == tokens::PATH).then(|| shared.reviews.enter());
     tokio::time::sleep(settings.delay).await;
     let fault = match Resource::ALL.iter().any(|resource| resource.path() == path) {
         true if is_watch(&query) => settings.watches,
         true => settings.lists,
         false if single::is_path(&path) => settings.objects,
+        false if path == tokens::PATH => settings.reviews,
         false => settings.others,
     };
     let answer = match fault {

@@ -55,6 +55,8 @@ pub struct Settings {
     pub watches: Fault,
     /// What becomes of reading and writing one object.
     pub objects: Fault,
+    /// What becomes of token reviews.
+    pub reviews: Fault,
     /// What becomes of all other requests, `/version` and health among them.
     pub others: Fault,
     /// Every answer, and every delivery of events in an open watch, comes so much later.
@@ -67,6 +69,8 @@ pub struct Settings {
     pub token: Option<String>,
     /// Resources that may not be asked for: 403.
     pub forbidden: BTreeSet<Resource>,
+    /// Whether a token review names the node that a token's pod is on, as from 1.30 on.
+    pub names_nodes: bool,
 }
 
 impl Settings {
@@ -76,17 +80,20 @@ impl Settings {
             lists: Fault::None,
             watches: Fault::None,
             objects: Fault::None,
+            reviews: Fault::None,
             others: Fault::None,
             delay: Duration::ZERO,
             streaming_lists: StreamingLists::Served,
             bookmark_interval: Duration::from_secs(60),
             token,
             forbidden: BTreeSet::new(),
+            names_nodes: true,
         }
     }
 
     /// The same fault for every kind of request; [`Fault::None`] heals.
     pub fn all(&mut self, fault: Fault) {
-        (self.lists, self.watches, self.objects, self.others) = (fault, fault, fault, fault);
+        (self.lists, self.watches, self.objects) = (fault, fault, fault);
+        (self.reviews, self.others) = (fault, fault);
     }
 }

@@ -12,6 +12,7 @@ use super::ask::{Query, is_watch};
 use super::resource::Resource;
 use super::settings::Settings;
 use super::store::Store;
+use super::tokens::Token;
 use super::watching::Ends;
 
 const REQUESTS_MAX: usize = 65_536;
@@ -96,6 +97,36 @@ pub(super) struct Shared {
     ends: latest::Sender<Ends>,
     open: BTreeMap<Resource, Arc<AtomicUsize>>,
     requests: Mutex<VecDeque<ApiRequest>>,
+    tokens: Mutex<BTreeMap<String, Token>>,
+    pub(super) reviews: AtOnce,
+}
+
+/// How many there are at once, and were at most.
+#[derive(Debug, Default)]
+pub(super) struct AtOnce {
+    now: AtomicUsize,
+    most: AtomicUsize,
+}
+
+impl AtOnce {
+    /// One more, as long as what is returned lives.
+    pub(super) fn enter(&self) -> Inside<'_> {
+        let now = self.now.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most.fetch_max(now, Ordering::SeqCst);
+        Inside(self)
+    }
+
+    pub(super) fn most(&self) -> usize {
+        self.most.load(Ordering::SeqCst)
+    }
+}
+
+pub(super) struct Inside<'a>(&'a AtOnce);
+
+impl Drop for Inside<'_> {
+    fn drop(&mut self) {
+        self.0.now.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 impl Shared {
@@ -108,7 +139,20 @@ impl Shared {
             ends: latest::Sender::new(Ends::default()),
             open: Resource::ALL.into_iter().map(|resource| (resource, Arc::default())).collect(),
             requests: Mutex::default(),
+            tokens: Mutex::default(),
+            reviews: AtOnce::default(),
         }
+    }
+
+    pub(super) fn issue(&self, token: Token) -> String {
+        let mut tokens = locked(&self.tokens);
+        let text = token.text(tokens.len());
+        tokens.insert(text.clone(), token);
+        text
+    }
+
+    pub(super) fn issued(&self, text: &str) -> Option<Token> {
+        locked(&self.tokens).get(text).cloned()
     }
 
     pub(super) fn store(&self) -> MutexGuard<'_, Store> {

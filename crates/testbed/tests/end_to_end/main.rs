@@ -19,6 +19,7 @@ mod least_privilege;
 mod lives;
 mod names;
 mod published;
+mod requests;
 mod rights;
 mod secured;
 mod takeover;

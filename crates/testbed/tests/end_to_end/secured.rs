@@ -1,10 +1,12 @@
-//! The stream over TLS amid traffic, while certificates and the authority behind them change.
+//! The stream over TLS and with tokens amid traffic, while certificates, the authority behind them and tokens change.
 
+use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
 
-use egressd_testbed::topology::{CONTROL, NODES};
+use egressd_testbed::kubernetes::{Pod, Token, seconds_ago};
+use egressd_testbed::topology::{CONTROL, NODES, Node};
 use egressd_testbed::{
     Authority, CONFIG_WITHOUT_SINKS, Cluster, Daemon, Daemons, EXPORTER_HTTP_PORT, GRPC_PORT, Load, Programs,
     init_nodes, wait_for,
@@ -17,6 +19,7 @@ use crate::takeover::nft;
 
 /// The name that collectors ask for; they dial an address.
 const SERVICE: &str = "egressd-exporter";
+const NAMESPACE: &str = "egressd";
 /// The exporter looks at its files every 10 s.
 const TAKEN_UP_WITHIN: Duration = seconds(30);
 /// A stream that was open is dialled again within 30 s.
@@ -44,7 +47,7 @@ impl<'c> Secured<'c> {
         secured.trust(&authority.pem());
         init_nodes(cluster, &programs.collector).unwrap();
         let exporter = secured.exporter();
-        let collectors = const { &NODES }.iter().map(|node| secured.collector(node.name)).collect();
+        let collectors = const { &NODES }.iter().map(|node| secured.collector(node)).collect();
         let mut daemons = Daemons { exporter, collectors };
         daemons.all_mut().for_each(|daemon| daemon.wait_ready(READY_WITHIN).unwrap());
         (secured, daemons)
@@ -71,16 +74,41 @@ impl<'c> Secured<'c> {
         command.args(["--grpc-listen-port", &GRPC_PORT.to_string()]);
         command.args(["--http-listen-port", &EXPORTER_HTTP_PORT.to_string()]);
         command.arg("--tls-cert-file").arg(file("tls.crt")).arg("--tls-key-file").arg(file("tls.key"));
+        command.args(["--collector-service-account", &format!("{NAMESPACE}/egressd-collector")]);
         let control = cluster.namespace(CONTROL).unwrap();
         Daemon::start(control, &cluster.directory(), "exporter", command, EXPORTER_HTTP_PORT).unwrap()
     }
 
-    fn collector(&self, node: &'static str) -> Daemon<'c> {
-        let Stage { cluster, programs, .. } = &self.stage;
+    /// With a token of its own pod, which is on the node's network.
+    fn collector(&self, node: &'static Node) -> Daemon<'c> {
+        let Stage { cluster, programs, api } = &self.stage;
+        let (pod, uid) = (pod_of(node), format!("uid-of-{}", pod_of(node)));
+        let object = Pod::new(NAMESPACE, &pod).uid(&uid).created(seconds_ago(60)).scheduled(node.name, &[]);
+        api.apply(object).unwrap();
+        let token_file = self.renew_token(node);
         let ca_file = cluster.directory().join("ca.crt");
-        let flags = ["--tls-ca-file", ca_file.to_str().unwrap(), "--tls-server-name", SERVICE];
-        Daemon::collector(cluster, &programs.collector, node, &flags).unwrap()
+        let flags = [
+            "--tls-ca-file",
+            ca_file.to_str().unwrap(),
+            "--tls-server-name",
+            SERVICE,
+            "--token-file",
+            token_file.to_str().unwrap(),
+        ];
+        Daemon::collector(cluster, &programs.collector, node.name, &flags).unwrap()
     }
+
+    /// Writes another token, as the kubelet does long before one ends.
+    fn renew_token(&self, node: &Node) -> PathBuf {
+        let (pod, api) = (pod_of(node), &self.stage.api);
+        let token = Token::of(NAMESPACE, "egressd-collector").audience(SERVICE);
+        let token = api.issue(token.bound(&pod, &format!("uid-of-{pod}"), node.name));
+        self.stage.cluster.write_file(&format!("token-{}", node.name), &token).unwrap()
+    }
+}
+
+fn pod_of(node: &Node) -> String {
+    format!("collector-{}", node.name)
 }
 
 fn metric(daemon: &Daemon<'_>, name: &str) -> u64 {
@@ -96,7 +124,7 @@ fn wait_metric(daemon: &Daemon<'_>, name: &str, within: Duration, is_enough: imp
 }
 
 /// Goal: amid traffic a certificate is renewed, and then comes from another authority; open streams go on, whoever dials
-/// later trusts the new one, and no byte is lost by it.
+/// later trusts the new one and shows a token that was renewed too, and no byte is lost by it.
 #[test]
 fn a_rotated_certificate_costs_no_byte() {
     let (cluster, programs) = (Cluster::start().unwrap(), Programs::beside_current_exe().unwrap());
@@ -117,6 +145,7 @@ fn a_rotated_certificate_costs_no_byte() {
         assert_eq!(metric(collector, DIALS), 1, "the streams went on");
     }
 
+    const { &NODES }.iter().for_each(|node| drop(secured.renew_token(node)));
     nft(&cluster, RESET);
     for collector in &daemons.collectors {
         wait_metric(collector, CONNECTED, DIALLED_WITHIN, |connected| connected == 0);
@@ -135,6 +164,12 @@ fn a_rotated_certificate_costs_no_byte() {
         let untrusted = collector.metric(DIAL_FAILURES, &[("reason", "untrusted")]).unwrap();
         assert_eq!(untrusted, None, "nobody was taken by surprise");
     }
-    println!("rotated: {} flows, tx {} B, difference 0", truth.0.len(), truth.total().tx_bytes);
+    let reviews = metric(&daemons.exporter, "egressd_exporter_tokens_reviews_total");
+    assert_eq!(reviews, 4, "two collectors with two tokens each");
+    println!(
+        "rotated: {reviews} reviews, {} flows, tx {} B, difference 0",
+        truth.0.len(),
+        truth.total().tx_bytes
+    );
     daemons.end().unwrap();
 }

@@ -11,6 +11,7 @@ mod either;
 mod in_cluster;
 mod leases;
 mod singles;
+mod tokens;
 
 use std::net::IpAddr;
 use std::time::Duration;
