@@ -14,7 +14,7 @@ use crate::{process, setup};
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
     /// `cilium [--entries N] [--json]`, `collect [--entries N] [--json]`, `collector [--entries N] [--seconds N] [--cpu-percent-max N] [--json]`,
-    /// `events [--rate N] [--json]`; with `--help` it says more
+    /// `events [--rate N] [--json]`, `ebpf [--packets N] [--entries N] [--json]`; with `--help` it says more
     #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "NAME")]
     arguments: Vec<String>,
 }
@@ -66,6 +66,7 @@ mod tests {
             ("collect --entries 10000 --json", 1),
             ("collector --seconds 5", 3),
             ("events --rate 5", 3),
+            ("ebpf --entries 500", 1),
             ("collect --help", 1),
         ] {
             let parsed = Line::try_parse_from(["bench"].into_iter().chain(line.split(' '))).unwrap();

@@ -18,6 +18,7 @@ mod cilium;
 mod collect;
 mod collector;
 mod daemons;
+mod ebpf;
 mod events;
 mod floor;
 mod gauge;
@@ -52,6 +53,8 @@ enum Verb {
     /// The measured half of `cilium`
     #[command(hide = true)]
     MeasureCilium,
+    /// Send and receive with the counting programs and without, and read what they counted
+    Ebpf(ebpf::Options),
     /// The measured half of `collect`
     #[command(hide = true)]
     MeasureCollect,
@@ -72,6 +75,7 @@ fn main() -> ExitCode {
         Verb::Collect(options) => collect::run(&options),
         Verb::Collector(options) => collector::run(&options),
         Verb::Events(options) => events::run(&options),
+        Verb::Ebpf(options) => ebpf::run(&options),
         Verb::MeasureCilium => cilium::measured(),
         Verb::MeasureCollect => collect::measured(),
         Verb::MeasureEvents { reading } => events::measured(reading),

@@ -69,8 +69,7 @@ impl Subject {
     /// Opens the kernel's side, and knows who the local pods are.
     pub(crate) fn open() -> anyhow::Result<Self> {
         let now = UnixNanos(gauge::unix_ns()?);
-        let mut meter = Meter::new(METER, Epoch(1), [7; 16], now);
-        meter.scope(&scope(now));
+        let meter = meter(now, &scope(now));
         let ends = Ends::listen(ENDS, CtZones::ALL, None)?;
         if let Some(warning) = ends.warning() {
             bail!("{warning}");
@@ -144,6 +143,19 @@ impl Subject {
     pub(crate) fn books(&self) -> Books {
         self.meter.books()
     }
+}
+
+/// With the collector's defaults.
+fn meter(now: UnixNanos, scope: &Scope) -> Meter {
+    let mut meter = Meter::new(METER, Epoch(1), [7; 16], now);
+    meter.scope(scope);
+    meter
+}
+
+/// One whose node has one pod.
+pub(crate) fn meter_of(now: UnixNanos, pod: IpAddr) -> Meter {
+    let owners = vec![Arc::new(owner(pod, 0))];
+    meter(now, &Scope { as_of: now, whole: true, owners, node_addresses: vec![] })
 }
 
 /// The filler's local pods, each the owner of its two addresses, and its node.

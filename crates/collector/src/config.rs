@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::ffi::OsString;
-use std::num::NonZeroUsize;
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -98,6 +98,10 @@ pub(crate) struct RunOptions {
     #[arg(long)]
     pub(crate) state_dir: Option<PathBuf>,
 
+    /// Where, on a BPF file system, the programs and tables of --ct-mode ebpf outlive a restart; used with --state-dir.
+    #[arg(long, default_value = "/sys/fs/bpf/egressd")]
+    pub(crate) ebpf_pin_dir: PathBuf,
+
     /// How long a stop may take; below the 30 seconds that Kubernetes grants.
     #[arg(long, value_parser = interval, default_value = "25s")]
     pub(crate) grace: Duration,
@@ -144,7 +148,8 @@ impl DnsOptions {
 /// What is read.
 #[derive(Debug, Args)]
 pub(crate) struct SourceOptions {
-    /// Where to read: netfilter, or cilium for its conntrack maps; when nothing is given cilium where there are any.
+    /// Where to read: netfilter, cilium for its conntrack maps, or ebpf for counters of our own. When nothing is given
+    /// cilium where there are maps of it, ebpf where these say no direction or nothing at all, and else netfilter.
     #[arg(long, value_parser = ct_mode, default_value = "")]
     pub(crate) ct_mode: CtMode,
 
@@ -157,7 +162,26 @@ pub(crate) struct SourceOptions {
     pub(crate) cilium: CiliumOptions,
 
     #[command(flatten)]
+    pub(crate) ebpf: EbpfOptions,
+
+    #[command(flatten)]
     pub(crate) namespace: NamespaceOptions,
+}
+
+/// What our own programs count.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct EbpfOptions {
+    /// The cgroup whose sockets are counted, with all below it; the root of the cgroup v2 hierarchy unless given.
+    #[arg(long)]
+    pub(crate) ebpf_cgroup: Option<PathBuf>,
+
+    /// Pairs of addresses, by protocol, that may be counted between two reads; what finds no room is counted as that.
+    #[arg(long, default_value = "65536")]
+    pub(crate) ebpf_entries_max: NonZeroU32,
+
+    /// How long dump and check count before they look at it.
+    #[arg(long, value_parser = interval, default_value = "5s")]
+    pub(crate) ebpf_count_for: Duration,
 }
 
 /// Where Cilium is.
@@ -369,7 +393,8 @@ fn ct_mode(text: &str) -> Result<CtMode, String> {
         "" => Ok(CtMode(None)),
         "netfilter" => Ok(CtMode(Some(Mode::Netfilter))),
         "cilium" => Ok(CtMode(Some(Mode::Cilium))),
-        _ => Err("write netfilter or cilium".to_owned()),
+        "ebpf" => Ok(CtMode(Some(Mode::Ebpf))),
+        _ => Err("write netfilter, cilium or ebpf".to_owned()),
     }
 }
 
@@ -454,7 +479,7 @@ mod tests {
             ),
             ("c dump --ct-zones 65536", "numbers from 0 to 65535 with commas between"),
             ("c check --ct-zones=", "is not a conntrack zone"),
-            ("c --node-name a --ct-mode iptables", "write netfilter or cilium"),
+            ("c --node-name a --ct-mode iptables", "write netfilter, cilium or ebpf"),
             ("c --node-name a --cilium-layout new", "write auto, directional or combined"),
             ("c --node-name=", "is empty"),
             ("c --node-name a --cpu-percent-max 0", "0 is not in 1..=100"),

@@ -7,7 +7,7 @@ use std::fs;
 use std::time::Duration;
 
 use egressd_conntrack::netfilter::{Losses, sysctl};
-use egressd_flow::{Defects, Snapshot};
+use egressd_flow::{Counter, Defects, Snapshot};
 use egressd_meter::Books;
 use egressd_protocol::{Loss, Source, Status};
 use egressd_service::lifecycle::chain;
@@ -52,6 +52,8 @@ pub(crate) enum Finding {
     UnknownLayout { has_directional_entries: bool },
     /// Maps of Cilium that this version does not know.
     ForeignMaps { maps: u64 },
+    /// A table of our own programs had no room.
+    TableFull { packets: u64, bytes: u64 },
     /// Connections that are counted more than once. Found by `check` alone.
     TwoCtZones { connections: u64, example: Twin },
     /// Rows in which [`Finding::TwoCtZones`] was not looked for. Found by `check` alone.
@@ -62,7 +64,7 @@ pub(crate) enum Finding {
 
 impl Finding {
     /// Every code of what a running collector can find, and of what keeps it from running.
-    pub(crate) const CODES: [&'static str; 19] = [
+    pub(crate) const CODES: [&'static str; 20] = [
         "acct_off",
         "timestamp_off",
         "events_off",
@@ -82,6 +84,7 @@ impl Finding {
         "undirected",
         "unknown_layout",
         "foreign_maps",
+        "table_full",
     ];
 
     /// The value of the metric label `finding`.
@@ -106,6 +109,7 @@ impl Finding {
             Self::Undirected => "undirected",
             Self::UnknownLayout { .. } => "unknown_layout",
             Self::ForeignMaps { .. } => "foreign_maps",
+            Self::TableFull { .. } => "table_full",
             Self::TwoCtZones { .. } => "two_ct_zones",
             Self::UncomparedRows { .. } => "uncompared_rows",
             Self::Stream { .. } => "stream",
@@ -195,6 +199,11 @@ impl fmt::Display for Finding {
                 f,
                 "{maps} pinned maps are named like Cilium's conntrack maps and have keys or values of other sizes: this \
                  version does not read them"
+            ),
+            Self::TableFull { packets, bytes } => write!(
+                f,
+                "{packets} packets of {bytes} bytes found no room in the counting programs' table and are in no figure: \
+                 raise --ebpf-entries-max"
             ),
             Self::TwoCtZones { connections, example: Twin { original, other } } => write!(
                 f,
@@ -291,6 +300,16 @@ pub(crate) fn status(
     }
 }
 
+/// What a source could not count, for the exporter.
+pub(crate) fn uncounted(by_reason: &[(&'static str, Counter)]) -> impl Iterator<Item = Loss> {
+    let lost = by_reason.iter().filter(|(_, counter)| !counter.is_zero());
+    lost.map(|&(reason, Counter { bytes, packets })| Loss {
+        reason: reason.to_owned(),
+        count: packets,
+        bytes,
+    })
+}
+
 /// Whether something is to be said of it that was not said: numbers alone, which change with each read, are no news.
 pub(crate) fn is_news(status: &Status, before: &Status) -> bool {
     let words = |status: &Status| status.diagnosis.replace(|letter: char| letter.is_ascii_digit(), "");
@@ -327,6 +346,7 @@ mod tests {
             Finding::Undirected,
             Finding::UnknownLayout { has_directional_entries: true },
             Finding::ForeignMaps { maps: 1 },
+            Finding::TableFull { packets: 1, bytes: 60 },
         ];
         assert_eq!(findings.map(|finding| finding.code()), Finding::CODES);
     }

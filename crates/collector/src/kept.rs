@@ -42,6 +42,11 @@ impl Kept {
         Box::new(self.journal.clone())
     }
 
+    /// Whether something could not be written last time.
+    pub(crate) fn is_failing(&self) -> bool {
+        self.failing
+    }
+
     /// Ends that were heard and could not be kept.
     pub(crate) fn unprotected(&self) -> u64 {
         self.journal.unprotected()

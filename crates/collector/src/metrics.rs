@@ -42,6 +42,8 @@ pub(crate) struct SourceMetrics {
     malformed_ends: Counter,
     other_ct_zones_ends: Counter,
     diagnosis: Family<FindingLabel, Gauge>,
+    uncounted_packets: Family<ReasonLabel, Counter>,
+    uncounted_bytes: Family<ReasonLabel, Counter>,
 }
 
 impl SourceMetrics {
@@ -66,6 +68,8 @@ impl SourceMetrics {
             malformed_ends: Counter::default(),
             other_ct_zones_ends: Counter::default(),
             diagnosis: Family::default(),
+            uncounted_packets: Family::default(),
+            uncounted_bytes: Family::default(),
         };
         for (name, help, counter) in [
             ("snapshots", "Reads of the table", &metrics.snapshots),
@@ -121,6 +125,16 @@ impl SourceMetrics {
             metrics.read_interval.clone(),
         );
         registry.register(
+            "egressd_collector_conntrack_uncounted_packets",
+            "Packets that the programs of --ct-mode ebpf saw and that are in no row, since they were loaded",
+            metrics.uncounted_packets.clone(),
+        );
+        registry.register(
+            "egressd_collector_conntrack_uncounted_bytes",
+            "Bytes of these packets",
+            metrics.uncounted_bytes.clone(),
+        );
+        registry.register(
             "egressd_collector_diagnosis",
             "1 for each finding that makes figures fall short; egressd-collector check tells the remedy",
             metrics.diagnosis.clone(),
@@ -144,6 +158,15 @@ impl SourceMetrics {
         for finding in Finding::CODES {
             let found = findings.iter().any(|found| found.code() == finding);
             self.diagnosis.get_or_create(&FindingLabel { finding }).set(i64::from(found));
+        }
+    }
+
+    /// What a source says that it could not count.
+    pub(crate) fn uncounted(&self, by_reason: &[(&'static str, egressd_flow::Counter)]) {
+        for &(reason, counter) in by_reason {
+            let label = ReasonLabel { reason };
+            store(&self.uncounted_packets.get_or_create(&label), counter.packets);
+            store(&self.uncounted_bytes.get_or_create(&label), counter.bytes);
         }
     }
 

@@ -181,7 +181,11 @@ impl Reader {
         let described = kernel.rows.description().map(|description| format!("; {description}"));
         let reason = format!("{}{}", self.plan.reason, described.unwrap_or_default());
         let source = (self.plan.mode.source(), reason);
-        self.tell(diagnosis::status(source, &findings, &books, losses, defects));
+        let uncounted = kernel.rows.uncounted();
+        self.source_metrics.uncounted(&uncounted);
+        let mut status = diagnosis::status(source, &findings, &books, losses, defects);
+        status.losses.extend(diagnosis::uncounted(&uncounted));
+        self.tell(status);
         Ok(())
     }
 
@@ -194,7 +198,11 @@ impl Reader {
     fn read(&mut self, kernel: &mut Kernel) -> anyhow::Result<Result<Snapshot, Finding>> {
         let began = Instant::now();
         let Kernel { rows: source, ends } = kernel;
+        let is_kept = !self.kept.as_ref().is_some_and(Kept::is_failing);
         let Self { meter, heard, .. } = self;
+        if is_kept && let Err(Unread { error, .. }) = source.settle(&mut |ended| meter.ended(ended, now())) {
+            debug!(error = %chain(error.as_ref()), "ends come with the next read");
+        }
         let mut rows = 0;
         meter.begin(now());
         let read = source.read(now(), &mut |entry| {

@@ -4,18 +4,22 @@
 //! often it is read, what a checkpoint of it is of) stands in [`Mode`] and [`Plan`]. The reader knows none by name.
 
 mod cilium;
+mod ebpf;
 mod hearing;
 mod netfilter;
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use egressd_conntrack::cilium::ReadError;
+use egressd_conntrack::ebpf::{CountsConfig, forget};
 use egressd_conntrack::netfilter::{CtZones, EndsConfig, Keeper};
-use egressd_flow::{Entry, Snapshot, UnixNanos};
+use egressd_flow::{Counter, Ended, Entry, Snapshot, UnixNanos};
 use egressd_protocol::Source;
 use egressd_service::lifecycle::chain;
+use tracing::warn;
 
-use crate::config::{CiliumOptions, SourceOptions};
+use crate::config::{CiliumOptions, EbpfOptions, SourceOptions};
 use crate::diagnosis::Finding;
 use crate::namespace;
 
@@ -29,6 +33,8 @@ pub(crate) enum Mode {
     Netfilter,
     /// Cilium's conntrack maps.
     Cilium,
+    /// Programs of our own.
+    Ebpf,
 }
 
 impl Mode {
@@ -37,6 +43,7 @@ impl Mode {
         match self {
             Self::Netfilter => "netfilter",
             Self::Cilium => "cilium",
+            Self::Ebpf => "ebpf",
         }
     }
 
@@ -45,6 +52,7 @@ impl Mode {
         match self {
             Self::Netfilter => Source::Netfilter,
             Self::Cilium => Source::Cilium,
+            Self::Ebpf => Source::Ebpf,
         }
     }
 
@@ -55,13 +63,15 @@ impl Mode {
             Self::Netfilter => Duration::from_secs(15),
             // Half of how long Cilium keeps a connection that was closed (`CT_CLOSE_TIMEOUT`, `bpf/lib/conntrack.h`).
             Self::Cilium => Duration::from_secs(5),
+            // What has room in a table is what comes between two reads.
+            Self::Ebpf => Duration::from_secs(5),
         }
     }
 
     /// Reads that are further apart miss connections; `None` where they miss none.
     pub(crate) fn reads_apart_max(self) -> Option<Duration> {
         match self {
-            Self::Netfilter => None,
+            Self::Netfilter | Self::Ebpf => None,
             Self::Cilium => Some(Duration::from_secs(10)),
         }
     }
@@ -71,7 +81,7 @@ impl Mode {
         match self {
             // A resize of the table cuts reads short, silently.
             Self::Netfilter => 3,
-            Self::Cilium => 1,
+            Self::Cilium | Self::Ebpf => 1,
         }
     }
 
@@ -79,7 +89,7 @@ impl Mode {
     pub(crate) fn tells_ends(self) -> bool {
         match self {
             Self::Netfilter => true,
-            Self::Cilium => false,
+            Self::Cilium | Self::Ebpf => false,
         }
     }
 }
@@ -93,6 +103,9 @@ pub(crate) struct Plan {
     host_pid: bool,
     ct_zones: CtZones,
     cilium: CiliumOptions,
+    ebpf: EbpfOptions,
+    /// Where our own programs outlive this process; `None`: they end with it.
+    ebpf_pin_dir: Option<PathBuf>,
 }
 
 impl Plan {
@@ -100,7 +113,7 @@ impl Plan {
     pub(crate) fn choose(options: &SourceOptions) -> Self {
         let (mode, reason) = match options.ct_mode.0 {
             Some(mode) => (mode, "--ct-mode".to_owned()),
-            None => detect(&options.cilium),
+            None => detect(options),
         };
         Self {
             mode,
@@ -108,7 +121,21 @@ impl Plan {
             host_pid: options.namespace.host_pid,
             ct_zones: options.ct_zones.clone(),
             cilium: options.cilium.clone(),
+            ebpf: options.ebpf.clone(),
+            ebpf_pin_dir: None,
         }
+    }
+
+    /// Of a process that lasts. Where it `goes_on` from a state, what it has in the kernel is to outlive it; what one before it
+    /// left there, and nobody will read, ends.
+    pub(crate) fn lasting(self, ebpf_pin_dir: &Path, goes_on: bool) -> Self {
+        if goes_on && self.mode == Mode::Ebpf {
+            return Self { ebpf_pin_dir: Some(ebpf_pin_dir.to_owned()), ..self };
+        }
+        if let Err(error) = forget(ebpf_pin_dir) {
+            warn!(error = %chain(&error), "what --ct-mode ebpf left in the kernel stays there");
+        }
+        self
     }
 
     /// What a checkpoint is of: one of another identity is refused, since entries that were not read before have no
@@ -120,7 +147,14 @@ impl Plan {
             }
             // Maps are told apart by the kernel's names for them, within a boot.
             Mode::Cilium => Ok(format!("cilium\n{}", self.cilium.cilium_map_dir.display())),
+            // Entries say when they began.
+            Mode::Ebpf => Ok("ebpf".to_owned()),
         }
+    }
+
+    /// Memory of the kernel's that is taken for it at worst; `None` where none is taken for us.
+    pub(crate) fn kernel_bytes_max(&self) -> Option<u64> {
+        (self.mode == Mode::Ebpf).then(|| CountsConfig::worst_case_bytes(self.ebpf.ebpf_entries_max))
     }
 
     /// Opens what is read, in the network namespace that the calling thread ends up in.
@@ -131,6 +165,7 @@ impl Plan {
                 Ok(Box::new(netfilter::Netfilter::open(&self.ct_zones)?))
             }
             Mode::Cilium => Ok(Box::new(cilium::Cilium::new(&self.cilium))),
+            Mode::Ebpf => Ok(Box::new(ebpf::Ebpf::open(&self.ebpf, self.ebpf_pin_dir.clone())?)),
         }
     }
 
@@ -142,16 +177,24 @@ impl Plan {
     ) -> anyhow::Result<Hearing> {
         match self.mode {
             Mode::Netfilter => Hearing::of_ends(config, &self.ct_zones, keeper),
-            Mode::Cilium => Ok(Hearing::nothing()),
+            Mode::Cilium | Mode::Ebpf => Ok(Hearing::nothing()),
         }
     }
 }
 
 /// What this machine has, and why that is read.
-fn detect(options: &CiliumOptions) -> (Mode, String) {
-    let directory = options.cilium_map_dir.display();
-    match cilium::Cilium::new(options).look() {
-        Ok(()) => (Mode::Cilium, format!("Cilium's conntrack maps are pinned in {directory}")),
+fn detect(options: &SourceOptions) -> (Mode, String) {
+    let directory = options.cilium.cilium_map_dir.display();
+    let mut cilium = cilium::Cilium::new(&options.cilium);
+    match cilium.look() {
+        Ok(()) => {
+            let pinned = format!("Cilium's conntrack maps are pinned in {directory}");
+            let Some(lack) = cilium.lack() else { return (Mode::Cilium, pinned) };
+            match ebpf::Ebpf::look(&options.ebpf) {
+                Ok(()) => (Mode::Ebpf, format!("{pinned}; they {lack}")),
+                Err(error) => (Mode::Cilium, format!("{pinned}; they {lack}, but {}", chain(error.as_ref()))),
+            }
+        }
         Err(error @ ReadError::Map { .. }) => (Mode::Cilium, chain(&error)),
         Err(ReadError::NoMaps { .. } | ReadError::Directory { .. }) => {
             (Mode::Netfilter, format!("no conntrack map of Cilium is pinned in {directory}"))
@@ -164,6 +207,12 @@ pub(crate) trait Rows {
     /// Takes a look before the one read of a command that reads once: what that learns, the read goes by.
     fn prepare(&mut self) {}
 
+    /// Tells the ends of entries that the last read handed over, where the source knows of them by itself. Called before a
+    /// read, and when what was read before is kept.
+    fn settle(&mut self, _each: &mut dyn FnMut(&Ended)) -> Result<(), Unread> {
+        Ok(())
+    }
+
     /// Hands over every entry once. `now` is when the read begins, by the real-time clock.
     fn read(&mut self, now: UnixNanos, each: &mut dyn FnMut(&Entry)) -> Result<Snapshot, Unread>;
 
@@ -172,6 +221,11 @@ pub(crate) trait Rows {
 
     /// What keeps bytes from being counted, as of the last read.
     fn findings(&self, snapshot: &Snapshot) -> Vec<Finding>;
+
+    /// What passed and is in no entry, by reason.
+    fn uncounted(&self) -> Vec<(&'static str, Counter)> {
+        Vec::new()
+    }
 
     /// How the last read was made, where there is more to say than its [`Mode`].
     fn description(&self) -> Option<String> {

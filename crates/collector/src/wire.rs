@@ -43,7 +43,7 @@ pub(crate) async fn wire(options: Box<RunOptions>, mut tasks: Tasks) -> anyhow::
     let mut registry = Registry::default();
     let mut admin = Admin::default();
     let checkpoint_metrics = CheckpointMetrics::register(&mut registry);
-    let plan = Plan::choose(&options.source);
+    let plan = Plan::choose(&options.source).lasting(&options.ebpf_pin_dir, options.state_dir.is_some());
     let (kept, life) = begin(&options, &plan, &checkpoint_metrics)?;
     log_start(&options, &plan, life.meter.position().0);
     let listener = admin::bind(options.http_listen_port).await?;
@@ -213,6 +213,7 @@ fn log_start(options: &RunOptions, plan: &Plan, epoch: Epoch) {
         entries_max = options.entries_max,
         meter_bytes_max = options.meter(plan.mode).worst_case_bytes(),
         ends_bytes_max = plan.mode.tells_ends().then(|| options.ends().worst_case_bytes()),
+        kernel_bytes_max = plan.kernel_bytes_max(),
         window_bytes_max = window_bytes,
         // A state beside the one that replaces it, the window's batches, and ends; of a tmpfs.
         checkpoint_bytes_max = options.state_dir.as_ref().map(|_| {

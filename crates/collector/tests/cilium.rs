@@ -168,14 +168,19 @@ fn accounting_that_is_off_is_said() {
             assert!(said.contains("accounting is off") && said.contains("bpf.ctAccounting=true"), "{said}");
 
             let source = ["--cilium-map-dir", MAP_DIR, "--cilium-state-dir", "", "--cilium-socket", asked];
-            let (code, printed, _) = collector(&[&["check"], &source[..]].concat());
+            let (code, printed, _) = collector(&[&["check", "--ct-mode", "cilium"], &source[..]].concat());
             assert_eq!(code, Some(1), "{printed}");
             assert!(printed.contains("cilium_accounting_off: "), "{printed}");
+            let (code, printed, _) =
+                collector(&[&["check", "--ebpf-count-for", "1ms"], &source[..]].concat());
+            assert_eq!(code, Some(0), "{printed}");
+            let reason = "/sys/fs/bpf/tc/globals; they count nothing (bpf.ctAccounting is off))";
+            assert!(printed.starts_with("source: ebpf (") && printed.contains(reason), "{printed}");
         }
     }
 }
 
-/// Goal: maps that are pinned are what is read unless something else is asked for, and `check` says what is read, why, how,
+/// Goal: maps that are pinned are what is read unless something else is asked for, or our own counters can say more, and `check` says what is read, why, how,
 /// and what is wrong with it; without a pin, or without the right to read it, that is said.
 #[test]
 fn check_says_what_is_read_and_why() {
@@ -209,12 +214,18 @@ fn check_says_what_is_read_and_why() {
     assert!(printed.starts_with("source: netfilter (--ct-mode)"), "{printed}");
     drop(agent);
     let _agent = Agent::start(&socket, "1.20.0-dev", true).unwrap();
-    let (code, printed, _) = check(&[&by_agent]);
+    let (code, printed, _) = check(&[&by_agent, "--ebpf-count-for=1ms"]);
+    assert_eq!(code, Some(0), "{printed}");
+    let combined = "source: ebpf (Cilium's conntrack maps are pinned in /sys/fs/bpf/tc/globals; they count both directions";
+    assert!(printed.starts_with(combined), "{printed}");
+    let (_, printed, _) = check(&[&by_agent, "--cilium-layout=combined"]);
+    assert!(printed.starts_with("source: cilium ("), "{printed}");
+    let (code, printed, _) = check(&[&by_agent, "--ct-mode=cilium"]);
     assert_eq!(code, Some(1), "{printed}");
     assert!(printed.contains("undirected: this Cilium counts what is sent and received in one"), "{printed}");
 
     let _foreign = CtMap::pin(Path::new(MAP_DIR), "cilium_ct4_next", Shape { value_bytes: 72, ..Shape::V4 });
-    let (_, printed, _) = check(&[&by_agent]);
+    let (_, printed, _) = check(&[&by_agent, "--ct-mode=cilium"]);
     assert!(printed.contains("foreign_maps: 1 pinned maps"), "{printed}");
     drop(maps);
 }

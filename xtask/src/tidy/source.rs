@@ -10,7 +10,7 @@ use super::tree::Tree;
 const UNSAFE: &[(&str, &str)] = &[
     ("crates/bench/src/allocations.rs", "an allocator is an unsafe trait"),
     ("crates/conntrack/src/cilium/edge.rs", "libbpf-rs has no batch look-up that tells how far it got"),
-    ("crates/conntrack/src/ebpf/kernel.rs", "batches of a map have no wrapper that reads all of it"),
+    ("crates/conntrack/src/ebpf/kernel.rs", "batches of a map and run times have no wrapper"),
     ("crates/conntrack/src/netfilter/socket.rs", "batched receives and socket memory have no safe wrapper"),
     ("crates/fuzz/src/memory.rs", "an allocator is an unsafe trait"),
     ("crates/testbed/src/exec.rs", "a namespace is entered between fork and exec"),

@@ -21,6 +21,7 @@ use super::error::{OpenError, ReadError};
 use super::kernel::{Batch, Walk};
 use super::program::Attached;
 use super::row;
+use super::runs::{self, Runs};
 
 /// What counts, and where.
 #[derive(Clone, Debug)]
@@ -31,6 +32,16 @@ pub struct CountsConfig {
     pub pin_dir: Option<PathBuf>,
     /// Entries of one table.
     pub entries_max: NonZeroU32,
+}
+
+impl CountsConfig {
+    /// Memory of the kernel's that both tables take when they are full: 136 bytes an element, and 16 for each bucket, of which
+    /// there are as many, rounded up to a power of two (measured by what the kernel says of such a map, Linux 6.18).
+    #[must_use]
+    pub fn worst_case_bytes(entries_max: NonZeroU32) -> u64 {
+        let elements = u64::from(entries_max.get());
+        2 * (elements * 136 + elements.next_power_of_two() * 16)
+    }
 }
 
 /// Something that is less than asked for, and no error.
@@ -152,7 +163,7 @@ impl Counts {
     /// # Errors
     /// The kernel's answer.
     pub fn uncounted(&self) -> Result<Uncounted, ReadError> {
-        let lost = self.attached.lost.lookup_percpu(&0u32.to_ne_bytes(), MapFlags::ANY);
+        let lost = self.attached.maps.lost.lookup_percpu(&0u32.to_ne_bytes(), MapFlags::ANY);
         let mut uncounted = Uncounted::default();
         for of_processor in lost.map_err(ReadError::Turn)?.unwrap_or_default() {
             let mut words = of_processor
@@ -166,6 +177,15 @@ impl Counts {
             uncounted.unread += counter();
         }
         Ok(uncounted)
+    }
+
+    /// Runs of the program that counts what is sent and of the one that counts what is received, as far as
+    /// [`measure_runs`](super::measure_runs) had them measured; needs `CAP_SYS_ADMIN`.
+    ///
+    /// # Errors
+    /// The kernel's answer.
+    pub fn runs(&self) -> Result<Vec<Runs>, ReadError> {
+        self.attached.links.iter().map(runs::of).collect::<Result<_, _>>().map_err(ReadError::Turn)
     }
 
     /// Hands over the resting table.
@@ -184,7 +204,7 @@ impl Counts {
     fn walk(&mut self, walk: Walk, each: &mut dyn FnMut(&Entry)) -> Result<u64, ReadError> {
         let booted = self.stamp()?;
         let mut unsupported = 0;
-        let table = self.attached.tables[self.resting].as_fd();
+        let table = self.attached.maps.tables[self.resting].as_fd();
         let walked = self.batch.walk(table, walk, &mut |pair, sums| match row::entry(pair, sums, booted) {
             Ok(entry) => each(&entry),
             Err(row::UnknownFamily(_)) => unsupported += 1,
@@ -200,11 +220,16 @@ impl Counts {
         let booted = booted(now).map_err(|errno| ReadError::Clock(errno.into()))?;
         let slot = u32::try_from(self.resting).unwrap_or_default().to_ne_bytes();
         self.attached
+            .maps
             .booted
             .update(&slot, &booted.0.to_ne_bytes(), MapFlags::ANY)
             .map_err(ReadError::Turn)?;
-        let table = self.attached.tables[self.resting].as_fd().as_raw_fd().to_ne_bytes();
-        self.attached.active.update(&0u32.to_ne_bytes(), &table, MapFlags::ANY).map_err(ReadError::Turn)?;
+        let table = self.attached.maps.tables[self.resting].as_fd().as_raw_fd().to_ne_bytes();
+        self.attached
+            .maps
+            .active
+            .update(&0u32.to_ne_bytes(), &table, MapFlags::ANY)
+            .map_err(ReadError::Turn)?;
         self.resting = 1 - self.resting;
         self.rest = Rest::Untold;
         Ok(())
@@ -214,7 +239,7 @@ impl Counts {
     /// whatever becomes of the clock.
     fn stamp(&self) -> Result<UnixNanos, ReadError> {
         let slot = u32::try_from(self.resting).unwrap_or_default().to_ne_bytes();
-        let stamp = self.attached.booted.lookup(&slot, MapFlags::ANY).map_err(ReadError::Turn)?;
+        let stamp = self.attached.maps.booted.lookup(&slot, MapFlags::ANY).map_err(ReadError::Turn)?;
         let stamp = stamp.and_then(|bytes| bytes.try_into().ok()).map_or(0, u64::from_ne_bytes);
         Ok(UnixNanos(stamp))
     }
@@ -228,8 +253,8 @@ fn booted(now: UnixNanos) -> nix::Result<UnixNanos> {
 
 /// Index of the table that the programs fill. Read, a map's slot gives the number of the map in it.
 fn active(attached: &Attached) -> libbpf_rs::Result<usize> {
-    let slot = attached.active.lookup(&0u32.to_ne_bytes(), MapFlags::ANY)?;
+    let slot = attached.maps.active.lookup(&0u32.to_ne_bytes(), MapFlags::ANY)?;
     let id = slot.and_then(|bytes| bytes.try_into().ok()).map(u32::from_ne_bytes);
-    let is_second = id == Some(attached.tables[1].info()?.info.id);
+    let is_second = id == Some(attached.maps.tables[1].info()?.info.id);
     Ok(usize::from(is_second))
 }

@@ -1,14 +1,16 @@
-//! The kernel's edge: the one call that libbpf-rs has no sound form for.
+//! The kernel's edge: the calls that libbpf-rs has no sound form for, or none.
 //!
 //! Its `lookup_batch` takes a short batch for the last one and loses the rest of a hash table (0.27.2: 8,191 of 50,001
 //! elements), and it has none that deletes.
 //! Invariant: the kernel writes no more elements than the buffers have room for, and only elements that it says it
 //! wrote are looked at.
-#![expect(unsafe_code, reason = "batches of a map have no wrapper that reads all of it")]
+#![expect(unsafe_code, reason = "batches of a map have no wrapper that reads all of it, and run times none")]
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::ptr;
+
+use libbpf_rs::libbpf_sys;
 
 use super::row::{Pair, Sums};
 
@@ -81,4 +83,15 @@ impl Batch {
             (begun, from) = (true, next);
         }
     }
+}
+
+/// Has the kernel measure each run of each program (Linux 5.8), as long as what is returned is open.
+pub(super) fn measure_runs() -> io::Result<OwnedFd> {
+    // SAFETY: no pointer is handed over.
+    let answer = unsafe { libbpf_sys::bpf_enable_stats(libbpf_sys::BPF_STATS_RUN_TIME) };
+    if answer < 0 {
+        return Err(io::Error::from_raw_os_error(-answer));
+    }
+    // SAFETY: the kernel has just made it, and nobody else has it.
+    Ok(unsafe { OwnedFd::from_raw_fd(answer) })
 }

@@ -16,8 +16,10 @@ mod error;
 mod kernel;
 mod program;
 pub mod row;
+mod runs;
 
 pub use cgroup::CgroupError;
 pub use counts::{Counts, CountsConfig, Uncounted, Warning};
 pub use error::{OpenError, ReadError};
 pub use program::{Programs, forget};
+pub use runs::{Runs, measure_runs};

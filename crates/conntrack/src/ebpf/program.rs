@@ -12,7 +12,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use libbpf_rs::query::LinkTypeInfo;
-use libbpf_rs::{ErrorExt as _, Link, MapCore as _, MapHandle, Object, ObjectBuilder, ProgramMut};
+use libbpf_rs::{ErrorExt as _, Link, MapCore as _, MapFlags, MapHandle, Object, ObjectBuilder, ProgramMut};
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
@@ -71,16 +71,39 @@ impl Programs {
     }
 }
 
-/// What counts, and keeps counting as long as this lives; and longer, where it is pinned.
-pub(super) struct Attached {
+/// The maps of the programs.
+pub(super) struct Maps {
     pub(super) tables: [MapHandle; 2],
     pub(super) active: MapHandle,
     pub(super) booted: MapHandle,
     pub(super) lost: MapHandle,
+}
+
+impl Maps {
+    fn of(programs: &Programs) -> libbpf_rs::Result<Self> {
+        let tables = [programs.map(TABLES[0])?, programs.map(TABLES[1])?];
+        tables.iter().try_for_each(check_sizes)?;
+        let [active, booted, lost] = [programs.map(ACTIVE)?, programs.map(BOOTED)?, programs.map(LOST)?];
+        Ok(Self { tables, active, booted, lost })
+    }
+
+    fn pin(&mut self, pins: &Pins) -> Result<(), OpenError> {
+        let [table_0, table_1] = &mut self.tables;
+        let maps = [table_0, table_1, &mut self.active, &mut self.booted, &mut self.lost];
+        let mut named = maps.into_iter().zip(MAPS);
+        let pinned = named.try_for_each(|(map, name)| map.pin(pins.path.join(name)));
+        pinned.map_err(|source| pins.fault()(io::Error::other(source)))
+    }
+}
+
+/// What counts, and keeps counting as long as this lives; and longer, where it is pinned.
+pub(super) struct Attached {
+    pub(super) maps: Maps,
     /// The maps are those of a process before.
     pub(super) is_continued: bool,
     pub(super) warnings: Vec<Warning>,
-    _links: Vec<Link>,
+    /// Of the program that counts what is sent, and of the other.
+    pub(super) links: Vec<Link>,
     _lock: Option<Flock<File>>,
 }
 
@@ -89,60 +112,25 @@ impl Attached {
     pub(super) fn new(config: &CountsConfig, booted: &[u8; 8]) -> Result<Self, OpenError> {
         let cgroup = config.cgroup.clone().map_or_else(cgroup::root, Ok)?;
         let mut warnings = Vec::new();
-        let pins = match config.pin_dir.as_deref() {
-            Some(path) if is_bpffs(path) => Some(Pins::lock(path)?),
-            Some(path) => {
-                warnings.push(Warning::NoBpffs { path: path.to_owned() });
-                None
-            }
-            None => None,
-        };
-        let is_continued = pins.as_ref().is_some_and(Pins::are_whole);
-        if let Some(pins) = pins.as_ref().filter(|_| !is_continued) {
-            pins.clear().map_err(pins.fault())?;
-        }
-        let reused = pins.as_ref().filter(|_| is_continued).map(|pins| pins.path.as_path());
-        let programs = Programs::load_with(config.entries_max, reused).map_err(|source| match reused {
+        let pins = Pins::of(config.pin_dir.as_deref(), &mut warnings)?;
+        let old = pins.as_ref().filter(|pins| pins.are_whole()).map(|pins| pins.path.as_path());
+        let programs = Programs::load_with(config.entries_max, old).map_err(|source| match old {
             Some(path) => OpenError::Pins { path: path.to_owned(), source: io::Error::other(source) },
             None => OpenError::Load(source),
         })?;
-
-        let maps = MAPS.map(|name| programs.map(name));
-        let [table_0, table_1, active, booted_map, lost] = collect(maps).map_err(OpenError::Look)?;
-        check_sizes(&table_0).and_then(|()| check_sizes(&table_1)).map_err(OpenError::Look)?;
-        if table_0.max_entries() != config.entries_max.get() {
-            warnings.push(Warning::OldBound { entries_max: table_0.max_entries() });
-        }
+        let mut maps = Maps::of(&programs).map_err(OpenError::Look)?;
+        let is_continued = old.is_some();
         if !is_continued {
-            let stamp = booted_map.update(&0u32.to_ne_bytes(), booted, libbpf_rs::MapFlags::ANY);
-            stamp.map_err(OpenError::Look)?;
+            let stamped = maps.booted.update(&0u32.to_ne_bytes(), booted, MapFlags::ANY);
+            stamped.map_err(OpenError::Look)?;
+            pins.iter().try_for_each(|pins| maps.pin(pins))?;
         }
-        let mut attached = Self {
-            tables: [table_0, table_1],
-            active,
-            booted: booted_map,
-            lost,
-            is_continued,
-            warnings,
-            _links: Vec::new(),
-            _lock: None,
-        };
-        if let Some(pins) = pins.as_ref().filter(|_| !is_continued) {
-            attached.pin_maps(pins)?;
+        let entries_max = maps.tables[0].max_entries();
+        if entries_max != config.entries_max.get() {
+            warnings.push(Warning::OldBound { entries_max });
         }
-        attached._links = attach(programs, &cgroup, pins.as_ref())?;
-        attached._lock = pins.map(|pins| pins.lock);
-        Ok(attached)
-    }
-
-    fn pin_maps(&mut self, pins: &Pins) -> Result<(), OpenError> {
-        let [table_0, table_1] = &mut self.tables;
-        let maps = [table_0, table_1, &mut self.active, &mut self.booted, &mut self.lost];
-        for (map, name) in maps.into_iter().zip(MAPS) {
-            let pinned = map.pin(pins.path.join(name)).map_err(io::Error::other);
-            pinned.map_err(pins.fault())?;
-        }
-        Ok(())
+        let links = attach(programs, &cgroup, pins.as_ref())?;
+        Ok(Self { maps, is_continued, warnings, links, _lock: pins.map(|pins| pins.lock) })
     }
 }
 
@@ -199,6 +187,20 @@ struct Pins {
 }
 
 impl Pins {
+    /// Those to go on with, whole, or an empty place for new ones; none where nothing can be pinned.
+    fn of(pin_dir: Option<&Path>, warnings: &mut Vec<Warning>) -> Result<Option<Self>, OpenError> {
+        let Some(path) = pin_dir else { return Ok(None) };
+        if !is_bpffs(path) {
+            warnings.push(Warning::NoBpffs { path: path.to_owned() });
+            return Ok(None);
+        }
+        let pins = Self::lock(path)?;
+        if !pins.are_whole() {
+            pins.clear().map_err(pins.fault())?;
+        }
+        Ok(Some(pins))
+    }
+
     fn lock(pin_dir: &Path) -> Result<Self, OpenError> {
         let path = pin_dir.join(LAYOUT);
         let fault = |source| OpenError::Pins { path: path.clone(), source };
@@ -248,9 +250,4 @@ fn missing(name: &str) -> libbpf_rs::Error {
     Err::<(), _>(libbpf_rs::Error::from(io::Error::from(io::ErrorKind::NotFound)))
         .with_context(|| format!("map {name}"))
         .expect_err("it is one")
-}
-
-fn collect<T: std::fmt::Debug, E, const N: usize>(results: [Result<T, E>; N]) -> Result<[T; N], E> {
-    let all = results.into_iter().collect::<Result<Vec<T>, E>>()?;
-    Ok(all.try_into().expect("as many as there were"))
 }
