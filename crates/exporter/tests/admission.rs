@@ -153,7 +153,8 @@ impl Collector {
         let names = mpsc::channel(1).1;
         let (scopes, mut scopes_out) = mpsc::channel(8);
         tokio::spawn(async move { while scopes_out.recv().await.is_some() {} });
-        let status = Status { source: Source::Netfilter, diagnosis: String::new(), losses: vec![] };
+        let (diagnosis, reason) = (String::new(), String::new());
+        let status = Status { source: Source::Netfilter, reason, diagnosis, losses: vec![] };
         let (status_in, status) = watch::channel(status);
         let window = Window::new(Epoch(epoch), 1 << 20, 1 << 20);
         let progress = watch::channel(window.progress()).0;
