@@ -4,12 +4,13 @@
 //! Written are the manifests of `deploy/`, the rules for Prometheus and the chart's list of values; with `--check` a
 //! file that would change is a finding. In either case the chart is linted, every object is held against Kubernetes'
 //! schemas, values that must be refused are tried, values of the original's chart must give its names and selectors,
-//! and every flag that a manifest passes must be one that the daemons know.
+//! every flag that a manifest passes must be one that the daemons know, and roles must allow what the exporter asks for.
 
 mod arguments;
 mod cases;
 mod engine;
 mod queries;
+mod roles;
 mod upgrade;
 mod values;
 mod written;
@@ -51,6 +52,7 @@ pub(crate) fn run(args: &Args, workspace: &Workspace) -> Result<()> {
         findings.extend(written::bring_up_to_date(root, &cases, &answer, args.check)?);
         findings.extend(upgrade::check(&cases, &answer));
         findings.extend(arguments::check(root, &answer)?);
+        findings.extend(roles::check(root, &answer)?);
         findings.extend(version(workspace, &answer)?);
         findings.extend(queries::check(root, &workspace.target)?);
     }

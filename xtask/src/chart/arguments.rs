@@ -21,9 +21,6 @@ const ACCEPTED: [&str; 6] = [
     "send-traffic-delta",
 ];
 
-/// Flags of the stream's security, which the chart passes and the daemons get with it.
-const AWAITED: [&str; 3] = ["collector-service-account", "readers-token-file", "token-audience"];
-
 /// Holds every container of every case against the references.
 ///
 /// # Errors
@@ -52,22 +49,24 @@ pub(super) fn check(root: &Path, answer: &Answer) -> Result<Vec<String>> {
             }
         }
     }
-    let is_awaited = |flag: &str| AWAITED.contains(&flag);
-    let stale = AWAITED.iter().filter(|flag| known.iter().any(|(_, known)| known.contains(**flag)));
-    let stale = stale.map(|flag| format!("--{flag} is known by now: take it out of AWAITED in {}", file!()));
-    let unknown = unknown.into_iter().filter(|((_, flag), _)| !is_awaited(flag));
-    let findings = unknown.map(|((container, flag), case)| {
+    let findings = unknown.into_iter().map(|((container, flag), case)| {
         format!(
             "{case}, and maybe more: the container {container} is passed --{flag}, which it does not know"
         )
     });
-    Ok(findings.chain(stale).collect())
+    Ok(findings.collect())
 }
 
 /// All containers of a workload, those that run first among them.
-fn containers(object: &Value) -> impl Iterator<Item = &Value> {
+pub(super) fn containers(object: &Value) -> impl Iterator<Item = &Value> {
     let pod = &object["spec"]["template"]["spec"];
     ["initContainers", "containers"].into_iter().flat_map(|key| pod[key].as_array().into_iter().flatten())
+}
+
+/// The value of the first flag of this name that a container is passed.
+pub(super) fn value_of<'c>(container: &'c Value, flag: &str) -> Option<&'c str> {
+    let mut arguments = container["args"].as_array().into_iter().flatten().filter_map(Value::as_str);
+    arguments.find_map(|argument| argument.strip_prefix("--")?.strip_prefix(flag)?.strip_prefix('='))
 }
 
 /// The names of the flags that a container is passed.

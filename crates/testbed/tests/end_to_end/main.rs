@@ -20,7 +20,6 @@ mod lives;
 mod names;
 mod published;
 mod requests;
-mod rights;
 mod secured;
 mod takeover;
 mod versions;
