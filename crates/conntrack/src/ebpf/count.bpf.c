@@ -207,8 +207,9 @@ static __always_inline int count(struct __sk_buff *skb, enum direction direction
 	if (unread < 0) {
 		uncounted = bpf_map_lookup_elem(&lost, &zero);
 		if (uncounted) {
-			uncounted->unread_bytes += skb->len;
-			uncounted->unread_packets += 1;
+			/* A packet that comes may interrupt the counting of one that goes. */
+			__sync_fetch_and_add(&uncounted->unread_bytes, skb->len);
+			__sync_fetch_and_add(&uncounted->unread_packets, 1);
 		}
 		return 1;
 	}
@@ -230,8 +231,8 @@ static __always_inline int count(struct __sk_buff *skb, enum direction direction
 	}
 	uncounted = bpf_map_lookup_elem(&lost, &zero);
 	if (uncounted) {
-		uncounted->full_bytes += skb->len;
-		uncounted->full_packets += 1;
+		__sync_fetch_and_add(&uncounted->full_bytes, skb->len);
+		__sync_fetch_and_add(&uncounted->full_packets, 1);
 	}
 	return 1;
 }

@@ -58,6 +58,8 @@ pub(crate) enum AuthorityError {
     Pem(#[source] pem::Error),
     #[error(transparent)]
     NotRead(#[from] NotRead),
+    #[error("the authority has expired: delete its Secret, another is made then")]
+    Expired,
     #[error("what the authority signed cannot be shown")]
     Leaf(#[source] PemError),
 }
@@ -91,6 +93,9 @@ impl Kept {
 impl Authority {
     /// A certificate for `names` from now on, with a key of its own.
     pub(crate) fn certify(&self, names: &[String], now: UnixNanos) -> Result<Leaf, AuthorityError> {
+        if self.expires <= now {
+            return Err(AuthorityError::Expired);
+        }
         let key = KeyPair::generate().map_err(AuthorityError::Make)?;
         let mut params = CertificateParams::new(names).map_err(AuthorityError::Make)?;
         params.distinguished_name.push(DnType::CommonName, "egressd-exporter");
@@ -146,6 +151,8 @@ mod tests {
         assert_eq!(expiry(leaf.certificate.leaf()).unwrap(), authority.expires);
         assert_eq!((leaf.renew_at.since(late), authority.days_left(late)), (2 * DAY, Some(3)));
         assert_eq!(authority.days_left(UnixNanos(u64::MAX)), Some(0));
+        let expired = authority.certify(&names, authority.expires).err().unwrap();
+        assert_eq!(expired.to_string(), "the authority has expired: delete its Secret, another is made then");
     }
 
     /// Goal: what is no authority is refused, and named.

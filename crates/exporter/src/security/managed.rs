@@ -221,7 +221,8 @@ impl Keeper {
     fn until_next(&self) -> Duration {
         let now = UnixNanos(unix_nanos());
         let renewal = self.current.as_ref().map_or(Duration::ZERO, |current| current.renew_at.since(now));
-        renewal.min(LOOK_EVERY)
+        // One that ends within the moment is not looked at without end.
+        renewal.clamp(LOOK_AGAIN, LOOK_EVERY)
     }
 }
 
