@@ -214,7 +214,10 @@ impl<'c> Daemon<'c> {
         command.args(["run", "--node-name", node]);
         command.args(["--exporter-address", &format!("{}:{GRPC_PORT}", CONTROL_ADDRESSES.v4)]);
         command.args(["--http-listen-port", &COLLECTOR_HTTP_PORT.to_string()]);
-        command.args(["--ct-mode", "netfilter", "--log-level", "info"]).args(more);
+        if !more.contains(&"--ct-mode") {
+            command.args(["--ct-mode", "netfilter"]);
+        }
+        command.args(["--log-level", "info"]).args(more);
         let name = format!("collector-{node}");
         Self::start(cluster.namespace(node)?, &cluster.directory(), &name, command, COLLECTOR_HTTP_PORT)
     }
