@@ -49,6 +49,8 @@ impl World {
         for at in 0..self.nodes.len() {
             self.turn_node(at)?;
         }
+        // Where streams wait for it, nothing else moves.
+        self.sync();
         for _ in 0..EXCHANGES {
             let mut moves = false;
             for at in 0..self.nodes.len() {
