@@ -264,6 +264,13 @@ impl Ledger {
             return;
         };
         account.is_open = false;
+        // A life that ended before anything of it was taken has followed nobody: the one before may go on.
+        if let Some(running) = account.running
+            && account.epochs.iter().any(|known| known.epoch == running && is_empty(known))
+        {
+            account.epochs.retain(|known| known.epoch != running);
+            account.running = account.epochs.iter().max_by_key(|known| known.heard).map(|known| known.epoch);
+        }
         if account.epochs.iter().all(is_empty) {
             self.nodes.remove(node);
         }

@@ -503,6 +503,24 @@ fn old_epochs_are_forgotten() {
     assert_eq!(known_epochs(&ledger, &node), [6]);
 }
 
+/// Goal: a collector that was started beside the node's own, and ended before anything of it was taken, does not keep that
+/// one out.
+#[test]
+fn a_life_without_a_batch_has_followed_nobody() {
+    let node = NodeName("node-a".into());
+    let at = UnixNanos;
+    let mut ledger = Ledger::default();
+    let stream = ledger.hello(&node, &held(1, 1), at(1)).unwrap();
+    assert_eq!(ledger.check(&node, stream, Epoch(1), Sequence(1), at(1)), Verdict::Take);
+    ledger.commit(&node, Epoch(1), Sequence(1), Position(1), Counter::default());
+    let beside = ledger.hello(&node, &held(2, 1), at(2)).unwrap();
+    assert!(ledger.hello(&node, &held(1, 2), at(3)).is_err(), "the other one is there");
+    ledger.left(&node, beside);
+    let stream = ledger.hello(&node, &held(1, 2), at(4)).expect("nothing has followed it");
+    assert_eq!(ledger.check(&node, stream, Epoch(1), Sequence(1), at(4)), Verdict::Duplicate);
+    assert_eq!(ledger.check(&node, stream, Epoch(1), Sequence(2), at(4)), Verdict::Take);
+}
+
 /// Goal: a Hello of a life that another one has followed gets no stream and closes none, on this ledger and on the one that
 /// goes on from a spool; a life that goes on in its own epoch, or replays one before its own, does.
 #[test]
