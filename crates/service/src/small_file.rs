@@ -1,6 +1,6 @@
 //! Small files that others write anew while we run: certificates, keys, tokens.
 //!
-//! Bound: [`FILE_BYTES_MAX`] a file, regular ones alone, so that none is waited for.
+//! Bound: `FILE_BYTES_MAX` a file, regular ones alone, so that none is waited for.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};

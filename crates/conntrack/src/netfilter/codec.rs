@@ -4,7 +4,7 @@
 //! `ctnetlink_fill_info` and `ctnetlink_conntrack_event` (`net/netfilter/nf_conntrack_netlink.c`). Values are in
 //! network byte order, headers in the host's.
 //!
-//! In two steps: [`shape`] finds where the fields stand and that they are whole, and reads them there; [`known`] keeps
+//! In two steps: `shape` finds where the fields stand and that they are whole, and reads them there; `known` keeps
 //! the shapes of rows, since a table of 100,000 has a handful.
 
 mod known;
@@ -106,9 +106,9 @@ pub fn ends(datagram: &[u8], ct_zones: &CtZones, defects: &mut Defects, each: &m
     }
 }
 
-/// Decodes the rows of dumps, most of which are of a [`Shape`] that it knows from a row before.
+/// Decodes the rows of dumps, most of which are of a shape that it knows from a row before.
 ///
-/// Bound: [`known::SHAPES_MAX`] shapes of some 2 KiB, learnt from the first rows; it allocates for these alone.
+/// Bound: 16 shapes of some 2 KiB, learnt from the first rows; it allocates for these alone.
 #[derive(Debug)]
 pub struct Decoder {
     ct_zones: CtZones,
