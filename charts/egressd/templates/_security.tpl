@@ -19,6 +19,11 @@
 {{- if or (include "egressd.countsInKernel" .) (include "egressd.dnsTracer" .) }}true{{ end -}}
 {{- end -}}
 
+{{/* The sysctls are netfilter's. */}}
+{{- define "egressd.collector.init" -}}
+{{- if and (not .Values.collector.skipInit) (has .Values.collector.ctMode (list "" "netfilter")) }}true{{ end -}}
+{{- end -}}
+
 {{/* NET_ADMIN: conntrack over netlink, and to attach programs. BPF: open Cilium's maps, load programs (Linux 5.8).
 SYS_ADMIN and SYS_PTRACE: enter another network namespace through process 1. */}}
 {{- define "egressd.collector.capabilities" -}}

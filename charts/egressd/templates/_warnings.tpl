@@ -35,7 +35,7 @@
 {{- if (default dict $collector.containerSecurityContext).privileged }}
 - collector.containerSecurityContext makes the collector privileged, which it does not need: leave it empty, and the chart asks for {{ include "egressd.collector.capabilities" . | fromYamlArray | join ", " }} only.
 {{- end }}
-{{- if $collector.skipInit }}
+{{- if and $collector.skipInit (has $collector.ctMode (list "" "netfilter")) }}
 - collector.skipInit is true: net.netfilter.nf_conntrack_acct, nf_conntrack_timestamp and nf_conntrack_events must be 1 on every node; /nodes says where they are not.
 {{- end }}
 {{- if and .Values.networkPolicy.enabled (not .Values.networkPolicy.nodeCIDRs) (eq .Values.tls.mode "plaintext") }}
