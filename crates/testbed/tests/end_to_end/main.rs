@@ -9,6 +9,7 @@
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests fail and speak like tests")]
 
 mod answers;
+mod cilium;
 mod contract;
 mod failing_sinks;
 mod followers;
