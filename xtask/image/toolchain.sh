@@ -11,9 +11,10 @@ if [ "$(dpkg --print-architecture)" = "$1" ]; then
 fi
 dpkg --add-architecture "$1"
 apt-get update
-# The C library, libelf and zlib are the target's; clang compiles programs for the kernel, which are the same everywhere.
+# The C library is the target's; libelf and zlib are the target's and the builder's, whose build scripts load what clang
+# compiled for the kernel.
 DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends \
-    "$compiler" clang make pkg-config "libc6-dev:$1" "libelf-dev:$1" "zlib1g-dev:$1"
+    "$compiler" clang make pkg-config "libc6-dev:$1" libelf-dev "libelf-dev:$1" zlib1g-dev "zlib1g-dev:$1"
 rm -rf /var/lib/apt/lists/*
 # A toolchain without rustup has its own target only.
 if command -v rustup > /dev/null; then

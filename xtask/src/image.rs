@@ -8,7 +8,7 @@ use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 use crate::process;
 use crate::workspace::Workspace;
@@ -55,6 +55,11 @@ pub(crate) struct Args {
 ///
 /// When a tool is missing or fails.
 pub(crate) fn run(args: &Args, workspace: &Workspace) -> Result<()> {
+    ensure!(
+        !args.push || args.tool == "docker",
+        "{0} build cannot push: leave --push out, then `{0} push` both images",
+        args.tool
+    );
     let local = args.local.then(|| Local::make(workspace)).transpose()?;
     for daemon in DAEMONS {
         let mut arguments = match &local {
