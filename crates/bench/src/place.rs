@@ -17,13 +17,16 @@ const SPARE_ENTRIES: u32 = 1000;
 const RULES: &str =
     "table inet bench { chain out { type filter hook output priority 0; ct state new counter; }; }";
 
-/// Timeouts outlast a bench: a packet sets its entry's timeout anew.
-const SYSCTLS: [(&str, &str); 5] = [
+/// Timeouts outlast a bench: a packet sets its entry's timeout anew, and what a bench asks the daemons is no end that it
+/// has not sent. A connection that was refused is gone after ten seconds by default.
+const SYSCTLS: [(&str, &str); 7] = [
     ("net/netfilter/nf_conntrack_acct", "1"),
     ("net/netfilter/nf_conntrack_timestamp", "1"),
     ("net/netfilter/nf_conntrack_events", "1"),
     ("net/netfilter/nf_conntrack_udp_timeout", "86400"),
     ("net/netfilter/nf_conntrack_udp_timeout_stream", "86400"),
+    ("net/netfilter/nf_conntrack_tcp_timeout_close", "86400"),
+    ("net/netfilter/nf_conntrack_tcp_timeout_time_wait", "86400"),
 ];
 
 /// What leaves through `nowhere` is sent to its own link address, so `void` takes it for another host's and drops it

@@ -16,6 +16,7 @@ use libbpf_rs::libbpf_sys::bpf_map_create_opts;
 use libbpf_rs::{MapCore, MapFlags, MapHandle, MapType};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
+use nix::unistd::gettid;
 use serde_json::Value;
 
 /// Where Cilium pins its maps.
@@ -24,7 +25,7 @@ pub const MAP_DIR: &str = "/sys/fs/bpf/tc/globals";
 /// Bytes of an IPv4 key, of an IPv6 key, and of a value.
 pub const SIZES: (u32, u32, u32) = (14, 38, 56);
 
-/// Gives the calling thread, and what it starts, a mount namespace of its own with an empty BPF file system in it, and
+/// Gives the calling thread, and what it starts by itself, a mount namespace of its own with an empty BPF file system in it, and
 /// Cilium's directory there.
 ///
 /// # Errors
@@ -36,6 +37,14 @@ pub fn mount_bpf() -> io::Result<PathBuf> {
     mount(Some("bpf"), "/sys/fs/bpf", Some("bpf"), MsFlags::empty(), none)?;
     fs::create_dir_all(MAP_DIR)?;
     Ok(MAP_DIR.into())
+}
+
+/// The path that leads processes of any mount namespace to `path` in the calling thread's, as long as that lives.
+///
+/// Daemons are started by a thread of their own and see what that sees.
+#[must_use]
+pub fn from_elsewhere(path: &str) -> String {
+    format!("/proc/{}/task/{}/root{path}", std::process::id(), gettid())
 }
 
 /// A pinned map.

@@ -234,7 +234,8 @@ impl<'c> Daemon<'c> {
                 Ok(answer) if answer.status == 200 => Ok(()),
                 Ok(answer) => Err(format!("{} {}", answer.status, answer.text())),
                 Err(error) => Err(error.chain()),
-            })
+            }
+            .map_err(|seen| format!("{seen}\nits log ends with:\n{}", process.log_tail())))
         })
     }
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use egressd_testbed::cilium::{CtMap, MAP_DIR, Shape, mount_bpf};
+use egressd_testbed::cilium::{CtMap, MAP_DIR, Shape, from_elsewhere, mount_bpf};
 use egressd_testbed::topology::pods_on;
 use egressd_testbed::{Cluster, Daemon, HttpSink, Ingestion, Programs, TRANSMITTED, wait_for};
 
@@ -48,7 +48,8 @@ fn undirected_bytes_are_a_series_of_their_own() {
     let mut exporter = Daemon::exporter(&cluster, &programs.exporter, &config, &[]).unwrap();
     exporter.wait_ready(seconds(30)).unwrap();
     let quiet = ["--cilium-socket=", "--cilium-state-dir=", "--cilium-layout", "combined"];
-    let more = [&["--ct-mode", "cilium"], &quiet[..]].concat();
+    let map_dir = from_elsewhere(MAP_DIR);
+    let more = [&["--ct-mode", "cilium", "--cilium-map-dir", &map_dir], &quiet[..]].concat();
     let mut collector = Daemon::collector(&cluster, &programs.collector, NODE, &more).unwrap();
     collector.wait_ready(seconds(30)).unwrap();
 
