@@ -17,7 +17,7 @@ use tracing::{error, info};
 
 use crate::file::{self, Doubts, Source};
 use crate::metrics::ConfigMetrics;
-use crate::sinks::Sinks;
+use crate::sinks::{Ended, Sinks};
 
 /// How often the file is looked at; the kubelet itself takes up to a minute to renew a mount.
 const LOOK: Duration = Duration::from_secs(10);
@@ -59,7 +59,7 @@ impl Reload {
                 return Ok(());
             }
             tokio::select! {
-                Some(ended) = self.sinks.ended() => self.sinks.settle(ended.context("a sink panicked")?).await,
+                Some(ended) = self.sinks.ended() => self.settle(ended.context("a sink panicked")?).await,
                 () = stop.cancelled(), if going_on => {}
                 _ = look.tick(), if going_on => self.look(&mut changed).await,
                 Some(()) = self.hangup.recv(), if going_on => self.look(&mut changed).await,
@@ -67,6 +67,14 @@ impl Reload {
             if changed.as_ref().is_some_and(|changed| changed.wanted.is_none()) {
                 look.reset_after(SETTLE);
             }
+        }
+    }
+
+    /// A sink that the spool refused is one that the file asks for and that is missing: the file is followed again.
+    async fn settle(&mut self, ended: Ended) {
+        if let Err(problem) = self.sinks.settle(ended).await {
+            error!(error = %chain(&problem), "a sink takes nothing, trying again");
+            self.applied = None;
         }
     }
 

@@ -73,8 +73,12 @@ struct Running {
     abandon: CancellationToken,
 }
 
-/// How a sink ended: its name, what it said last, and what it never took.
-pub(crate) type Ended = (String, Report, Counter);
+/// How a sink ended.
+pub(crate) struct Ended {
+    sink: String,
+    /// What it said last, and what it never took; or why it never began.
+    outcome: Result<(Report, Counter), SpoolError>,
+}
 
 /// The running sinks.
 pub(crate) struct Sinks {
@@ -177,19 +181,23 @@ impl Sinks {
         self.running.insert(name.clone(), Running { config, controls, leave, abandon });
         self.tasks.spawn(async move {
             let resume = tokio::select! {
-                resume = place.taken() => resume,
-                () = left.cancelled() => None,
-                () = abandoned.cancelled() => None,
-                () = ending.cancelled() => None,
+                taken = place.taken() => taken,
+                () = left.cancelled() => Ok(None),
+                () = abandoned.cancelled() => Ok(None),
+                () = ending.cancelled() => Ok(None),
             };
-            let Some(resume) = resume else { return (name, Report::default(), Counter::default()) };
+            let resume = match resume {
+                Ok(Some(resume)) => resume,
+                Ok(None) => return Ended { sink: name, outcome: Ok(Default::default()) },
+                Err(refused) => return Ended { sink: name, outcome: Err(refused) },
+            };
             let (batches, queue) = mpsc::channel(BATCHES_QUEUE);
             let after = resume.position;
             let feed = Feed { sink: name.clone(), after, requests, safe, batches, leave: left };
             let keep = saves.map(|saves| Keep { resume, saves, ending });
             let running = egressd_sink::run(sink, queue, accepted, keep, abandoned);
-            let (report, left) = tokio::join!(running, feed.run());
-            (name, report, left)
+            let last = tokio::join!(running, feed.run());
+            Ended { sink: name, outcome: Ok(last) }
         });
         Ok(())
     }
@@ -223,12 +231,25 @@ impl Sinks {
     }
 
     /// Takes note of a sink that has ended.
-    pub(crate) async fn settle(&mut self, (sink, report, never_taken): Ended) {
+    ///
+    /// # Errors
+    /// The spool refused a sink that is still configured after it had let it wait: it may begin anew.
+    pub(crate) async fn settle(&mut self, Ended { sink, outcome }: Ended) -> Result<(), SinksError> {
+        let (report, never_taken) = match outcome {
+            Ok(last) => last,
+            Err(source) if self.running.remove(&sink).is_some() => {
+                let _told = self.supply.parties.send(Party::Left(sink.clone())).await;
+                return Err(SinksError::Spool { name: sink, source });
+            }
+            // Nobody wants it any more.
+            Err(_) => Default::default(),
+        };
         if self.leaving.remove(&sink) {
             self.metrics.removed(&sink, report.held, never_taken);
             let _told = self.supply.requests.send(Request::Leave { sink: sink.clone() }).await;
             let _told = self.supply.parties.send(Party::Left(sink)).await;
         }
+        Ok(())
     }
 
     /// Whether every sink has ended.
@@ -256,11 +277,14 @@ impl Place {
         }
     }
 
-    /// Where the sink goes on; `None` when it never does.
-    async fn taken(self) -> Option<Resume> {
+    /// Where the sink goes on; `None` when the exporter stops before.
+    ///
+    /// # Errors
+    /// The spool refuses it.
+    async fn taken(self) -> Result<Option<Resume>, SpoolError> {
         match self {
-            Self::Taken(resume) => Some(resume),
-            Self::Awaited(joined) => joined.await.ok()?.ok(),
+            Self::Taken(resume) => Ok(Some(resume)),
+            Self::Awaited(joined) => joined.await.ok().transpose(),
         }
     }
 }
@@ -309,6 +333,14 @@ mod tests {
         }
     }
 
+    /// A sink that pushes to `address`.
+    fn config(address: impl std::fmt::Display) -> SinkConfig {
+        // Another test may have been quicker.
+        let _installed = rustls::crypto::ring::default_provider().install_default();
+        let raw = serde_saphyr::from_str(&format!("http: {{ url: 'http://{address}/' }}")).unwrap();
+        SinkConfig::new("test", raw, Some(Duration::from_secs(1)), &|_| None).unwrap()
+    }
+
     /// A spool that has that batch.
     async fn answer(mut asked: mpsc::Receiver<Request>) {
         while let Some(request) = asked.recv().await {
@@ -326,13 +358,9 @@ mod tests {
     /// Goal: a configured sink with something to push connects to nobody before this process leads, and then does.
     #[tokio::test(start_paused = true)]
     async fn sinks_push_only_while_the_process_leads() {
-        // Another test may have been quicker.
-        let _installed = rustls::crypto::ring::default_provider().install_default();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
-        let url = format!("http: {{ url: 'http://{}/' }}", listener.local_addr().unwrap());
-        let raw = serde_saphyr::from_str(&url).unwrap();
-        let config = SinkConfig::new("test", raw, Some(Duration::from_secs(1)), &|_| None).unwrap();
+        let config = config(listener.local_addr().unwrap());
         let (grant, lead) = Lead::elected();
         let (requests, asked) = mpsc::channel(1);
         tokio::spawn(answer(asked));
@@ -352,5 +380,31 @@ mod tests {
             }
         };
         tokio::time::timeout(Duration::from_secs(3600), connects).await.expect("it pushes");
+    }
+
+    /// Goal: a sink that the spool lets wait and then refuses is said to have failed, is waited for by nobody, and begins
+    /// again when the configuration is followed again.
+    #[tokio::test(start_paused = true)]
+    async fn a_sink_that_is_refused_late_is_missed() {
+        let (requests, mut asked) = mpsc::channel(1);
+        let (_safe, safe) = watch::channel(Position(1));
+        let (parties, mut told) = mpsc::channel(4);
+        let supply = Supply { requests, safe, saves: None, ending: CancellationToken::new(), parties };
+        let metrics = SinkMetrics::register(&mut Registry::default());
+        let mut sinks = Sinks::new(metrics, supply, Lead::always(), CancellationToken::new());
+        let wanted = vec![config("127.0.0.1:9")];
+
+        sinks.become_those_of(wanted.clone()).await.unwrap();
+        let Some(Request::Join(join)) = asked.recv().await else { panic!("it joins") };
+        let refused = SpoolError::TooManySinks { name: join.sink, sinks_max: 1, name_bytes_max: 1 };
+        join.answer.send(Err(refused)).unwrap();
+        let ended = sinks.ended().await.expect("there is one").expect("it did not panic");
+        let settled = sinks.settle(ended).await;
+        assert!(matches!(settled, Err(SinksError::Spool { name, .. }) if name == "test"));
+        assert!(matches!(told.recv().await, Some(Party::Joined(name, _)) if name == "test"));
+        assert!(matches!(told.recv().await, Some(Party::Left(name)) if name == "test"));
+
+        sinks.become_those_of(wanted).await.unwrap();
+        assert!(matches!(asked.try_recv(), Ok(Request::Join(_))), "it joins again");
     }
 }
