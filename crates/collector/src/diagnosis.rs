@@ -50,6 +50,10 @@ pub(crate) enum Finding {
     Undirected,
     /// Nobody says how Cilium counts.
     UnknownLayout { has_directional_entries: bool },
+    /// Cilium tells directions again, and entries of a release that did not are left.
+    RolledBack,
+    /// Maps of Cilium that this process must not open.
+    UnopenedMaps { maps: u64, error: String },
     /// Maps of Cilium that this version does not know.
     ForeignMaps { maps: u64 },
     /// A table of our own programs had no room.
@@ -64,7 +68,7 @@ pub(crate) enum Finding {
 
 impl Finding {
     /// Every code of what a running collector can find, and of what keeps it from running.
-    pub(crate) const CODES: [&'static str; 20] = [
+    pub(crate) const CODES: [&'static str; 22] = [
         "acct_off",
         "timestamp_off",
         "events_off",
@@ -83,6 +87,8 @@ impl Finding {
         "cilium_accounting_off",
         "undirected",
         "unknown_layout",
+        "rolled_back",
+        "unopened_maps",
         "foreign_maps",
         "table_full",
     ];
@@ -108,6 +114,8 @@ impl Finding {
             Self::CiliumAccountingOff => "cilium_accounting_off",
             Self::Undirected => "undirected",
             Self::UnknownLayout { .. } => "unknown_layout",
+            Self::RolledBack => "rolled_back",
+            Self::UnopenedMaps { .. } => "unopened_maps",
             Self::ForeignMaps { .. } => "foreign_maps",
             Self::TableFull { .. } => "table_full",
             Self::TwoCtZones { .. } => "two_ct_zones",
@@ -194,6 +202,16 @@ impl fmt::Display for Finding {
                 "nobody says how this Cilium counts{}, so bytes are exported as egressd_undirected_bytes_total until \
                  somebody does: mount its agent's /var/run/cilium, or pass --cilium-layout",
                 if *has_directional_entries { ", though a release up to 1.15 did" } else { "" }
+            ),
+            Self::RolledBack => f.write_str(
+                "this Cilium was rolled back from a release that counts what is sent and received in one, so bytes are \
+                 exported as egressd_undirected_bytes_total: restart the collector once the agent has regenerated all \
+                 endpoints",
+            ),
+            Self::UnopenedMaps { maps, error } => write!(
+                f,
+                "what {maps} of Cilium's conntrack maps count is in no figure, since they must not be opened; the others \
+                 are complete: {error}; maps of other clusters that are not pinned by themselves need CAP_SYS_ADMIN"
             ),
             Self::ForeignMaps { maps } => write!(
                 f,
@@ -345,6 +363,8 @@ mod tests {
             Finding::CiliumAccountingOff,
             Finding::Undirected,
             Finding::UnknownLayout { has_directional_entries: true },
+            Finding::RolledBack,
+            Finding::UnopenedMaps { maps: 1, error: error() },
             Finding::ForeignMaps { maps: 1 },
             Finding::TableFull { packets: 1, bytes: 60 },
         ];

@@ -69,6 +69,7 @@ impl Rows for Cilium {
             match self.maps.layout() {
                 Layout::Directional => {}
                 Layout::Combined => findings.push(Finding::Undirected),
+                Layout::Unknown if self.maps.is_rolled_back() => findings.push(Finding::RolledBack),
                 Layout::Unknown => findings.push(Finding::UnknownLayout {
                     has_directional_entries: self.maps.has_directional_entries(),
                 }),
@@ -76,6 +77,9 @@ impl Rows for Cilium {
         }
         if self.maps.foreign() > 0 {
             findings.push(Finding::ForeignMaps { maps: self.maps.foreign() });
+        }
+        if let Some((maps, error)) = self.maps.unopened() {
+            findings.push(Finding::UnopenedMaps { maps, error });
         }
         if let Some(error) = self.maps.interruption() {
             findings.push(Finding::Unreadable { error });

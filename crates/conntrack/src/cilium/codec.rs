@@ -163,21 +163,36 @@ impl<'a> Row<'a> {
     }
 
     fn counters(&self, reading: Reading) -> Option<Counters> {
-        let (first, second) = (self.first(), self.second());
-        if reading.layout == Layout::Directional {
+        let second = self.second();
+        let first = match self.first() {
+            // Without a packet there is no byte; up to 1.15 something else may stand there.
+            Counter { packets: 0, .. } => Some(Counter::default()),
+            first if self.may_hold_address() && !reading.counts_where_addresses_may_be(first) => None,
+            first => Some(first),
+        };
+        if let (Layout::Directional, Some(first)) = (reading.layout, first)
+            && (reading.is_by_operator() || !self.is_of_one_sum(first))
+        {
             let packets = first.packets.saturating_add(second.packets);
             // With accounting off it keeps the packet that made the entry, for ever.
             let least = if reading.counts_nothing { 2 } else { 1 };
             return (packets >= least).then_some(Counters::Directed { tx: second, rx: first });
         }
-        let beside = match first.packets {
-            0 => Some(Counter::default()),
-            _ if self.may_hold_address() && !reading.counts_where_addresses_may_be(first) => None,
-            _ => Some(first),
-        };
-        let packets = second.packets.saturating_add(beside.map_or(0, |beside| beside.packets));
-        let least = if reading.counts_nothing && reading.layout == Layout::Unknown { 2 } else { 1 };
-        (packets >= least).then_some(Counters::Total { main: second, beside })
+        let packets = second.packets.saturating_add(first.map_or(0, |first| first.packets));
+        let least = if reading.counts_nothing && reading.layout != Layout::Combined { 2 } else { 1 };
+        (packets >= least).then_some(Counters::Total { main: second, beside: first })
+    }
+
+    /// Whether no release up to 1.15 wrote it, so that what stands second is a sum: there a row inward begins with a packet
+    /// received, and TCP goes on once there was an answer.
+    fn is_of_one_sum(&self, first: Counter) -> bool {
+        first.packets == 0 && (self.flags == tuple_flags::IN || self.has_gone_on())
+    }
+
+    /// The end that is an endpoint of the node.
+    pub(super) fn endpoint(&self) -> IpAddr {
+        let (src, dst) = self.ends();
+        if self.flags == tuple_flags::OUT { src } else { dst }
     }
 
     fn protocol(&self) -> IpProtocol {

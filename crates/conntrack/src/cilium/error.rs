@@ -48,7 +48,7 @@ impl ReadError {
 }
 
 /// `bpf` answers `EPERM` without `CAP_BPF` (`__sys_bpf`, `kernel/bpf/syscall.c`), a pin's mode `EACCES`.
-fn is_refusal(error: &io::Error) -> bool {
+pub(super) fn is_refusal(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES))
 }
 

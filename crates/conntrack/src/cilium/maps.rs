@@ -3,7 +3,8 @@
 //! Global maps are `cilium_ct4_global`, `cilium_ct_any4_global` and the same with 6, those of one endpoint end in its
 //! number (until 1.17), and `cilium_per_cluster_ct_*` are arrays of maps, one for each cluster (from 1.14). An upgrade may
 //! pin others under the same names. A map whose pin is gone is read on for [`UNSEEN_READS_MAX`] reads: endpoints move over
-//! to its successor one by one. Bound: the pins of the directory, and what arrays hold.
+//! to its successor one by one. A map that this process may not open is left for good: it would not become allowed, and one
+//! that did would show what it counted for years as if that were new. Bound: the pins of the directory, and what arrays hold.
 
 use std::ffi::OsString;
 use std::fs;
@@ -13,7 +14,7 @@ use std::path::PathBuf;
 
 use super::codec::{KEY_V4_BYTES, KEY_V6_BYTES, VALUE_BYTES};
 use super::edge::{Kind, Map};
-use super::error::ReadError;
+use super::error::{ReadError, is_refusal};
 
 const PREFIXES: [&str; 2] = ["cilium_ct", "cilium_per_cluster_ct"];
 /// A minute, at an interval of 5 s.
@@ -27,6 +28,10 @@ pub(super) struct Pinned {
     directory: PathBuf,
     pins: Vec<Pin>,
     held: Vec<Held>,
+    /// Maps of arrays that must not be opened, by the kernel's names for them.
+    refused_ids: Vec<u32>,
+    /// The first map that must not be opened, and how the kernel put it.
+    refused: Option<(PathBuf, io::Error)>,
 }
 
 #[derive(Debug)]
@@ -46,6 +51,8 @@ enum Of {
     Array(Map),
     /// A map that is named like one of these and is none that this version knows.
     Foreign,
+    /// One that must not be opened.
+    Refused,
 }
 
 #[derive(Debug)]
@@ -60,18 +67,25 @@ struct Held {
 pub(super) struct Look {
     /// Maps of the right name and of sizes that this version does not know.
     pub(super) foreign: u64,
-    /// The first that could not be opened.
+    /// Maps that must not be opened.
+    pub(super) refused: u64,
+    /// The first that could not be opened this time.
     pub(super) failed: Option<(PathBuf, io::Error)>,
 }
 
 impl Pinned {
     pub(super) fn new(directory: PathBuf) -> Self {
-        Self { directory, pins: Vec::new(), held: Vec::new() }
+        Self { directory, pins: Vec::new(), held: Vec::new(), refused_ids: Vec::new(), refused: None }
     }
 
     /// What there is to read, each once, with where it was found.
     pub(super) fn maps(&self) -> impl Iterator<Item = (&Map, &PathBuf)> {
         self.held.iter().map(|held| (&held.map, &held.path))
+    }
+
+    /// The first map that must not be opened, as long as there is any.
+    pub(super) fn refused(&self) -> Option<(&PathBuf, &io::Error)> {
+        self.refused.as_ref().map(|(path, error)| (path, error))
     }
 
     /// The map of this id.
@@ -98,7 +112,12 @@ impl Pinned {
         self.pins.retain(|pin| pin.is_there);
         self.meet_those_of_arrays(&mut look);
         self.held.retain(|held| held.unseen_reads <= UNSEEN_READS_MAX);
-        look.foreign = self.pins.iter().filter(|pin| matches!(pin.of, Of::Foreign)).count() as u64;
+        let count = |is: fn(&Of) -> bool| self.pins.iter().filter(|pin| is(&pin.of)).count() as u64;
+        look.foreign = count(|of| matches!(of, Of::Foreign));
+        look.refused = count(|of| matches!(of, Of::Refused)) + self.refused_ids.len() as u64;
+        if look.refused == 0 {
+            self.refused = None;
+        }
         Ok(look)
     }
 
@@ -123,6 +142,10 @@ impl Pinned {
             Ok(_) => Of::Foreign,
             // It went while we looked.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return,
+            Err(error) if is_refusal(&error) => {
+                self.refused.get_or_insert((path, error));
+                Of::Refused
+            }
             Err(error) => {
                 look.failed.get_or_insert((path, error));
                 return;
@@ -134,6 +157,7 @@ impl Pinned {
     /// A map of an array is mostly pinned by itself as well.
     fn meet_those_of_arrays(&mut self, look: &mut Look) {
         let pins = std::mem::take(&mut self.pins);
+        let refused_ids = std::mem::take(&mut self.refused_ids);
         for pin in &pins {
             let Of::Array(array) = &pin.of else { continue };
             for cluster in 0..array.entries_max.min(CLUSTERS_MAX) {
@@ -145,11 +169,19 @@ impl Pinned {
                 if see(&mut self.held, id) {
                     continue;
                 }
+                if refused_ids.contains(&id) {
+                    self.refused_ids.push(id);
+                    continue;
+                }
                 let path = self.directory.join(&pin.name).join(cluster.to_string());
                 match Map::by_id(id) {
                     Ok(map) if holds_entries(&map) => self.hold(map, path),
                     Ok(_) => {}
                     Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                    Err(error) if is_refusal(&error) => {
+                        self.refused_ids.push(id);
+                        self.refused.get_or_insert((path, error));
+                    }
                     Err(error) => {
                         look.failed.get_or_insert((path, error));
                     }

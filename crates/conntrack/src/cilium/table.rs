@@ -4,7 +4,9 @@
 //! allocation per entry. A map is walked bucket by bucket while others write, so a row is of the moment that its bucket
 //! was read at; one that is made or removed meanwhile is shown or not.
 
+use std::collections::HashSet;
 use std::io;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use egressd_flow::{Completeness, Defects, Entry, Snapshot, UnixNanos};
@@ -31,6 +33,8 @@ pub struct Maps {
     agent: Agent,
     newest: Option<Release>,
     probes: Probes,
+    /// Endpoints for which the directions were told apart since the read before.
+    told_apart: HashSet<IpAddr>,
     buffers: Buffers,
     last: Option<Last>,
 }
@@ -42,6 +46,7 @@ struct Last {
     tells: Tells,
     counted: Counted,
     foreign: u64,
+    refused: u64,
     maps: usize,
     interruption: Option<(PathBuf, io::Error)>,
 }
@@ -89,6 +94,7 @@ impl Maps {
             agent,
             newest: None,
             probes: Probes::default(),
+            told_apart: HashSet::new(),
             buffers: Buffers::new(BATCH_ENTRIES),
             last: None,
         }
@@ -97,7 +103,8 @@ impl Maps {
     /// Hands over every connection of every map, in no order, by the rules that hold now. Nothing is changed by it.
     ///
     /// `now` is when the read begins, by the real-time clock. A map that cannot be read to its end makes the snapshot
-    /// partial, with [`Maps::interruption`] saying why.
+    /// partial, with [`Maps::interruption`] saying why. One that must not be opened does not: it never will be, and what
+    /// it holds is in no snapshot ([`Maps::unopened`]).
     ///
     /// # Errors
     /// [`ReadError`] when there is no map, or none that can be read.
@@ -109,6 +116,7 @@ impl Maps {
             reading,
             // Where somebody says who writes, nobody need look whether counters grow.
             probes: matches!(reading.said_by, SaidBy::Nobody | SaidBy::Growth).then_some(&mut self.probes),
+            told_apart: (reading.said_by == SaidBy::Growth).then_some(&self.told_apart),
             counted: Counted::default(),
             defects: Defects::default(),
             entries: 0,
@@ -133,12 +141,22 @@ impl Maps {
         if maps == 0 && entries == 0 {
             return Err(match interruption {
                 Some((map, source)) => ReadError::Map { map, source },
-                None => ReadError::NoMaps { directory: self.directory.clone() },
+                None => {
+                    self.refused().unwrap_or_else(|| ReadError::NoMaps { directory: self.directory.clone() })
+                }
             });
         }
         let completeness =
             if interruption.is_none() { Completeness::Complete } else { Completeness::Partial };
-        self.last = Some(Last { reading, tells, counted, foreign: look.foreign, maps, interruption });
+        self.last = Some(Last {
+            reading,
+            tells,
+            counted,
+            foreign: look.foreign,
+            refused: look.refused,
+            maps,
+            interruption,
+        });
         Ok(Snapshot { completeness, begun: now, entries, offloaded: 0, defects })
     }
 
@@ -159,10 +177,11 @@ impl Maps {
 
     fn ask(&mut self) -> Tells {
         let said = self.agent.ask();
-        let first_grew = self.probes.first_grew(|id| self.pinned.map(id));
+        self.told_apart = self.probes.first_grew(|id| self.pinned.map(id));
         self.probes.clear();
-        self.newest = self.newest.max(said.release);
-        Tells { first_grew, ..said }
+        let configured = said.since_1_17.then_some(Release::FIRST_CONFIGURED);
+        self.newest = self.newest.max(said.release.or(configured));
+        Tells { first_grew: !self.told_apart.is_empty(), ..said }
     }
 
     fn choose(&self, tells: &Tells) -> Reading {
@@ -196,10 +215,29 @@ impl Maps {
         self.last.as_ref().map_or(Layout::Unknown, |last| last.reading.layout)
     }
 
+    /// The last read tells no direction since a release that counts both in one was followed by one that does not.
+    #[must_use]
+    pub fn is_rolled_back(&self) -> bool {
+        let said_by = self.last.as_ref().map(|last| last.reading.said_by);
+        matches!(said_by, Some(SaidBy::RolledBack(_)))
+    }
+
     /// Pinned maps that are named like one of conntrack and have other sizes.
     #[must_use]
     pub fn foreign(&self) -> u64 {
         self.last.as_ref().map_or(0, |last| last.foreign)
+    }
+
+    /// Maps that this process must not open, beside those of the last read, and why the first; `None` where it may open all.
+    #[must_use]
+    pub fn unopened(&self) -> Option<(u64, String)> {
+        let refused = self.last.as_ref()?.refused;
+        Some((refused, self.refused().filter(|_| refused > 0)?.to_string()))
+    }
+
+    fn refused(&self) -> Option<ReadError> {
+        let (map, error) = self.pinned.refused()?;
+        Some(ReadError::Map { map: map.clone(), source: io::Error::from_raw_os_error(error.raw_os_error()?) })
     }
 
     /// Entries that a release up to 1.15 made are among those of the last read: whoever writes now.
@@ -221,6 +259,8 @@ impl Maps {
 struct Walk<'a> {
     reading: Reading,
     probes: Option<&'a mut Probes>,
+    /// `Some`: of every other endpoint nobody knows.
+    told_apart: Option<&'a HashSet<IpAddr>>,
     counted: Counted,
     defects: Defects,
     entries: u64,
@@ -238,7 +278,9 @@ impl Walk<'_> {
         if let Some(probes) = &mut self.probes {
             probes.see(map, &row);
         }
-        row.decode(map, self.reading, &mut self.entry);
+        let is_known = self.told_apart.is_none_or(|endpoints| endpoints.contains(&row.endpoint()));
+        let reading = if is_known { self.reading } else { self.reading.without_direction() };
+        row.decode(map, reading, &mut self.entry);
         self.entries += 1;
         self.defects.without_counters += u64::from(self.entry.counters.is_none());
         (self.each)(&self.entry);

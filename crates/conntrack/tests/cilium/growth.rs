@@ -140,6 +140,78 @@ fn growth_tells_the_layout() {
     assert_eq!(look([12, 1101, 26, 2501]), (one("1/1/0"), Layout::Directional));
 }
 
+/// Goal: while nobody can be asked and an upgrade moves one endpoint after another, directions are told of the endpoint whose
+/// counters grow at offset 0, and of no other.
+#[test]
+fn growth_at_one_endpoint_says_nothing_of_another() {
+    let directory = mount_bpf().unwrap();
+    let map = CtMap::pin(&directory, "cilium_ct4_global", Shape::V4).unwrap();
+    let (a, b) =
+        (key(("10.0.0.1", 4000), ("10.1.0.1", 80), OUT), key(("10.2.0.1", 4000), ("10.0.0.2", 80), IN));
+    let mut watch = Watch::new(maps(&directory, Choice::Auto));
+    let mut look = |of_a, of_b| {
+        map.put(&a, &value(of_a)).unwrap();
+        map.put(&b, &value(of_b)).unwrap();
+        watch.look()
+    };
+    assert_eq!(look([10, 1000, 20, 2000], [10, 1000, 20, 2000]), [""; 0]);
+    assert_eq!(
+        look([11, 1100, 22, 2200], [11, 1100, 22, 2200]),
+        ["a 10.1.0.1 200/100/0", "b 10.2.0.1 200/100/0"]
+    );
+    // The programs of b are of 1.16 by now.
+    assert_eq!(
+        look([12, 1200, 23, 2300], [11, 1100, 25, 2500]),
+        ["a 10.1.0.1 100/100/0", "b 10.2.0.1 0/0/300"]
+    );
+    assert_eq!(
+        look([12, 1200, 24, 2400], [11, 1100, 26, 2600]),
+        ["a 10.1.0.1 0/0/100", "b 10.2.0.1 0/0/100"]
+    );
+}
+
+/// Goal: after a roll-back the sums that are there, and those that programs of the later release go on adding to until
+/// each endpoint has its own anew, become no transmit: whether the later release was heard of, or only left its rows.
+#[test]
+fn a_roll_back_books_no_sum_as_sent() {
+    let directory = mount_bpf().unwrap();
+    let outside = tempfile::tempdir().unwrap();
+    let socket = outside.path().join("cilium.sock");
+    let map = CtMap::pin(&directory, "cilium_ct4_global", Shape::V4).unwrap();
+    let (old, new) =
+        (key(("10.0.0.1", 4000), ("10.1.0.1", 80), OUT), key(("10.2.0.1", 4000), ("10.0.0.2", 80), IN));
+    let asking = || {
+        let places = Places { socket: socket.clone(), state_dir: PathBuf::new() };
+        Watch::new(Maps::new(directory.clone(), Choice::Auto, Agent::new(places)))
+    };
+    let put = |key: &[u8], counters| map.put(key, &value(counters)).unwrap();
+    let agent = cilium::Agent::start(&socket, "1.18.3", true).unwrap();
+    let mut watch = asking();
+    put(&old, [0, 0, 20, 2000]);
+    assert_eq!(watch.look(), [""; 0]);
+    drop(agent);
+
+    let _agent = cilium::Agent::start(&socket, "1.15.7", true).unwrap();
+    put(&old, [0, 0, 25, 2500]);
+    assert_eq!(watch.look(), ["a 10.1.0.1 0/0/500"]);
+    assert!(watch.maps.is_rolled_back());
+    let told = watch.maps.description().unwrap();
+    assert!(
+        told.contains("layout unknown since its agent is 1.15, and a release that counts both"),
+        "{told}"
+    );
+    put(&old, [1, 70, 26, 2560]);
+    put(&new, [0, 0, 9, 900]);
+    assert_eq!(watch.look(), ["a 10.1.0.1 0/0/130", "b 10.2.0.1 0/0/900"]);
+
+    let mut fresh = asking();
+    assert_eq!(fresh.look(), [""; 0]);
+    put(&old, [2, 140, 27, 2620]);
+    put(&new, [0, 0, 10, 1000]);
+    assert_eq!(fresh.look(), ["a 10.1.0.1 60/70/0", "b 10.2.0.1 0/0/100"]);
+    assert!(!fresh.maps.is_rolled_back());
+}
+
 /// Goal: over an upgrade of the agent each byte counts once: with directions as long as the old one is there, as a total
 /// while nobody answers and from the new one on; the entries that it leaves behind, IPv6 ones where 1.19 may put an
 /// address too, never count again.

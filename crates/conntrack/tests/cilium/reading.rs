@@ -2,9 +2,11 @@
 
 use std::collections::HashSet;
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use egressd_testbed::cilium::{CtMap, Shape, mount_bpf};
+use nix::unistd::{Uid, setfsuid};
 
 use super::*;
 
@@ -74,6 +76,62 @@ fn maps_come_and_go_while_running() {
         assert!(reads < 20, "a map that is gone is let go");
     }
     assert_eq!(reads, 12);
+}
+
+/// Goal: a map that must not be opened is told, and what the others hold is complete; once its pin is gone, nothing is told.
+#[test]
+fn a_map_that_must_not_be_opened_leaves_the_others_complete() {
+    let directory = mount_bpf().unwrap();
+    let [open, shut] = ["cilium_ct4_global", "cilium_ct_any4_global"].map(|name| {
+        let map = CtMap::pin(&directory, name, Shape::V4).unwrap();
+        map.put(&key(("10.0.0.1", 1), ("10.1.0.1", 2), OUT), &value(ONE)).unwrap();
+        fs::set_permissions(directory.join(name), fs::Permissions::from_mode(0o644)).unwrap();
+        (map, directory.join(name))
+    });
+    fs::set_permissions(&shut.1, fs::Permissions::from_mode(0o600)).unwrap();
+    // What this thread opens, it opens as somebody who is not root.
+    setfsuid(Uid::from_raw(1));
+    let mut maps = maps(&directory, DIRECTIONAL);
+    for _ in 0..3 {
+        assert_eq!(rows(&mut maps).len(), 1);
+        let (count, error) = maps.unopened().unwrap();
+        assert_eq!((count, maps.interruption()), (1, None));
+        assert!(error.contains("cilium_ct_any4_global") && error.contains("CAP_BPF"), "{error}");
+    }
+    setfsuid(Uid::from_raw(0));
+    fs::set_permissions(&shut.1, fs::Permissions::from_mode(0o644)).unwrap();
+    assert_eq!(rows(&mut maps).len(), 1, "what it counted for hours is not new");
+    assert!(maps.unopened().is_some());
+    fs::remove_file(&shut.1).unwrap();
+    assert_eq!((rows(&mut maps).len(), maps.unopened()), (1, None));
+    fs::remove_file(&open.1).unwrap();
+
+    setfsuid(Uid::from_raw(1));
+    let mut maps = self::maps(&directory, DIRECTIONAL);
+    assert!(matches!(read(&mut maps), Err(ReadError::NoMaps { .. })));
+    setfsuid(Uid::from_raw(0));
+    let _shut = CtMap::pin(&directory, "cilium_ct4_global", Shape::V4).unwrap();
+    setfsuid(Uid::from_raw(1));
+    let refused = read(&mut maps).unwrap_err();
+    assert!(matches!(refused, ReadError::Map { .. }) && !refused.is_transient(), "{refused}");
+}
+
+/// Goal: a map that cannot be opened this time makes the read partial, and the next one that can is complete.
+#[test]
+fn a_map_that_fails_once_makes_that_read_partial() {
+    let directory = mount_bpf().unwrap();
+    let map = CtMap::pin(&directory, "cilium_ct4_global", Shape::V4).unwrap();
+    map.put(&key(("10.0.0.1", 1), ("10.1.0.1", 2), OUT), &value(ONE)).unwrap();
+    let broken = directory.join("cilium_ct_any4_global");
+    std::os::unix::fs::symlink(&broken, &broken).unwrap();
+    let mut maps = maps(&directory, DIRECTIONAL);
+    let (read_rows, snapshot) = read(&mut maps).unwrap();
+    assert_eq!((read_rows.len(), snapshot.completeness), (1, Completeness::Partial));
+    assert!(maps.interruption().unwrap().contains("cilium_ct_any4_global"));
+    assert_eq!(maps.unopened(), None);
+    fs::remove_file(&broken).unwrap();
+    assert_eq!(rows(&mut maps).len(), 1);
+    assert_eq!(maps.interruption(), None);
 }
 
 /// Goal: services and their like are passed over and counted; a directory that is not there, and a pin that is no map of

@@ -46,6 +46,10 @@ fn by_nobody() -> Reading {
     Reading::choose(Choice::Auto, &Tells::default(), None)
 }
 
+fn by_operator() -> Reading {
+    Reading::choose(Choice::Is(Layout::Directional), &Tells::default(), None)
+}
+
 /// As text; why it is skipped, where it is.
 fn read(key: &[u8], value: &[u8], reading: Reading) -> String {
     match Row::new(key, value) {
@@ -138,7 +142,10 @@ fn counters_are_read_by_who_writes() {
     let stale = value([0, 7, 17, 19031], SEEN_NON_SYN);
     for (reading, value, told) in [
         (by(11), &old, "tx=15929/14 rx=3102/3"),
-        (by(15), &new, "tx=19031/17 rx=0/0"),
+        (by(15), &new, "total=19031/17"),
+        (by(15), &stale, "total=19031/17"),
+        (by_operator(), &new, "tx=19031/17 rx=0/0"),
+        (by_operator(), &stale, "tx=19031/17 rx=0/0"),
         (by(16), &old, "total=15929/14 beside=3102/3"),
         (by(18), &new, "total=19031/17"),
         (by(18), &stale, "total=19031/17"),
@@ -148,6 +155,25 @@ fn counters_are_read_by_who_writes() {
     ] {
         let told = format!("tcp 10.0.0.1:2>10.0.0.2:1 view=source id=2304 {told}");
         assert_eq!(read(&key, value, reading), told, "{reading:?}");
+    }
+}
+
+/// Goal: under an agent that tells directions, a row that none of its kind can have written is a total; one that it may
+/// have written is not.
+#[test]
+fn a_row_that_no_directional_writer_made_is_a_total() {
+    let of = |protocol, flags| key("10.0.0.1", "10.0.0.2", 1, 2, protocol, flags);
+    let (one_way, both_ways) = ([0, 0, 17, 19031], [1, 60, 17, 19031]);
+    for (protocol, flags, mark, counters, told) in [
+        (6, 0, 0, one_way, "tx=19031/17 rx=0/0"),
+        (6, 0, SEEN_NON_SYN, one_way, "total=19031/17"),
+        (6, 1, 0, one_way, "total=19031/17"),
+        (17, 1, 0, one_way, "total=19031/17"),
+        (17, 0, 0, one_way, "tx=19031/17 rx=0/0"),
+        (6, 1, SEEN_NON_SYN, both_ways, "tx=19031/17 rx=60/1"),
+    ] {
+        let read = read(&of(protocol, flags), &value(counters, mark), by(15));
+        assert!(read.ends_with(told), "{read} is not {told}");
     }
 }
 
@@ -168,6 +194,10 @@ fn an_address_in_place_of_counters_is_not_counted() {
         (v6(0), &addressed, by(19), "total=19031/17 beside=?"),
         (v6(0), &unmarked, by(20), "total=19031/17 beside=?"),
         (v6(0), &unmarked, by_nobody(), "total=19031/17 beside=?"),
+        (v6(0), &unmarked, by(18), "total=19031/17 beside=?"),
+        (v6(0), &unmarked, by(15), "total=19031/17 beside=?"),
+        (v6(0), &unmarked, by_operator(), "total=19031/17 beside=?"),
+        (v6(0), &old, by(15), "tx=15929/14 rx=3102/3"),
         (v6(0), &old, by(19), "total=15929/14 beside=?"),
         (v6(0), &old, by(18), "total=15929/14 beside=3102/3"),
         (v6(0), &old, by_nobody(), "total=15929/14 beside=3102/3"),
