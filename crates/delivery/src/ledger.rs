@@ -145,6 +145,7 @@ struct NodeAccount {
     is_open: bool,
     /// The epoch of the life that said Hello last; `None` where no Hello named one.
     running: Option<Epoch>,
+    /// In the order in which they were last heard of: a clock that is set back does not change it.
     epochs: Vec<EpochAccount>,
 }
 
@@ -157,6 +158,15 @@ impl NodeAccount {
 
     fn epoch_mut(&mut self, epoch: Epoch) -> Option<&mut EpochAccount> {
         self.epochs.iter_mut().find(|known| known.epoch == epoch)
+    }
+
+    /// An epoch that is heard of now, which makes it the last; `None` when it is not known.
+    fn hear(&mut self, epoch: Epoch, now: UnixNanos) -> Option<&mut EpochAccount> {
+        let at = self.epochs.iter().position(|known| known.epoch == epoch)?;
+        self.epochs[at..].rotate_left(1);
+        let known = self.epochs.last_mut()?;
+        known.heard = now;
+        Some(known)
     }
 }
 
@@ -173,7 +183,8 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// The ledger of a durable spool, which has `known` already; of a node with too many epochs the newest stay.
+    /// The ledger of a durable spool, which has `known` already, a node's epochs in the order in which they were last
+    /// appended to; of a node with too many the last ones stay.
     pub fn resume(known: impl IntoIterator<Item = Known>) -> Self {
         let mut ledger = Self { is_durable: true, ..Self::default() };
         for Known { node, epoch, taken, heard } in known {
@@ -183,10 +194,8 @@ impl Ledger {
                 running: None,
                 epochs: Vec::new(),
             });
-            // The life that was heard last is the one that runs.
-            if account.epochs.iter().all(|known| known.heard <= heard) {
-                account.running = Some(epoch);
-            }
+            // The life that was appended last is the one that runs, whatever the clock said then.
+            account.running = Some(epoch);
             account.epochs.push(EpochAccount {
                 epoch,
                 began: Sequence(0),
@@ -233,14 +242,13 @@ impl Ledger {
         account.running = running.or(account.running);
         for held in held {
             let before_first = held.first.previous();
-            if let Some(known) = account.epoch_mut(held.epoch) {
+            if let Some(known) = account.hear(held.epoch, now) {
                 // What is being taken right now is the next one: nothing before it was lost.
                 if before_first > known.taken && !known.reserved {
                     let skipped = before_first.0 - known.taken.0;
                     self.books.skipped_batches = self.books.skipped_batches.saturating_add(skipped);
                     known.taken = before_first;
                 }
-                known.heard = now;
             } else {
                 account.epochs.push(EpochAccount {
                     epoch: held.epoch,
@@ -269,7 +277,7 @@ impl Ledger {
             && account.epochs.iter().any(|known| known.epoch == running && is_empty(known))
         {
             account.epochs.retain(|known| known.epoch != running);
-            account.running = account.epochs.iter().max_by_key(|known| known.heard).map(|known| known.epoch);
+            account.running = account.epochs.last().map(|known| known.epoch);
         }
         if account.epochs.iter().all(is_empty) {
             self.nodes.remove(node);
@@ -301,10 +309,9 @@ impl Ledger {
         let Some(account) = self.nodes.get_mut(node).filter(|account| account.stream == stream) else {
             return Verdict::Replaced;
         };
-        let Some(account) = account.epoch_mut(epoch) else {
+        let Some(account) = account.hear(epoch, now) else {
             return Verdict::UnknownEpoch;
         };
-        account.heard = now;
         let expected = account.taken.next();
         if sequence < expected {
             Verdict::Duplicate
@@ -396,13 +403,15 @@ impl Ledger {
     }
 
     fn expire(&mut self, now: UnixNanos) {
-        // A clock that was set back does not stop it.
+        // A clock that was set back does not stop it, and one that was set a day ahead forgets nobody who is here.
         if now >= self.expired && now.since(self.expired) < EXPIRE_EVERY {
             return;
         }
         self.expired = now;
         self.nodes.retain(|_, account| {
-            account.epochs.retain(|known| is_busy(known) || now.since(known.heard) < EPOCH_KEPT);
+            let here = account.running.filter(|_| account.is_open);
+            let is_needed = |known: &EpochAccount| is_busy(known) || here == Some(known.epoch);
+            account.epochs.retain(|known| is_needed(known) || now.since(known.heard) < EPOCH_KEPT);
             !account.epochs.is_empty()
         });
     }
@@ -412,8 +421,9 @@ impl Ledger {
 fn forget_old_epochs(account: &mut NodeAccount, held: &[HeldEpoch]) {
     let is_held = |known: &EpochAccount| held.iter().any(|held| held.epoch == known.epoch);
     while account.epochs.len() > EPOCHS_MAX {
-        let idle = account.epochs.iter().enumerate().filter(|(_, known)| !is_busy(known) && !is_held(known));
-        let Some((oldest, _)) = idle.min_by_key(|(_, known)| known.heard) else { return };
+        let Some(oldest) = account.epochs.iter().position(|known| !is_busy(known) && !is_held(known)) else {
+            return;
+        };
         account.epochs.remove(oldest);
     }
 }

@@ -548,10 +548,48 @@ fn a_hello_of_an_older_epoch_is_refused() {
         taken: Sequence(3),
         heard: at(heard),
     };
-    for order in [[known(1, 10), known(2, 20)], [known(2, 20), known(1, 10)]] {
+    // The clock was set back between the two, or was not.
+    for order in [[known(1, 10), known(2, 20)], [known(1, 20), known(2, 10)]] {
         let mut resumed = Ledger::resume(order);
         assert_eq!(resumed.hello(&node, &held(1, 1), at(30)), superseded);
-        resumed.hello(&node, &held(2, 4), at(30)).expect("the one that was heard last");
+        resumed.hello(&node, &held(2, 4), at(30)).expect("the one that was appended last");
         resumed.hello(&node, &held(3, 1), at(40)).expect("a new life");
     }
+}
+
+/// Goal: a clock that is set back changes neither which life runs nor which epochs are forgotten.
+#[test]
+fn a_clock_that_is_set_back_changes_no_order() {
+    let node = NodeName("node-a".into());
+    let mut ledger = Ledger::default();
+    for epoch in 1..=5 {
+        let now = UnixNanos(100 - epoch);
+        let stream = ledger.hello(&node, &held(epoch, 1), now).unwrap();
+        assert_eq!(ledger.check(&node, stream, Epoch(epoch), Sequence(1), now), Verdict::Take);
+        ledger.commit(&node, Epoch(epoch), Sequence(1), Position(epoch), Counter::default());
+        ledger.delivered(Position(epoch));
+    }
+    assert_eq!(known_epochs(&ledger, &node), [2, 3, 4, 5]);
+    let beside = ledger.hello(&node, &held(6, 1), UnixNanos(94)).unwrap();
+    ledger.left(&node, beside);
+    let superseded = Err(HelloError::Superseded { epoch: Epoch(3), by: Epoch(5) });
+    assert_eq!(
+        ledger.hello(&node, &held(3, 2), UnixNanos(93)),
+        superseded,
+        "the last life that said anything"
+    );
+}
+
+/// Goal: a clock that is set days ahead makes no batch of a node that is here be taken again.
+#[test]
+fn a_clock_that_is_set_ahead_forgets_nobody_who_is_here() {
+    let (node, later) = (NodeName("node-a".into()), UnixNanos(10 * 24 * 3600 * 1_000_000_000));
+    let mut ledger = Ledger::default();
+    let stream = ledger.hello(&node, &held(1, 1), UnixNanos(0)).unwrap();
+    assert_eq!(ledger.check(&node, stream, Epoch(1), Sequence(1), UnixNanos(0)), Verdict::Take);
+    ledger.commit(&node, Epoch(1), Sequence(1), Position(1), Counter::default());
+    ledger.delivered(Position(1));
+    ledger.hello(&NodeName("node-b".into()), &held(9, 1), later).unwrap();
+    let stream = ledger.hello(&node, &held(1, 1), later).unwrap();
+    assert_eq!(ledger.check(&node, stream, Epoch(1), Sequence(1), later), Verdict::Duplicate);
 }

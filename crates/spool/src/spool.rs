@@ -158,7 +158,8 @@ impl Spool {
         self.log.bytes()
     }
 
-    /// How far each epoch of each node is here, in no order.
+    /// How far each epoch of each node is here: nodes in no order, a node's epochs in the order in which they were last
+    /// appended to.
     pub fn watermarks(&self) -> impl Iterator<Item = (NodeName, Watermark)> {
         self.watermarks.iter()
     }

@@ -36,6 +36,7 @@ pub struct Watermark {
 
 #[derive(Default)]
 pub(crate) struct Watermarks {
+    /// Each node's in the order in which they were last raised.
     nodes: HashMap<Arc<str>, Vec<Watermark>, FixedState>,
     expired: UnixNanos,
 }
@@ -63,23 +64,18 @@ impl Watermarks {
         })
     }
 
-    /// A batch is in the spool.
+    /// A batch is in the spool: its epoch's mark becomes the last of its node's, wherever the clock has gone meanwhile.
     pub(crate) fn raise(&mut self, node: &str, epoch: Epoch, sequence: Sequence, at: UnixNanos) {
         if !self.nodes.contains_key(node) {
             self.make_room();
             self.nodes.insert(node.into(), Vec::new());
         }
         let Some(marks) = self.nodes.get_mut(node) else { return };
-        if let Some(known) = marks.iter_mut().find(|mark| mark.epoch == epoch) {
-            known.sequence = known.sequence.max(sequence);
-            known.at = known.at.max(at);
-            return;
-        }
-        marks.push(Watermark { epoch, sequence, at });
-        if marks.len() > EPOCHS_MAX
-            && let Some((oldest, _)) = marks.iter().enumerate().min_by_key(|(_, mark)| mark.at)
-        {
-            marks.remove(oldest);
+        let known = marks.iter().position(|mark| mark.epoch == epoch).map(|place| marks.remove(place));
+        let mark = known.unwrap_or(Watermark { epoch, sequence, at });
+        marks.push(Watermark { epoch, sequence: mark.sequence.max(sequence), at: mark.at.max(at) });
+        if marks.len() > EPOCHS_MAX {
+            marks.remove(0);
         }
     }
 

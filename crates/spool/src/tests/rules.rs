@@ -79,6 +79,24 @@ fn epochs_are_forgotten_after_four_and_after_a_day() {
     assert!(spool.watermarks().any(|(_, mark)| mark == known));
 }
 
+/// Goal: with a clock that is set back the epochs appended last are known, and which of them was the last, also after a
+/// restart.
+#[test]
+fn a_clock_that_is_set_back_forgets_no_newer_epoch() {
+    let disk = FaultyDisk::default();
+    let mut opened = spool(&disk, LARGE);
+    let mut now = NOW;
+    for (position, epoch) in (1..).zip([1, 2, 3, 4, 5, 2]) {
+        now = now.saturating_sub(Duration::from_secs(1));
+        opened.append(&[taken(position, "a", epoch, position, 0)], now).unwrap();
+    }
+    opened.sync().unwrap();
+    let epochs = |spool: &Spool| spool.watermarks().map(|(_, mark)| mark.epoch.0).collect::<Vec<_>>();
+    assert_eq!(epochs(&opened), [3, 4, 5, 2]);
+    drop(opened);
+    assert_eq!(epochs(&spool(&disk, LARGE)), [3, 4, 5, 2]);
+}
+
 /// Goal: a sink that joins begins at the end, one that is known stays, and one that leaves leaves nothing behind.
 #[test]
 fn sinks_join_at_the_end_and_leave_nothing() {
