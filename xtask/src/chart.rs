@@ -57,6 +57,7 @@ pub(crate) fn run(args: &Args, workspace: &Workspace) -> Result<()> {
         findings.extend(queries::check(root, &workspace.target)?);
     }
     findings.extend(refusals(&cases, &answer));
+    findings.extend(unsaid(&cases, &answer));
     for finding in &findings {
         println!("{finding}");
     }
@@ -80,6 +81,20 @@ fn refusals(cases: &Cases, answer: &Answer) -> Vec<String> {
             )),
             None => findings.push(format!("{}: accepted, and should not be", refused.values)),
         }
+    }
+    findings
+}
+
+/// What is rendered of values must say this, and not that: what is worked out of several values, and warnings.
+fn unsaid(cases: &Cases, answer: &Answer) -> Vec<String> {
+    let mut findings = Vec::new();
+    for said in &cases.said {
+        let rendered: String = answer.files(&said.name).map(|(_, content)| content).collect();
+        let missing = said.says.iter().filter(|words| !rendered.contains(*words));
+        findings.extend(missing.map(|words| format!("{}: not rendered: {words}", said.values)));
+        let unwanted = said.says_not.iter().filter(|words| rendered.contains(*words));
+        findings
+            .extend(unwanted.map(|words| format!("{}: rendered, and should not be: {words}", said.values)));
     }
     findings
 }

@@ -29,9 +29,9 @@ pub(crate) struct Args {
     /// Tag; the workspace's version unless given
     #[arg(long)]
     tag: Option<String>,
-    /// Platforms, with commas between: linux/amd64, linux/arm64
-    #[arg(long, default_value = "linux/amd64")]
-    platform: String,
+    /// Platforms, with commas between: linux/amd64, linux/arm64; this machine's unless given
+    #[arg(long)]
+    platform: Option<String>,
     /// What builds: docker, podman or buildah
     #[arg(long, default_value = "docker")]
     tool: String,
@@ -59,6 +59,10 @@ pub(crate) fn run(args: &Args, workspace: &Workspace) -> Result<()> {
         !args.push || args.tool == "docker",
         "{0} build cannot push: leave --push out, then `{0} push` both images",
         args.tool
+    );
+    ensure!(
+        args.push || args.tool != "docker" || !args.platform().contains(','),
+        "docker keeps images of one platform alone: name one, or --push"
     );
     let local = args.local.then(|| Local::make(workspace)).transpose()?;
     for daemon in DAEMONS {
@@ -92,15 +96,28 @@ pub(crate) fn run(args: &Args, workspace: &Workspace) -> Result<()> {
 }
 
 impl Args {
+    fn platform(&self) -> String {
+        let own = match std::env::consts::ARCH {
+            "x86_64" => "amd64",
+            "aarch64" => "arm64",
+            other => other,
+        };
+        self.platform.clone().unwrap_or_else(|| format!("linux/{own}"))
+    }
+
     /// The tool with all that is the same for both images.
     fn build(&self) -> Vec<String> {
         let mut words = match self.tool.as_str() {
             "docker" => vec!["docker", "buildx", "build"],
             other => vec![other, "build"],
         };
-        words.extend(["--platform", &self.platform]);
-        if self.push {
-            words.push("--push");
+        let platform = self.platform();
+        words.extend(["--platform", &platform]);
+        // Else what a builder in a container has built stays in its cache.
+        match (self.push, self.tool.as_str()) {
+            (true, _) => words.push("--push"),
+            (false, "docker") => words.push("--load"),
+            (false, _) => {}
         }
         let mut words: Vec<String> = words.into_iter().map(str::to_owned).collect();
         for (key, image) in [("BUILD_IMAGE", &self.build_image), ("RUNTIME_IMAGE", &self.runtime_image)] {
@@ -229,5 +246,21 @@ mod tests {
         let words = line.args.build().join(" ");
         let expected = "docker buildx build --platform linux/amd64,linux/arm64 --push --build-arg RUNTIME_IMAGE=base@sha256:1";
         assert_eq!(words, expected);
+    }
+
+    /// Goal: without a registry the images are of this machine's kind and where docker runs them from; several platforms
+    /// cannot be.
+    #[test]
+    fn images_for_this_machine_are_loaded() {
+        let own = if cfg!(target_arch = "aarch64") { "arm64" } else { "amd64" };
+        let words = Line::parse_from(["image"]).args.build().join(" ");
+        assert_eq!(words, format!("docker buildx build --platform linux/{own} --load"));
+        let buildah = Line::parse_from(["image", "--tool", "buildah"]).args.build().join(" ");
+        assert_eq!(buildah, format!("buildah build --platform linux/{own}"));
+        let several = Line::parse_from(["image", "--platform", "linux/amd64,linux/arm64"]).args;
+        let root = PathBuf::from("/nowhere");
+        let workspace = Workspace { target: root.join("target"), root, packages: Vec::new() };
+        let refused = run(&several, &workspace).unwrap_err().to_string();
+        assert_eq!(refused, "docker keeps images of one platform alone: name one, or --push");
     }
 }

@@ -77,6 +77,8 @@
 {{- $own = append $own (printf "spool-bytes-max=%d" (int64 $exporter.spool.bytesMax)) -}}
 {{- $own = append $own (printf "spool-age-max=%s" $exporter.spool.ageMax) -}}
 {{- end -}}
+{{- $placement := dict "nodeSelector" .Values.collector.nodeSelector "affinity" .Values.collector.affinity "tolerations" .Values.collector.tolerations -}}
+{{- $own = append $own (printf "collectors-on=%s" (toJson $placement)) -}}
 {{- if $exporter.flows.expose }}{{ $own = append $own "flows-listen=[::]:6063" }}{{ end -}}
 {{- if $exporter.readersToken.existingSecret }}{{ $own = append $own "readers-token-file=/etc/egressd/readers/token" }}{{ end -}}
 {{- include "egressd.arguments" (dict "own" $own "extra" $exporter.extraArgs) -}}

@@ -32,9 +32,6 @@ so that templates within the latter count too. */}}
 {{- if and .Values.exporter.standby.enabled .Values.exporter.spool.enabled -}}
 {{- fail "exporter.standby.enabled and exporter.spool.enabled exclude each other: who takes over cannot go on from another's volume" -}}
 {{- end -}}
-{{- if and (not .Values.collector.hostNetwork) (not .Values.collector.hostPID) -}}
-{{- fail "collector.hostNetwork is false, so collector.hostPID must be true: the node's connections are read in its network namespace" -}}
-{{- end -}}
 {{- if and (eq .Values.tls.mode "secret") (not .Values.tls.secret.name) -}}
 {{- include "egressd.certificate" . -}}
 {{- end -}}

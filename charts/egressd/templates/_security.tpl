@@ -49,5 +49,9 @@ capabilities:
     {{- include "egressd.collector.capabilities" . | nindent 4 }}
 seccompProfile:
   type: RuntimeDefault
+{{- with .Values.collector.seLinuxOptions }}
+seLinuxOptions:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
 {{- end -}}
 {{- end -}}

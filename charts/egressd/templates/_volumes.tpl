@@ -72,8 +72,10 @@
 {{- else if ne .Values.tls.mode "plaintext" }}
 - name: ca
   secret:
-    # The authority's certificate alone: no key leaves the exporter.
+    # The authority's certificate alone: no key leaves the exporter. Without one the collector measures and says so, where
+    # its pod would hang.
     secretName: {{ include "egressd.certificate" . }}
+    optional: true
     items:
       - key: ca.crt
         path: ca.crt

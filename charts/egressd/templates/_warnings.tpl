@@ -29,6 +29,9 @@
 {{- if not (contains "/" (include "egressd.collector.image" .)) }}
 - The images have no registry in their names, so the nodes must have them already. Build them (deploy/README.md, Images), push them to a registry of yours, and set collector.image.repository and exporter.image.repository.
 {{- end }}
+{{- if and $collector.hostNetwork (ne $collector.dnsPolicy "ClusterFirstWithHostNet") (not $collector.exporterAddress) }}
+- collector.dnsPolicy is {{ $collector.dnsPolicy }}: pods on the host's network then ask the node's resolver, which does not know the exporter's Service. Set ClusterFirstWithHostNet, or collector.exporterAddress and, if that is no Service either, tls.secret.serverName.
+{{- end }}
 {{- if and $collector.hostPID $collector.hostNetwork }}
 - collector.hostPID is true and not needed with hostNetwork: set it to false.
 {{- end }}

@@ -51,7 +51,7 @@ const BATCH_BYTES_MAX: u64 = 64 << 20;
 /// Why the directory cannot be used. The operator must act.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StateDirError {
-    #[error("cannot use the state directory {path}")]
+    #[error("cannot use the state directory {path}{}", remedy(.source))]
     Unusable {
         path: PathBuf,
         #[source]
@@ -107,6 +107,19 @@ pub(crate) struct Standing {
     pub(crate) progress: Progress,
     /// Ordinal of the first end that the meter does not know.
     pub(crate) heard: u64,
+}
+
+/// What to do, where the system's words alone do not tell.
+fn remedy(source: &io::Error) -> &'static str {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => {
+            " (its owner or mode, or a policy such as SELinux, keeps this process out: see collector.seLinuxOptions of the \
+             chart, or name another by --state-dir)"
+        }
+        io::ErrorKind::ReadOnlyFilesystem => " (mount it writable, or name another by --state-dir)",
+        io::ErrorKind::StorageFull => " (make room, or name another by --state-dir)",
+        _ => "",
+    }
 }
 
 /// The directory, held for this process.

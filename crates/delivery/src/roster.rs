@@ -15,6 +15,9 @@ use crate::ledger::NODES_MAX;
 
 /// How long a collector that hung up is told of.
 pub const GONE_KEPT: Duration = Duration::from_secs(24 * 3600);
+/// How long after its last loss a collector is called unwell: twice what the alert of it waits, so that one that goes on
+/// losing is told of, and one that lost once is not for ever.
+pub const LOSS_RECENT: Duration = Duration::from_secs(30 * 60);
 
 /// What is known of all nodes; clones speak of the same.
 #[derive(Clone, Debug, Default)]
@@ -22,7 +25,8 @@ pub struct Roster(Arc<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
-    cluster: BTreeSet<NodeName>,
+    /// Each with whether a collector is to be there.
+    cluster: BTreeMap<NodeName, bool>,
     collectors: BTreeMap<NodeName, Collector>,
 }
 
@@ -43,8 +47,10 @@ pub struct Collector {
     pub reason: String,
     /// What is wrong with it, in its words; empty when nothing is.
     pub diagnosis: String,
-    /// What it lost since it started.
-    pub losses: Vec<Loss>,
+    /// What it lost since it started; `None` until it says.
+    pub losses: Option<Vec<Loss>>,
+    /// When it last lost something, by our clock; `None` when it has not since we know of its losses.
+    pub lost: Option<UnixNanos>,
 }
 
 /// A node of the cluster, or one that a collector says it is on.
@@ -54,6 +60,8 @@ pub struct Node {
     pub name: NodeName,
     /// Whether the cluster has it.
     pub in_cluster: bool,
+    /// Whether a collector is to be there. Never where the cluster does not have it.
+    pub to_collect: bool,
     /// `None`: no collector dialled within [`GONE_KEPT`].
     pub collector: Option<Collector>,
 }
@@ -63,17 +71,17 @@ pub struct Node {
 pub struct Tally {
     /// A collector's stream is open.
     pub connected: u64,
-    /// In the cluster, without an open stream: their traffic is not counted now.
+    /// A collector is to be there, and none has an open stream: their traffic is not counted now.
     pub missing: u64,
-    /// Connected, and something is wrong or was lost.
+    /// Connected, and something is wrong or was lost within [`LOSS_RECENT`].
     pub unwell: u64,
     /// Connected from a node that the cluster does not have: nothing there is anybody's.
     pub foreign: u64,
 }
 
 impl Roster {
-    /// The nodes of the cluster, all of them.
-    pub fn cluster(&self, nodes: impl Iterator<Item = NodeName>) {
+    /// The nodes of the cluster, all of them, each with whether a collector is to be there.
+    pub fn cluster(&self, nodes: impl Iterator<Item = (NodeName, bool)>) {
         self.lock().cluster = nodes.collect();
     }
 
@@ -81,29 +89,30 @@ impl Roster {
     #[must_use]
     pub fn nodes(&self) -> Vec<Node> {
         let State { cluster, collectors } = &*self.lock();
-        let names: BTreeSet<&NodeName> = cluster.iter().chain(collectors.keys()).collect();
+        let names: BTreeSet<&NodeName> = cluster.keys().chain(collectors.keys()).collect();
         let node = |name: &NodeName| Node {
             name: name.clone(),
-            in_cluster: cluster.contains(name),
+            in_cluster: cluster.contains_key(name),
+            to_collect: cluster.get(name).is_some_and(|to_collect| *to_collect),
             collector: collectors.get(name).cloned(),
         };
         names.into_iter().map(node).collect()
     }
 
-    /// How many nodes are how.
+    /// How many nodes are how at `now`.
     #[must_use]
-    pub fn tally(&self) -> Tally {
+    pub fn tally(&self, now: UnixNanos) -> Tally {
         let State { cluster, collectors } = &*self.lock();
         let mut tally = Tally::default();
-        let mut covered = 0;
+        let is_here =
+            |name| collectors.get(name).is_some_and(|collector: &Collector| collector.gone.is_none());
         for (name, collector) in collectors.iter().filter(|(_, collector)| collector.gone.is_none()) {
-            let in_cluster = cluster.contains(name);
             tally.connected += 1;
-            tally.foreign += u64::from(!in_cluster);
-            tally.unwell += u64::from(collector.is_unwell());
-            covered += usize::from(in_cluster);
+            tally.foreign += u64::from(!cluster.contains_key(name));
+            tally.unwell += u64::from(collector.is_unwell(now));
         }
-        tally.missing = (cluster.len() - covered) as u64;
+        let awaited = cluster.iter().filter(|(_, to_collect)| **to_collect);
+        tally.missing = awaited.filter(|(name, _)| !is_here(*name)).count() as u64;
         tally
     }
 
@@ -117,6 +126,9 @@ impl Roster {
             let longest = longest.clone();
             collectors.remove(&longest);
         }
+        // One that dials again may be the same, so what it had lost is no news.
+        let before = collectors.remove(&hello.node);
+        let (losses, lost) = before.map(|known| (known.losses, known.lost)).unwrap_or_default();
         let collector = Collector {
             version: hello.version.clone(),
             source: hello.source,
@@ -125,7 +137,8 @@ impl Roster {
             gone: None,
             reason: String::new(),
             diagnosis: String::new(),
-            losses: Vec::new(),
+            losses,
+            lost,
         };
         collectors.insert(hello.node.clone(), collector);
     }
@@ -136,7 +149,14 @@ impl Roster {
             collector.source = status.source;
             collector.reason = status.reason;
             collector.diagnosis = status.diagnosis;
-            collector.losses = status.losses;
+            // A process that started anew counts anew, so a number that is lower is of new losses too. What was lost
+            // before we knew of any is no news.
+            if let Some(known) = &collector.losses
+                && status.losses.iter().any(|loss| !known.contains(loss))
+            {
+                collector.lost = Some(now);
+            }
+            collector.losses = Some(status.losses);
         }
     }
 
@@ -154,8 +174,8 @@ impl Roster {
 }
 
 impl Collector {
-    fn is_unwell(&self) -> bool {
-        !self.diagnosis.is_empty() || !self.losses.is_empty()
+    fn is_unwell(&self, now: UnixNanos) -> bool {
+        !self.diagnosis.is_empty() || self.lost.is_some_and(|lost| now.since(lost) < LOSS_RECENT)
     }
 }
 
@@ -187,16 +207,26 @@ mod tests {
     #[test]
     fn every_node_is_told_with_its_collector() {
         let roster = Roster::default();
-        roster.cluster(["a", "b", "c"].map(name).into_iter());
+        roster.cluster(
+            [("a", true), ("b", true), ("c", true), ("windows", false)]
+                .map(|(node, to_collect)| (name(node), to_collect))
+                .into_iter(),
+        );
         for node in ["a", "b", "x"] {
             roster.dialled(&hello(node), UnixNanos(HOUR));
         }
         let diagnosis = "acct is off".to_owned();
         let status = Status { source: Source::Netfilter, reason: String::new(), diagnosis, losses: vec![] };
         roster.said(&name("a"), status, UnixNanos(2 * HOUR));
-        assert_eq!(roster.tally(), Tally { connected: 3, missing: 1, unwell: 1, foreign: 1 });
+        assert_eq!(
+            roster.tally(UnixNanos(2 * HOUR)),
+            Tally { connected: 3, missing: 1, unwell: 1, foreign: 1 }
+        );
         roster.hung_up(&name("b"), UnixNanos(2 * HOUR));
-        assert_eq!(roster.tally(), Tally { connected: 2, missing: 2, unwell: 1, foreign: 1 });
+        assert_eq!(
+            roster.tally(UnixNanos(2 * HOUR)),
+            Tally { connected: 2, missing: 2, unwell: 1, foreign: 1 }
+        );
         let told = |roster: &Roster| -> Vec<(String, bool, Option<bool>)> {
             let gone = |collector: Collector| collector.gone.is_some();
             let nodes = roster.nodes().into_iter();
@@ -207,11 +237,45 @@ mod tests {
             row("a", true, Some(false)),
             row("b", true, Some(true)),
             row("c", true, None),
+            row("windows", true, None),
             row("x", false, Some(false)),
         ];
         assert_eq!(told(&roster), expected);
         roster.dialled(&hello("a"), UnixNanos(27 * HOUR));
         assert_eq!(told(&roster)[1], row("b", true, None), "forgotten after a day");
+    }
+
+    /// Goal: a collector is unwell for as long as its losses are recent, whether it grew them, dialled again or started anew;
+    /// what it had lost before it was known of, and what it goes on telling, is no news.
+    #[test]
+    fn a_loss_is_told_of_while_it_is_recent() {
+        let roster = Roster::default();
+        let minute = HOUR / 60;
+        let say = |count: u64, minutes: u64| {
+            let loss = Loss { reason: "lost_ends".to_owned(), count, bytes: 0 };
+            let losses = Some(loss).filter(|_| count > 0).into_iter().collect();
+            let (reason, diagnosis) = (String::new(), String::new());
+            let status = Status { source: Source::Netfilter, reason, diagnosis, losses };
+            roster.said(&name("a"), status, UnixNanos(HOUR + minutes * minute));
+        };
+        let is_unwell = |minutes: u64| roster.tally(UnixNanos(HOUR + minutes * minute)).unwell == 1;
+        roster.dialled(&hello("a"), UnixNanos(HOUR));
+        say(7, 0);
+        assert!(!is_unwell(0), "lost before this exporter started");
+        say(8, 1);
+        assert!(is_unwell(1));
+        say(8, 20);
+        assert!(is_unwell(30) && !is_unwell(31), "it does not go on");
+        say(9, 40);
+        say(10, 60);
+        assert!(is_unwell(80), "it goes on");
+        roster.dialled(&hello("a"), UnixNanos(HOUR + 100 * minute));
+        say(10, 100);
+        assert!(!is_unwell(100), "the same one dialled again");
+        say(0, 110);
+        assert!(!is_unwell(110), "it started anew");
+        say(3, 111);
+        assert!(is_unwell(111), "and lost something");
     }
 
     /// Goal: peers that claim ever more nodes fill no more than the bound.

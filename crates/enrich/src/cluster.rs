@@ -47,6 +47,22 @@ pub struct Node {
     pub addresses: Vec<IpAddr>,
     /// The ranges that its pods' addresses are from (`spec.podCIDRs`).
     pub pod_ranges: Vec<IpNet>,
+    /// Its labels. The index makes nothing of them: whoever does takes them out before.
+    pub labels: BTreeMap<String, String>,
+    /// What keeps pods off it; as the labels.
+    pub taints: Vec<Taint>,
+}
+
+/// What keeps pods off a node that do not tolerate it (`core/v1` Taint).
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(default)]
+pub struct Taint {
+    /// Never empty.
+    pub key: String,
+    /// Empty when there is none.
+    pub value: String,
+    /// `NoSchedule`, `NoExecute`, or one that keeps nobody off.
+    pub effect: String,
 }
 
 /// Something that happened in a cluster.

@@ -213,6 +213,8 @@ fn node_of(node: Node) -> cluster::Node {
         region: node.region.map(Into::into),
         addresses: node.addresses,
         pod_ranges: Vec::new(),
+        labels: BTreeMap::new(),
+        taints: Vec::new(),
     }
 }
 

@@ -24,7 +24,7 @@ mod ranges;
 #[cfg(test)]
 mod tests;
 
-pub use cluster::{Change, Node, Pod, PodUid};
+pub use cluster::{Change, Node, Pod, PodUid, Taint};
 pub use index::{ENDED_KEPT, Index, ScopeChange};
 pub use join::{Grouping, NAMES_OF_POD_MAX, attribute};
 pub use names::{ANSWERS_OF_NODE_MAX, IN_USE_KEPT, Names, NamesBooks};

@@ -205,6 +205,8 @@ fn cluster_node(name: &str, zone_name: &str) -> Node {
         region: None,
         addresses: vec!["172.18.0.2".parse().unwrap()],
         pod_ranges: vec!["198.51.100.0/24".parse().unwrap()],
+        labels: [].into(),
+        taints: Vec::new(),
     }
 }
 

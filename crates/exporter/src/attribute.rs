@@ -31,6 +31,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::metrics::EnrichMetrics;
+use crate::placement::{LeftOut, Placement};
 use crate::tokens::{PodQuestion, Standing};
 
 #[cfg(test)]
@@ -137,6 +138,8 @@ pub(crate) struct Attribution {
     followers: Option<egressd_serve::Feed>,
     metrics: EnrichMetrics,
     roster: Roster,
+    /// Nodes that no collector is for.
+    left_out: LeftOut,
     ready: Part,
 }
 
@@ -196,8 +199,14 @@ impl Attribution {
             followers: None,
             metrics,
             roster,
+            left_out: LeftOut::default(),
             ready,
         }
+    }
+
+    /// Misses no collector where none is to run.
+    pub(crate) fn with_collectors_on(self, placement: Option<Placement>) -> Self {
+        Self { left_out: LeftOut::by(placement), ..self }
     }
 
     /// Tells followers of flows too.
@@ -207,7 +216,7 @@ impl Attribution {
 
     /// Runs until the ledger's driver lets nothing more in; then the spool sees its queue close.
     pub(crate) async fn run(mut self, mut inputs: Inputs) -> Result<(), SpoolGone> {
-        self.roster.cluster(self.index.node_names().cloned());
+        self.call_the_roll();
         let mut refresh = tokio::time::interval_at(Instant::now() + REFRESH, REFRESH);
         loop {
             match self.next_event(&mut inputs, &mut refresh).await {
@@ -298,20 +307,21 @@ impl Attribution {
         async { reserved.await.map_err(|_| SpoolGone) }
     }
 
-    fn change(&mut self, change: Change) {
+    fn change(&mut self, mut change: Change) {
         let was_synced = self.is_synced();
         match &change {
             Change::Pods(_) => self.listed.pods = true,
             Change::Nodes(_) => self.listed.nodes = true,
             Change::Pod(_) | Change::PodGone(_) | Change::Node(_) | Change::NodeGone(_) => {}
         }
+        self.left_out.hear(&mut change);
         let news = self.index.apply(change, UnixNanos(unix_nanos()));
         if !self.is_synced() {
             return;
         }
         if !was_synced {
             info!(nodes = self.index.nodes(), pods = self.index.pods(), "the cluster is known");
-            self.roster.cluster(self.index.node_names().cloned());
+            self.call_the_roll();
             self.ready.set(true);
             let nodes: Vec<NodeName> = self.feeds.keys().cloned().collect();
             nodes.iter().for_each(|node| self.catch_up(node));
@@ -333,6 +343,12 @@ impl Attribution {
                 feed.tell(Scope { as_of: UnixNanos(0), whole: false, owners, node_addresses: Vec::new() });
             }
         }
+    }
+
+    /// Which nodes there are, and which of them have a collector to wait for.
+    fn call_the_roll(&self) {
+        let nodes = self.index.node_names().map(|node| (node.clone(), !self.left_out.has(node)));
+        self.roster.cluster(nodes);
     }
 
     fn standing(&self, pod: &PodUid) -> Standing {
@@ -367,7 +383,7 @@ impl Attribution {
         if !self.is_synced() {
             return;
         }
-        self.roster.cluster(self.index.node_names().cloned());
+        self.call_the_roll();
         let (as_of, interrupted) = (self.reaches(), self.is_silenced());
         let nodes: Vec<NodeName> = self.feeds.keys().cloned().collect();
         for node in nodes {

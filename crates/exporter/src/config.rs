@@ -14,6 +14,7 @@ use ipnet::IpNet;
 use tracing::Level;
 
 use crate::lease::LeaseOptions;
+use crate::placement::{Placement, parse_placement};
 use crate::security::SecurityOptions;
 
 /// Names both ends of every flow and writes to the sinks.
@@ -85,6 +86,11 @@ pub(crate) struct Options {
     #[arg(long, num_args = 0..=1, require_equals = true, default_missing_value = "true", default_value = "false",
           action = ArgAction::Set, value_parser = parse_go_bool)]
     pub(crate) host_network_pods: bool,
+
+    /// Where collectors run, as JSON: `nodeSelector`, `affinity` and `tolerations` as the spec of their pods has them. A node
+    /// that these leave out is not missed. Without it every node is.
+    #[arg(long, value_name = "JSON", value_parser = parse_placement)]
+    pub(crate) collectors_on: Option<Placement>,
 
     /// Bytes of the DNS names that collectors saw, of all nodes together; above it those go that would hold the shortest.
     #[arg(long, default_value_t = 128 << 20)]

@@ -11,6 +11,7 @@ mod keys;
 mod lease;
 mod metrics;
 mod nodes;
+mod placement;
 mod reference;
 mod reload;
 mod security;

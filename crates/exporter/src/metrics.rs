@@ -3,8 +3,8 @@
 use egressd_delivery::roster::Roster;
 use egressd_enrich::kubernetes::{Knowledge, WatchCounts};
 use egressd_enrich::{Index, NamesBooks};
-use egressd_flow::{AttributedBatch, Counter as Traffic, Unattributed};
-use egressd_service::clock::boot_now;
+use egressd_flow::{AttributedBatch, Counter as Traffic, Unattributed, UnixNanos};
+use egressd_service::clock::{boot_now, unix_nanos};
 use egressd_service::figures::{Figures, ReasonLabel, set, store};
 use egressd_sink::Lead;
 use prometheus_client::collector::Collector;
@@ -243,17 +243,17 @@ impl NodeMetrics {
 
 impl Collector for NodeMetrics {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let tally = self.roster.tally();
+        let tally = self.roster.tally(UnixNanos(unix_nanos()));
         for (name, help, value) in [
             ("connected", "Nodes whose collector has a stream open", tally.connected),
             (
                 "missing",
-                "Nodes of the cluster whose collector has none: they are not measured",
+                "Nodes that a collector is to be on and whose collector has none: they are not measured",
                 tally.missing,
             ),
             (
                 "unwell",
-                "Connected nodes whose collector found a fault or lost something; see /nodes",
+                "Connected nodes whose collector finds a fault or lost something in the last half hour; see /nodes",
                 tally.unwell,
             ),
             ("foreign", "Connected nodes that the cluster does not have", tally.foreign),

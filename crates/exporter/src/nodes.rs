@@ -18,6 +18,8 @@ struct Row<'a> {
     node: &'a str,
     /// False: nothing there is anybody's.
     in_cluster: bool,
+    /// False: no collector is to run there, by where the DaemonSet's pods may.
+    to_collect: bool,
     /// Null: no collector dialled within a day.
     collector: Option<CollectorRow<'a>>,
 }
@@ -35,7 +37,10 @@ struct CollectorRow<'a> {
     gone_seconds: Option<u64>,
     /// Empty when it is well.
     diagnosis: &'a str,
+    /// Since it started.
     losses: Vec<LossRow<'a>>,
+    /// When it last lost something; null when it has not since this exporter knows of it.
+    lost_seconds: Option<u64>,
 }
 
 #[derive(Serialize)]
@@ -70,6 +75,7 @@ fn row(node: &Node) -> Row<'_> {
     Row {
         node: &node.name.0,
         in_cluster: node.in_cluster,
+        to_collect: node.to_collect,
         collector: node.collector.as_ref().map(collector_row),
     }
 }
@@ -89,7 +95,8 @@ fn collector_row(collector: &Collector) -> CollectorRow<'_> {
         heard_seconds: seconds(collector.heard),
         gone_seconds: collector.gone.map(seconds),
         diagnosis: &collector.diagnosis,
-        losses: collector.losses.iter().map(loss_row).collect(),
+        losses: collector.losses.iter().flatten().map(loss_row).collect(),
+        lost_seconds: collector.lost.map(seconds),
     }
 }
 
@@ -118,17 +125,23 @@ mod tests {
             gone: None,
             reason: "--ct-mode".to_owned(),
             diagnosis: "\"acct\" is off".to_owned(),
-            losses: vec![Loss { reason: "lost_ends".to_owned(), count: 3, bytes: 0 }],
+            losses: Some(vec![Loss { reason: "lost_ends".to_owned(), count: 3, bytes: 0 }]),
+            lost: Some(UnixNanos(8_000_000_000)),
         };
-        let node = |name: &str, collector| Node { name: NodeName(name.into()), in_cluster: true, collector };
+        let node = |name: &str, collector| Node {
+            name: NodeName(name.into()),
+            in_cluster: true,
+            to_collect: true,
+            collector,
+        };
         assert_eq!(
             lines(&[node("node-a", Some(collector)), node("node-b", None)]).unwrap(),
             concat!(
-                r#"{"node":"node-a","in_cluster":true,"collector":{"connected":true,"version":"1","source":"netfilter","reason":"--ct-mode","#,
+                r#"{"node":"node-a","in_cluster":true,"to_collect":true,"collector":{"connected":true,"version":"1","source":"netfilter","reason":"--ct-mode","#,
                 r#""dialled_seconds":5,"heard_seconds":9,"gone_seconds":null,"diagnosis":"\"acct\" is off","#,
-                r#""losses":[{"reason":"lost_ends","count":3,"bytes":0}]}}"#,
+                r#""losses":[{"reason":"lost_ends","count":3,"bytes":0}],"lost_seconds":8}}"#,
                 "\n",
-                r#"{"node":"node-b","in_cluster":true,"collector":null}"#,
+                r#"{"node":"node-b","in_cluster":true,"to_collect":true,"collector":null}"#,
                 "\n"
             )
         );

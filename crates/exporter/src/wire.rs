@@ -162,7 +162,8 @@ pub(crate) async fn wire(options: Box<Options>, loaded: Loaded, mut tasks: Tasks
         roster.clone(),
         admin.part("cluster"),
     )
-    .with_followers(followers);
+    .with_followers(followers)
+    .with_collectors_on(options.collectors_on);
     let inputs =
         Inputs { takings, names: names_out, scope_requests, pod_questions, stop: tasks.stop.clone() };
     tasks.spawn("attribution", attribution.run(inputs));

@@ -43,6 +43,8 @@ impl Cluster {
             region: Some("region".into()),
             addresses: vec![node_address(number)],
             pod_ranges: Vec::new(),
+            labels: BTreeMap::new(),
+            taints: Vec::new(),
         };
         Self {
             nodes: (1..=nodes).map(node).collect(),

@@ -13,6 +13,8 @@ const EXAMPLES: &str = "deploy/values";
 const ORIGINAL: &str = "xtask/chart/original";
 /// Values that must be refused, and what the refusal must say.
 const REFUSED: &str = "xtask/chart/refused.json";
+/// Values that must be rendered with something in them, or without.
+const SAID: &str = "xtask/chart/said.json";
 /// The original's own values files and renders, where they are at hand.
 const CAPTURES: &str = "../shared/captures/original-chart";
 
@@ -25,6 +27,8 @@ pub(super) struct Cases {
     pub(super) original: BTreeMap<String, String>,
     /// What must be refused.
     pub(super) refused: Vec<Refused>,
+    /// What must be said, or not, for values.
+    pub(super) said: Vec<Said>,
     /// What the original's chart rendered, by the file's name.
     pub(super) captures: BTreeMap<String, String>,
 }
@@ -38,6 +42,19 @@ pub(super) struct Refused {
     pub(super) values: String,
     /// Part of the message.
     pub(super) says: String,
+}
+
+/// Values with which something must be rendered, notes included, or must not.
+#[derive(Debug)]
+pub(super) struct Said {
+    /// Of the case.
+    pub(super) name: String,
+    /// In YAML.
+    pub(super) values: String,
+    /// Parts of what is rendered.
+    pub(super) says: Vec<String>,
+    /// No part of it.
+    pub(super) says_not: Vec<String>,
 }
 
 impl Cases {
@@ -58,6 +75,7 @@ impl Cases {
             examples: yaml_files(&root.join(EXAMPLES), "", "")?,
             original,
             refused: refused(&root.join(REFUSED))?,
+            said: said(&root.join(SAID))?,
             captures,
         })
     }
@@ -73,7 +91,8 @@ impl Cases {
         let examples = self.examples.iter().map(move |(name, values)| ours(name, values));
         let originals = self.original.iter().map(move |(name, values)| original(name, values));
         let refused = self.refused.iter().map(move |refused| ours(&refused.name, &refused.values));
-        examples.chain(originals).chain(refused)
+        let said = self.said.iter().map(move |said| ours(&said.name, &said.values));
+        examples.chain(originals).chain(refused).chain(said)
     }
 
     /// Whether a case must not render.
@@ -104,14 +123,33 @@ fn yaml_files(folder: &Path, prefix: &str, instead: &str) -> Result<BTreeMap<Str
     Ok(files)
 }
 
-fn refused(path: &Path) -> Result<Vec<Refused>> {
+fn said(path: &Path) -> Result<Vec<Said>> {
+    let words = |value: &Value| -> Vec<String> {
+        value.as_array().into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
+    };
+    list(path)?
+        .iter()
+        .zip(1..)
+        .map(|(entry, number)| {
+            let values =
+                entry["values"].as_str().with_context(|| format!("{} lacks values", path.display()))?;
+            let (says, says_not) = (words(&entry["says"]), words(&entry["says_not"]));
+            Ok(Said { name: format!("said-{number}"), values: values.to_owned(), says, says_not })
+        })
+        .collect()
+}
+
+fn list(path: &Path) -> Result<Vec<Value>> {
     let text = fs::read_to_string(path).with_context(|| format!("read {}", path.display()))?;
-    let list: Vec<Value> =
-        serde_json::from_str(&text).with_context(|| format!("understand {}", path.display()))?;
+    serde_json::from_str(&text).with_context(|| format!("understand {}", path.display()))
+}
+
+fn refused(path: &Path) -> Result<Vec<Refused>> {
     let field = |entry: &Value, key: &str| {
         entry[key].as_str().map(str::to_owned).with_context(|| format!("{} lacks {key}", path.display()))
     };
-    list.iter()
+    list(path)?
+        .iter()
         .zip(1..)
         .map(|(entry, number)| {
             let (values, says) = (field(entry, "values")?, field(entry, "says")?);

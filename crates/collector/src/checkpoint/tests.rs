@@ -235,6 +235,18 @@ fn no_state_is_better_than_an_old_one() {
     assert_eq!(found(directory.path()).unwrap(), Some((vec![20, 30], 1)));
 }
 
+/// Goal: a directory that may not be written says what keeps it from that and what to do.
+#[test]
+fn a_directory_that_may_not_be_written_says_what_to_do() {
+    // Nobody makes a directory there, root included.
+    let error = open(Path::new("/sys/egressd-state"), "a", "all").err().unwrap();
+    assert_eq!(
+        error.to_string(),
+        "cannot use the state directory /sys/egressd-state (its owner or mode, or a policy such as SELinux, keeps this \
+         process out: see collector.seLinuxOptions of the chart, or name another by --state-dir)"
+    );
+}
+
 /// Goal: what is not ours stays, whatever is refused or found missing.
 #[test]
 fn foreign_files_are_not_touched() {

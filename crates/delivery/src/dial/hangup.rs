@@ -87,7 +87,8 @@ impl Hangup {
     pub(super) fn advice(&self) -> Option<&'static str> {
         Some(match self {
             Self::Authorities(_) => {
-                "it is read again: see that the exporter's CA is mounted at --tls-ca-file"
+                "it is read again: see that the exporter's CA is mounted at --tls-ca-file; a Secret of cert-manager has a \
+                 ca.crt only where its issuer gives one"
             }
             Self::Token(_) => "mount a service account's token at --token-file, with the exporter's audience",
             Self::Tls(Fault::Untrusted) => {

@@ -187,7 +187,7 @@ async fn the_exporter_knows_how_its_nodes_are() {
     let exporter = Exporter::start(1).await;
     let tally = |connected, unwell| Tally { connected, unwell, foreign: connected, missing: 0 };
     let until = async |expected: Tally| {
-        while exporter.roster.tally() != expected {
+        while exporter.roster.tally(UnixNanos(1)) != expected {
             tokio::task::yield_now().await;
         }
     };

@@ -15,7 +15,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube::Resource;
 use serde::Deserialize;
 
-use crate::cluster::{Node, Pod, PodUid};
+use crate::cluster::{Node, Pod, PodUid, Taint};
 
 const TOPOLOGY_ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 const REGION_LABEL: &str = "topology.kubernetes.io/region";
@@ -252,6 +252,7 @@ struct RawNode {
 struct NodeSpec {
     #[serde(rename = "podCIDRs")]
     pod_cidrs: Vec<String>,
+    taints: Vec<Taint>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -305,14 +306,17 @@ impl Resource for NodeObject {
 impl NodeObject {
     /// The node as the index needs it.
     pub(crate) fn node(self) -> Result<Node, ObjectError> {
-        let RawNode { mut metadata, spec, status } = self.raw;
+        let RawNode { metadata, spec, status } = self.raw;
+        let label = |key| metadata.labels.get(key).map(|value: &String| Arc::from(value.as_str()));
         let internal = status.addresses.iter().filter(|address| address.r#type == "InternalIP");
         Ok(Node {
             name: NodeName(metadata.name.ok_or(ObjectError::Missing { field: "name" })?.into()),
-            topology_zone: metadata.labels.remove(TOPOLOGY_ZONE_LABEL).map(|name| TopologyZone(name.into())),
-            region: metadata.labels.remove(REGION_LABEL).map(Arc::from),
+            topology_zone: label(TOPOLOGY_ZONE_LABEL).map(TopologyZone),
+            region: label(REGION_LABEL),
             addresses: internal.map(|internal| address(&internal.address)).collect::<Result<_, _>>()?,
             pod_ranges: spec.pod_cidrs.iter().map(|text| range(text)).collect::<Result<_, _>>()?,
+            labels: metadata.labels,
+            taints: spec.taints,
         })
     }
 }

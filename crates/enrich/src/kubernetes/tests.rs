@@ -131,7 +131,8 @@ fn a_node_is_what_its_object_says() {
             "name": "node-a", "uid": "n",
             "labels": { "topology.kubernetes.io/zone": "zone-1", "topology.kubernetes.io/region": "region-1" }
         },
-        "spec": { "podCIDR": "10.244.1.0/24", "podCIDRs": ["10.244.1.0/24", "fd00:10:244:1::/64"] },
+        "spec": { "podCIDR": "10.244.1.0/24", "podCIDRs": ["10.244.1.0/24", "fd00:10:244:1::/64"],
+            "taints": [{ "key": "gpu", "effect": "NoSchedule" }] },
         "status": { "addresses": [
             { "type": "Hostname", "address": "node-a" },
             { "type": "InternalIP", "address": "172.18.0.2" },
@@ -145,4 +146,6 @@ fn a_node_is_what_its_object_says() {
     assert_eq!(node.addresses, ["172.18.0.2".parse::<std::net::IpAddr>().unwrap()]);
     let ranges: Vec<String> = node.pod_ranges.iter().map(ToString::to_string).collect();
     assert_eq!(ranges, ["10.244.1.0/24", "fd00:10:244:1::/64"]);
+    assert_eq!(node.labels.len(), 2);
+    assert_eq!((node.taints[0].key.as_str(), node.taints[0].effect.as_str()), ("gpu", "NoSchedule"));
 }

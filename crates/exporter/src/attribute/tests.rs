@@ -40,6 +40,8 @@ fn nodes() -> Change {
         region: None,
         addresses: vec!["172.18.0.2".parse().unwrap()],
         pod_ranges: vec![],
+        labels: [].into(),
+        taints: vec![],
     }])
 }
 
