@@ -357,6 +357,7 @@ impl RunOptions {
             unclaimed_max: 131_072,
             // At 10,000 ends a second, thirteen seconds: a dump's beginning is never that far from its end.
             tombstones_max: 131_072,
+            // Where one read's absence is an end, what is absent cannot come back as the entry that it was.
             retired_max: if mode.absent_snapshots_max() > 1 { 65_536 } else { 0 },
             batch_records_max: BATCH_RECORDS_MAX,
             batch_owners_max: OWNERS_MAX,

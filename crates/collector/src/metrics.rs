@@ -258,6 +258,7 @@ pub(crate) struct MeterMetrics {
     figures: Figures,
     preexisting: Counter,
     vanished: Counter,
+    forgotten: Counter,
     resets: Counter,
     impossible: Counter,
     not_admitted: Counter,
@@ -273,6 +274,7 @@ impl MeterMetrics {
             figures: Figures::register(registry, "egressd_collector_meter", "Growth of sides"),
             preexisting: Counter::default(),
             vanished: Counter::default(),
+            forgotten: Counter::default(),
             resets: Counter::default(),
             impossible: Counter::default(),
             not_admitted: Counter::default(),
@@ -287,6 +289,11 @@ impl MeterMetrics {
                 "vanished_entries",
                 "Entries whose end was never told: their last bytes are unknown",
                 &metrics.vanished,
+            ),
+            (
+                "forgotten_baselines",
+                "Of vanished entries, those that would count whole again if they came back",
+                &metrics.forgotten,
             ),
             ("resets", "Entries whose counters went back", &metrics.resets),
             (
@@ -332,6 +339,7 @@ impl MeterMetrics {
         self.figures.publish(books.received.into(), books.emitted.into(), discarded, books.held.into());
         store(&self.preexisting, books.preexisting_entries);
         store(&self.vanished, books.vanished_entries);
+        store(&self.forgotten, books.forgotten_baselines);
         store(&self.resets, books.resets);
         store(&self.impossible, books.impossible);
         store(&self.not_admitted, books.not_admitted);

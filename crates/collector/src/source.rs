@@ -81,6 +81,9 @@ impl Mode {
         match self {
             // A resize of the table cuts reads short, silently.
             Self::Netfilter => 3,
+            // A BPF hash map is never rehashed, and a complete read has been through every bucket: what it lacks was deleted,
+            // and one of the same tuple that is there later was made anew, with counters from 0. Our own rows are also told as
+            // ended when they are deleted, and a pair's next row has another start.
             Self::Cilium | Self::Ebpf => 1,
         }
     }

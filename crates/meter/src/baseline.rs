@@ -91,6 +91,11 @@ impl Baselines {
         self.table.len()
     }
 
+    /// Baselines of absent entries that were forgotten for want of room.
+    pub(crate) fn forgotten(&self) -> u64 {
+        self.retired.forgotten()
+    }
+
     /// What the tables beside this one hash by.
     pub(crate) fn seeded(&self) -> FixedState {
         self.fingerprints.seeded()

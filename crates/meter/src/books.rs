@@ -52,6 +52,9 @@ pub struct Books {
     pub impossible: u64,
     /// Entries whose end was never told: what they had grown since they were last seen is unknown.
     pub vanished_entries: u64,
+    /// Of those, baselines that were kept in case their entry came back, and forgotten for want of room: one that comes back
+    /// counts whole once more.
+    pub forgotten_baselines: u64,
     /// Sightings of entries that had no room in the table.
     pub not_admitted: u64,
     /// Entries with a baseline now.

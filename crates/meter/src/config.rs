@@ -19,7 +19,7 @@ pub struct MeterConfig {
     pub unclaimed_max: usize,
     /// Ends remembered, so that a dump which still shows the entry does not count it again.
     pub tombstones_max: usize,
-    /// Baselines kept of entries that went for being absent, should they come back.
+    /// Baselines kept of entries that went for being absent, should they come back; 0 where absence is an end.
     pub retired_max: usize,
     /// Records of one batch.
     pub batch_records_max: usize,

@@ -272,7 +272,8 @@ impl Meter {
         let held = self.held();
         let widen = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
         let (entries, table_bytes) = (widen(self.baselines.len()), widen(self.baselines.bytes()));
-        Books { held, entries, table_bytes, ..self.books }
+        let forgotten_baselines = self.baselines.forgotten();
+        Books { held, entries, table_bytes, forgotten_baselines, ..self.books }
     }
 
     fn look_up_rows(&mut self) {

@@ -5,8 +5,9 @@
 //! from where it was. Without a start it may be another one of the same tuple, and is not looked for here.
 //!
 //! Invariant: an entry has a baseline in the table or here, never in both. Bound: `retired_max` of them; of more, those
-//! that went first are forgotten, half of the bound at a time, and one of these that came back would count whole.
-//! Where ends are told hardly anything comes here, and nothing here is allocated.
+//! that went first are forgotten, half of the bound at a time, counted, and one of these that came back would count whole.
+//! Where ends are told hardly anything comes here, and nothing here is allocated. Where absence from one complete snapshot
+//! is an end nothing ever comes back, and the bound is 0.
 
 use std::io::{self, Read, Write};
 
@@ -23,6 +24,7 @@ pub(crate) struct Retired {
     generation_max: usize,
     younger: Generation,
     older: Generation,
+    forgotten: u64,
 }
 
 impl Retired {
@@ -30,13 +32,24 @@ impl Retired {
     pub(crate) const SLOT_BYTES: usize = size_of::<(Fingerprint, Seen)>();
 
     pub(crate) fn new(retired_max: usize) -> Self {
-        Self { generation_max: retired_max / 2, younger: HashMap::default(), older: HashMap::default() }
+        Self {
+            generation_max: retired_max / 2,
+            younger: HashMap::default(),
+            older: HashMap::default(),
+            forgotten: 0,
+        }
+    }
+
+    /// Baselines that were forgotten for want of room.
+    pub(crate) fn forgotten(&self) -> u64 {
+        self.forgotten
     }
 
     /// An entry went.
     pub(crate) fn add(&mut self, fingerprint: Fingerprint, seen: Seen) {
         if self.younger.len() >= self.generation_max {
-            self.older = std::mem::take(&mut self.younger);
+            let oldest = std::mem::replace(&mut self.older, std::mem::take(&mut self.younger));
+            self.forgotten += oldest.len() as u64;
         }
         if self.generation_max > 0 {
             self.younger.insert(fingerprint, seen);

@@ -176,6 +176,28 @@ fn an_end_that_nobody_heard_is_counted() {
     assert_eq!(vanished, [0, 0, 0, 1, 1]);
 }
 
+/// Goal: of baselines kept aside those that went first are forgotten when there is no room, and counted: an entry of these
+/// that comes back counts whole. Where none is kept none is missed.
+#[test]
+fn baselines_kept_aside_are_bounded_and_counted() {
+    let row = |tick: u64| format!("tcp 10.0.0.1:{tick}>203.0.113.1:80 start=1{tick} tx=5/1 rx=0/0\n");
+    let gone = "begin 30\ncomplete\n".repeat(5);
+    for (retired_max, forgotten, told) in
+        [(6, 0, ""), (2, 1, "web 203.0.113.1 TCP tx=5/1\n"), (0, 0, "web 203.0.113.1 TCP tx=15/3\n")]
+    {
+        let mut script = Script::new(MeterConfig { retired_max, ..CONFIG });
+        run(&mut script, "own 10.0.0.1 web\nscope 1\nbegin 10\ncomplete");
+        for tick in 1..=3 {
+            run(&mut script, &format!("begin 2{tick}\n{}complete\n{gone}", row(tick)));
+        }
+        assert_eq!(script.meter.books().forgotten_baselines, forgotten, "of {retired_max}");
+        run(&mut script, "cut");
+        script.output.clear();
+        run(&mut script, &format!("begin 40\n{}{}{}complete\ncut", row(1), row(2), row(3)));
+        assert_eq!(script.output, told, "of {retired_max}");
+    }
+}
+
 /// Goal: a state that no meter can have been in is refused, not gone on from until it panics or tells what cannot be.
 #[test]
 fn a_state_that_contradicts_itself_is_refused() {
