@@ -13,6 +13,7 @@ mod authority;
 mod expiry;
 mod flags;
 mod managed;
+mod trusted;
 
 use std::convert::Infallible;
 use std::path::PathBuf;

@@ -17,7 +17,7 @@ use time::OffsetDateTime;
 use super::expiry::{NotRead, expiry};
 
 const DAY: Duration = Duration::from_hours(24);
-/// Collectors learn of another authority within minutes, but nobody should have to think of it.
+/// Another one is taken up without a loss, but nobody should have to think of it.
 const AUTHORITY_LIVES: Duration = Duration::from_hours(24 * 3_650);
 /// Whoever steals the key of a leaf has it for that long.
 const LEAF_LIVES: Duration = Duration::from_hours(24 * 7);

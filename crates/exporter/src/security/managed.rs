@@ -1,7 +1,8 @@
 //! The authority's driver: one Secret that all exporters agree on, one ConfigMap that tells collectors, one leaf.
 //!
 //! Whoever creates the Secret has made the authority; whoever comes second reads it. It is looked at now and then, so a
-//! Secret that was deleted or written by hand is taken up by every exporter.
+//! Secret that was deleted or written by hand is taken up by every exporter: published beside the one before, and signing
+//! once the nodes have it. An exporter that starts meanwhile has the key of the new one alone, and shows that at once.
 //! Bound: one request at a time.
 
 use std::collections::BTreeMap;
@@ -20,6 +21,7 @@ use kube::{Api, Client};
 use tracing::{info, warn};
 
 use super::authority::{Authority, AuthorityError, Kept, Leaf};
+use super::trusted::{SPREADS_WITHIN, TRUSTED_FOR, Trusted};
 use crate::metrics::TlsMetrics;
 
 #[cfg(test)]
@@ -31,10 +33,13 @@ const LOOK_EVERY: Duration = Duration::from_mins(5);
 const LOOK_AT_ONCE: Duration = Duration::from_millis(200);
 /// The same after a failure.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
+const _: () = assert!(TRUSTED_FOR.as_secs() >= SPREADS_WITHIN.as_secs() + 2 * LOOK_EVERY.as_secs());
 /// How often the authority's end is said.
 const SAID_EVERY: Duration = Duration::from_hours(24);
 const CERTIFICATE: &str = "ca.crt";
 const KEY: &str = "ca.key";
+/// Annotation of the ConfigMap: when its first certificate came, in seconds since 1970.
+const SINCE: &str = "egressd/newest-since-seconds";
 
 /// Where the authority is kept and published.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,11 +86,12 @@ impl Managed {
             metrics,
             ready,
             current: None,
+            trusted: Trusted::default(),
             said_at: None,
         };
         let mut failing = false;
         loop {
-            let pause = match keeper.look().await {
+            let pause = match keeper.look(UnixNanos(unix_nanos())).await {
                 Ok(()) => {
                     if std::mem::take(&mut failing) {
                         info!("the authority is known, and published");
@@ -121,26 +127,54 @@ struct Keeper {
     metrics: TlsMetrics,
     ready: Part,
     current: Option<Current>,
+    /// As it was published last.
+    trusted: Trusted,
     /// When the authority's end was said last.
     said_at: Option<UnixNanos>,
 }
 
 impl Keeper {
-    async fn look(&mut self) -> Result<(), ManagedError> {
-        let kept = self.kept().await?;
-        let now = UnixNanos(unix_nanos());
-        if !self.current.as_ref().is_some_and(|current| current.kept == kept && now < current.renew_at) {
-            self.renew(kept.clone(), now)?;
+    async fn look(&mut self, now: UnixNanos) -> Result<(), ManagedError> {
+        let kept = self.kept(now).await?;
+        if !self.is_another(&kept) {
+            self.renew_if_due(kept.clone(), now)?;
         }
         self.tell_end(now);
-        self.publish(&kept.certificate).await?;
+        self.publish(&kept.certificate, now).await?;
         // Before that no collector knows whom to trust.
         self.ready.set(true);
-        Ok(())
+        self.change_over(kept, now)
+    }
+
+    /// Whether the certificate that is shown is of another authority.
+    fn is_another(&self, kept: &Kept) -> bool {
+        self.current.as_ref().is_some_and(|current| current.kept != *kept)
+    }
+
+    /// Shows a certificate of another authority once collectors trust it; until then the one before signs.
+    fn change_over(&mut self, kept: Kept, now: UnixNanos) -> Result<(), ManagedError> {
+        match &self.current {
+            Some(current) if current.kept != kept => {
+                let is_over = current.authority.expires <= now;
+                if is_over || self.trusted.has_spread(now) {
+                    self.renew(kept, now)
+                } else {
+                    self.renew_if_due(current.kept.clone(), now)
+                }
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn renew_if_due(&mut self, kept: Kept, now: UnixNanos) -> Result<(), ManagedError> {
+        if self.current.as_ref().is_some_and(|current| now < current.renew_at) {
+            return Ok(());
+        }
+        self.renew(kept, now)
     }
 
     /// The authority that all agree on; made if nobody made one.
-    async fn kept(&self) -> Result<Kept, ManagedError> {
+    async fn kept(&self, now: UnixNanos) -> Result<Kept, ManagedError> {
         let name = &self.managed.secret;
         let found = self.secrets.get_opt(name).await.map_err(api("reading the Secret"))?;
         let data = found.as_ref().and_then(|secret| secret.data.as_ref());
@@ -153,7 +187,7 @@ impl Keeper {
             (None, None) => {}
             _ => return Err(ManagedError::Half),
         }
-        let kept = Kept::make(UnixNanos(unix_nanos()))?;
+        let kept = Kept::make(now)?;
         let made = [(CERTIFICATE, &kept.certificate), (KEY, &kept.key)];
         let made = made.map(|(key, text)| (key.to_owned(), ByteString(text.clone().into_bytes())));
         let mut secret =
@@ -183,18 +217,25 @@ impl Keeper {
     }
 
     /// Collectors read it at each dial.
-    async fn publish(&self, certificate: &str) -> Result<(), ManagedError> {
+    async fn publish(&mut self, newest: &str, now: UnixNanos) -> Result<(), ManagedError> {
         let name = &self.managed.config_map;
         let found = self.config_maps.get_opt(name).await.map_err(api("reading the ConfigMap"))?;
         let published = found.as_ref().and_then(|found| found.data.as_ref()?.get(CERTIFICATE));
-        if published.is_some_and(|published| published == certificate) {
+        let since = found.as_ref().and_then(|found| found.metadata.annotations.as_ref()?.get(SINCE));
+        let before = Trusted::read(published.map_or("", String::as_str), since.map(String::as_str));
+        let shown = self.current.as_ref().map(|current| current.kept.certificate.as_str());
+        let trusted = before.with(newest, shown, now);
+        if published.is_some_and(|published| *published == trusted.bundle()) {
+            self.trusted = trusted;
             return Ok(());
         }
         let is_there = found.is_some();
         let mut config_map =
             found.unwrap_or_else(|| ConfigMap { metadata: named(name), ..ConfigMap::default() });
         let data = config_map.data.get_or_insert_with(BTreeMap::new);
-        data.insert(CERTIFICATE.to_owned(), certificate.to_owned());
+        data.insert(CERTIFICATE.to_owned(), trusted.bundle());
+        let annotations = config_map.metadata.annotations.get_or_insert_with(BTreeMap::new);
+        annotations.insert(SINCE.to_owned(), trusted.since());
         let post = PostParams::default();
         let written = match is_there {
             true => self.config_maps.replace(name, &post, &config_map).await,
@@ -202,6 +243,7 @@ impl Keeper {
         };
         written.map_err(api("writing the ConfigMap"))?;
         info!(config_map = name, "the authority was published");
+        self.trusted = trusted;
         Ok(())
     }
 
@@ -221,8 +263,9 @@ impl Keeper {
     fn until_next(&self) -> Duration {
         let now = UnixNanos(unix_nanos());
         let renewal = self.current.as_ref().map_or(Duration::ZERO, |current| current.renew_at.since(now));
+        let change = self.trusted.changes_at(now).map_or(LOOK_EVERY, |at| at.since(now));
         // One that ends within the moment is not looked at without end.
-        renewal.clamp(LOOK_AGAIN, LOOK_EVERY)
+        renewal.min(change).clamp(LOOK_AGAIN, LOOK_EVERY)
     }
 }
 
