@@ -15,6 +15,7 @@
 mod acceptor;
 mod books;
 mod certificates;
+mod cgroup;
 pub mod cilium;
 mod claims;
 mod clock;
@@ -50,6 +51,7 @@ mod truth;
 
 pub use books::{Account, Books};
 pub use certificates::{Authority, Certificate};
+pub use cgroup::Cgroup;
 pub use claims::{RECEIVED, TRANSMITTED, flows_in};
 pub use clock::{now, unix_time, wait_for};
 pub use cluster::{Cluster, Truth};

@@ -7,14 +7,13 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests, outside of test functions")]
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
 use egressd_testbed::topology::NODES;
 use egressd_testbed::{
-    CONFIG_WITHOUT_SINKS, Class, Cluster, Comparison, Daemon, Daemons, Error, Flows, Load,
+    CONFIG_WITHOUT_SINKS, Cgroup, Class, Cluster, Comparison, Daemon, Daemons, Error, Flows, Load,
 };
 use egressd_testbed::{Programs, class_of, standard_plans, wait_for};
 
@@ -23,38 +22,21 @@ const SETTLED_WITHIN: Duration = Duration::from_secs(40);
 /// While traffic goes on and nobody reads.
 const DOWN: Duration = Duration::from_secs(2);
 
-/// A cgroup v2, and a place for pins, that go with this.
+/// A cgroup, and a place for pins that goes with this.
 struct Scratch {
-    cgroup: PathBuf,
+    cgroup: Cgroup,
     pins: PathBuf,
 }
 
 impl Scratch {
     fn new() -> Self {
-        let mounts = fs::read_to_string("/proc/self/mounts").unwrap();
-        let mount =
-            mounts.lines().find(|line| line.split(' ').nth(2) == Some("cgroup2")).expect("no cgroup v2");
-        let name = format!("egressd-testbed-{}", std::process::id());
-        let cgroup = Path::new(mount.split(' ').nth(1).unwrap()).join(&name);
-        fs::create_dir(&cgroup).unwrap();
-        Self { cgroup, pins: Path::new("/sys/fs/bpf").join(name) }
-    }
-
-    /// A program that enters the cgroup and becomes `program`.
-    fn inside(&self, cluster: &Cluster, program: &Path) -> PathBuf {
-        let script = format!(
-            "#!/bin/sh\necho $$ > {}/cgroup.procs && exec {} \"$@\"\n",
-            self.cgroup.display(),
-            program.display()
-        );
-        let path = cluster.write_file("inside", &script).unwrap();
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
-        path
+        let pins = Path::new("/sys/fs/bpf").join(format!("egressd-testbed-{}", std::process::id()));
+        Self { cgroup: Cgroup::create("ebpf").unwrap(), pins }
     }
 
     fn collector<'c>(&self, cluster: &'c Cluster, programs: &Programs, node: &'static str) -> Daemon<'c> {
         let [state, pins] = [cluster.directory().join(format!("state-{node}")), self.pins.join(node)];
-        let [cgroup, state, pins] = [&self.cgroup, &state, &pins].map(|path| path.to_str().unwrap());
+        let [cgroup, state, pins] = [self.cgroup.path(), &state, &pins].map(|path| path.to_str().unwrap());
         let flags =
             ["--ct-mode", "ebpf", "--ebpf-cgroup", cgroup, "--ebpf-pin-dir", pins, "--state-dir", state];
         let mut collector = Daemon::collector(cluster, &programs.collector, node, &flags).unwrap();
@@ -66,13 +48,6 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         drop(fs::remove_dir_all(&self.pins));
-        // Whoever was in it has been told to end, and ends soon.
-        for _ in 0..100 {
-            if fs::remove_dir(&self.cgroup).is_ok() {
-                break;
-            }
-            thread::sleep(Duration::from_millis(20));
-        }
     }
 }
 
@@ -100,7 +75,8 @@ fn every_byte_is_counted_by_our_own_programs() {
         plan.items.retain(|item| item.to.port() != egressd_testbed::topology::SERVICE_PORT);
     }
     plans.retain(|(_, plan)| !plan.items.is_empty());
-    let load = Load::start(&cluster, &scratch.inside(&cluster, &programs.testbed), &plans).unwrap();
+    let load =
+        Load::start(&cluster, &scratch.cgroup.enterer(&cluster, &programs.testbed).unwrap(), &plans).unwrap();
     thread::sleep(Duration::from_secs(6));
     daemons.collectors[0].process().kill().unwrap();
     thread::sleep(DOWN);

@@ -47,7 +47,8 @@ impl ReadError {
     }
 }
 
-/// `bpf` answers `EPERM` without `CAP_BPF` (`__sys_bpf`, `kernel/bpf/syscall.c`), a pin's mode `EACCES`.
+/// `bpf` answers `EPERM` without `CAP_BPF` before Linux 5.19 (`__sys_bpf`, `kernel/bpf/syscall.c`) and where seccomp forbids
+/// it, a pin's mode `EACCES`.
 pub(super) fn is_refusal(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::EPERM | libc::EACCES))
 }
@@ -55,7 +56,8 @@ pub(super) fn is_refusal(error: &io::Error) -> bool {
 fn remedy(error: &io::Error) -> &'static str {
     match error.raw_os_error() {
         Some(libc::EPERM | libc::EACCES) => {
-            "it needs root's files and CAP_BPF, or CAP_SYS_ADMIN before Linux 5.8"
+            "it needs root's files, before Linux 5.19 CAP_BPF, before 5.8 CAP_SYS_ADMIN, and a seccomp profile that lets \
+             it call bpf"
         }
         Some(libc::EINVAL | libc::EOPNOTSUPP) => {
             "this kernel reads no map in batches, which came with Linux 5.6"

@@ -1,15 +1,13 @@
 //! Names for public addresses, from a pod's question to the cost API.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
 use egressd_testbed::topology::{INTERNET_ADDRESSES, NODES, SERVER_PORT, pod_named};
 use egressd_testbed::traffic::{Item, Kind, Plan};
-use egressd_testbed::{Cluster, Daemon, HttpSink, Ingestion, Load, Programs, init_nodes, wait_for};
+use egressd_testbed::{Cgroup, Cluster, Daemon, HttpSink, Ingestion, Load, Programs, init_nodes, wait_for};
 
 use crate::seconds;
 
@@ -28,37 +26,6 @@ const ZONE: [&str; 6] = [
     "db.example.com 300 A 203.0.113.10",
     "six.example.com 300 AAAA 2001:db8:1::10",
 ];
-
-/// A cgroup of one node's programs, as all of a real node's are below its root; removed with the last of them.
-struct Place(PathBuf);
-
-impl Place {
-    fn of(node: &str) -> Self {
-        let mounts = fs::read_to_string("/proc/mounts").unwrap();
-        let roots = mounts.lines().filter_map(|line| {
-            let fields: Vec<&str> = line.split(' ').collect();
-            (fields.get(2) == Some(&"cgroup2")).then(|| PathBuf::from(fields[1]))
-        });
-        let root = roots.into_iter().find(|root| fs::metadata(root).unwrap().ino() == 1).unwrap();
-        let path = root.join(format!("egressd-names-{}-{node}", std::process::id()));
-        fs::create_dir(&path).unwrap();
-        Self(path)
-    }
-
-    /// Runs in this cgroup what `command` would run.
-    fn inside(&self, command: &[&str]) -> Command {
-        let mut shell = Command::new("sh");
-        shell.args(["-c", r#"echo $$ > "$0/cgroup.procs" && exec "$@""#]).arg(&self.0).args(command);
-        shell
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        // A test that failed leaves it behind, empty, rather than fail again.
-        let _left_behind = fs::remove_dir(&self.0);
-    }
-}
 
 fn exchanges(to: IpAddr) -> Plan {
     let item = Item {
@@ -99,13 +66,13 @@ fn traffic_bears_the_name_that_was_asked_for() {
     let config =
         format!("exportInterval: 1s\nsinks:\n  castai:\n    http:\n      url: \"{}/x\"\n", cost_api.url());
     let mut exporter = Daemon::exporter(&cluster, &programs.exporter, &config, &[]).unwrap();
-    let places = NODES.map(|node| Place::of(node.name));
+    let places = NODES.map(|node| Cgroup::create(node.name).unwrap());
     let mut collectors: Vec<_> = const { &NODES }
         .iter()
         .zip(&places)
         .map(|(node, place)| {
             let grouped = format!("--group-public-ips={}", node.name == "node-a");
-            let cgroup = place.0.display().to_string();
+            let cgroup = place.path().display().to_string();
             let flags = ["--ebpf-dns-tracer-enabled=true", "--cgroup-dir", &cgroup, &grouped];
             Daemon::collector(&cluster, &programs.collector, node.name, &flags).unwrap()
         })
@@ -172,7 +139,7 @@ fn traffic_bears_the_name_that_was_asked_for() {
 
 /// On node-a two pods ask for one address by two names, one of them by TCP; on node-b one asks for an IPv6 address by
 /// IPv6. A third pod of node-a, and one of node-b, ask for nothing.
-fn ask_all(cluster: &Cluster, testbed: &Path, places: &[Place]) {
+fn ask_all(cluster: &Cluster, testbed: &Path, places: &[Cgroup]) {
     let testbed = testbed.to_str().unwrap();
     let addresses = pod_named(RESOLVER).unwrap().addresses;
     let servers = addresses.both().map(|address| SocketAddr::new(address, 53).to_string());
