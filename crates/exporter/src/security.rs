@@ -34,7 +34,9 @@ pub(crate) use expiry::expiry;
 pub(crate) use flags::{Certification, Security, SecurityOptions};
 
 use crate::metrics::{TlsMetrics, TokenMetrics};
-use crate::tokens::{ADMITTED_MAX, AT_ONCE_MAX, CLAIMS_QUEUE, Expected, REFUSED_MAX, Registry, check_tokens};
+use crate::tokens::{
+    ADMITTED_MAX, AT_ONCE_MAX, CLAIMS_QUEUE, Expected, REFUSED_MAX, Registry, WAITING_MAX, check_tokens,
+};
 
 /// The way in, for everything that listens for gRPC.
 #[derive(Clone)]
@@ -114,6 +116,7 @@ pub(crate) fn admission(
         account = %expected.account,
         audience = expected.audience,
         reviews_max = AT_ONCE_MAX,
+        waiting_max = WAITING_MAX,
         admitted_max = ADMITTED_MAX,
         refused_max = REFUSED_MAX,
         "collectors show tokens, and speak for their own node"

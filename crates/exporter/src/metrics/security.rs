@@ -66,6 +66,7 @@ pub(crate) struct TokenMetrics {
     pub(crate) known: Counter,
     pub(crate) failures: Counter,
     under_way: Gauge,
+    waiting: Gauge,
 }
 
 impl TokenMetrics {
@@ -87,10 +88,17 @@ impl TokenMetrics {
             "Reviews that wait for the Kubernetes API, 16 at most",
             metrics.under_way.clone(),
         );
+        registry.register(
+            "egressd_exporter_tokens_waiting",
+            "Collectors that wait for a review, as many as nodes at most; others are told to come back",
+            metrics.waiting.clone(),
+        );
         metrics
     }
 
-    pub(crate) fn under_way(&self, count: usize) {
-        set(&self.under_way, count as u64);
+    /// Reviews, and those who wait for one.
+    pub(crate) fn waiting(&self, under_way: usize, waiting: usize) {
+        set(&self.under_way, under_way as u64);
+        set(&self.waiting, waiting as u64);
     }
 }

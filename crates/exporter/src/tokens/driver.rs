@@ -3,6 +3,7 @@
 //! Bound: [`AT_ONCE_MAX`](super::AT_ONCE_MAX) reviews, each for [`REVIEWED_WITHIN`] at most; a claim that nobody waits for
 //! any more is let go.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use egressd_delivery::serve::{Claim, NotAdmitted};
@@ -17,7 +18,7 @@ use kube::api::PostParams;
 use kube::{Api, Client};
 use ring::digest::{SHA256, digest};
 use tokio::sync::{mpsc, oneshot};
-use tokio::task::JoinSet;
+use tokio::task::{Id, JoinError, JoinSet};
 use tracing::warn;
 
 use super::judge::{Bound, Expected, expires};
@@ -64,26 +65,14 @@ pub(crate) async fn check_tokens(
     mut claims: mpsc::Receiver<Claim>,
     metrics: TokenMetrics,
 ) {
-    let mut checker = Checker {
-        api: Api::all(client),
-        expected,
-        pods,
-        reviews: Reviews::default(),
-        running: JoinSet::new(),
-        metrics,
-        complaints: Seldom::new(COMPLAINED_EVERY),
-    };
+    let mut checker = Checker::new(client, expected, pods, metrics);
     loop {
         tokio::select! {
             claim = claims.recv() => match claim {
                 Some(claim) => checker.claimed(claim),
                 None => return,
             },
-            Some(reviewed) = checker.running.join_next() => match reviewed {
-                Ok((token, answer)) => checker.reviewed(token, answer),
-                // What it panicked over it said; those who wait are told to come back by their own patience.
-                Err(error) => warn!(%error, "a review broke"),
-            },
+            Some(ended) = checker.running.join_next_with_id() => checker.ended(ended),
         }
         checker.start();
     }
@@ -106,17 +95,38 @@ struct Waiting {
     claim: Claim,
 }
 
+impl Waiting {
+    fn has_gone(&self) -> bool {
+        self.claim.answer.is_closed()
+    }
+}
+
 struct Checker {
     api: Api<TokenReview>,
     expected: Expected,
     pods: Registry,
     reviews: Reviews<Waiting>,
     running: JoinSet<(Token, Answer)>,
+    /// Which task reviews which token.
+    under_review: HashMap<Id, Digest>,
     metrics: TokenMetrics,
     complaints: Seldom,
 }
 
 impl Checker {
+    fn new(client: Client, expected: Expected, pods: Registry, metrics: TokenMetrics) -> Self {
+        Self {
+            api: Api::all(client),
+            expected,
+            pods,
+            reviews: Reviews::default(),
+            running: JoinSet::new(),
+            under_review: HashMap::new(),
+            metrics,
+            complaints: Seldom::new(COMPLAINED_EVERY),
+        }
+    }
+
     fn claimed(&mut self, claim: Claim) {
         let Some(token) = claim.token.clone() else {
             // Who hung up does not hear it.
@@ -124,23 +134,48 @@ impl Checker {
             return;
         };
         let digest = digest_of(&token);
-        if let Some((waiting, answer)) = self.reviews.ask(digest, Waiting { token, claim }, boot_now()) {
-            self.metrics.known.inc();
+        let waiting = Waiting { token, claim };
+        if let Some((waiting, answer)) = self.reviews.ask(digest, waiting, boot_now(), Waiting::has_gone) {
+            if answer != Err(NotAdmitted::Busy) {
+                self.metrics.known.inc();
+            }
             self.tell(waiting.claim, answer);
         }
     }
 
     fn start(&mut self) {
-        while let Some((_, waiting)) = self.reviews.next(|waiting| waiting.claim.answer.is_closed()) {
+        while let Some((digest, waiting)) = self.reviews.next(Waiting::has_gone) {
             let (api, token) = (self.api.clone(), waiting.token.clone());
             let audiences = vec![self.expected.audience.clone()];
             self.metrics.reviews.inc();
-            self.running.spawn(async move {
+            self.spawn(digest, async move {
                 let answer = review(&api, &token, audiences).await;
                 (token, answer)
             });
         }
-        self.metrics.under_way(self.reviews.under_way());
+        self.metrics.waiting(self.reviews.under_way(), self.reviews.waiting());
+    }
+
+    fn spawn(&mut self, digest: Digest, review: impl Future<Output = (Token, Answer)> + Send + 'static) {
+        let task = self.running.spawn(review);
+        self.under_review.insert(task.id(), digest);
+    }
+
+    fn ended(&mut self, ended: Result<(Id, (Token, Answer)), JoinError>) {
+        match ended {
+            Ok((task, (token, answer))) => {
+                self.under_review.remove(&task);
+                self.reviewed(token, answer);
+            }
+            // What it panicked over it said. Its place is another's, and those who wait come back.
+            Err(error) => {
+                warn!(%error, "a review broke");
+                self.metrics.failures.inc();
+                if let Some(digest) = self.under_review.remove(&error.id()) {
+                    self.answer(digest, Outcome::Unanswered);
+                }
+            }
+        }
     }
 
     fn reviewed(&mut self, token: Token, answer: Answer) {
@@ -157,7 +192,11 @@ impl Checker {
                 Outcome::Unanswered
             }
         };
-        let (waited, answer) = self.reviews.ended(digest_of(&token), outcome, boot_now());
+        self.answer(digest_of(&token), outcome);
+    }
+
+    fn answer(&mut self, digest: Digest, outcome: Outcome) {
+        let (waited, answer) = self.reviews.ended(digest, outcome, boot_now());
         for waiting in waited {
             self.tell(waiting.claim, answer.clone());
         }

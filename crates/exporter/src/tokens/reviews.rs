@@ -17,6 +17,10 @@ pub(crate) const AT_ONCE_MAX: usize = 16;
 pub(crate) const ADMITTED_MAX: usize = 20_000;
 /// Whoever shows ever more wrong tokens has them reviewed again.
 pub(crate) const REFUSED_MAX: usize = 1_024;
+/// Collectors that wait for a review, one for each node that an exporter takes; whoever comes beyond is told to come back.
+pub(crate) const WAITING_MAX: usize = egressd_delivery::ledger::NODES_MAX;
+/// Those who have gone are looked for no more often, however many come.
+const SWEPT_EVERY: Duration = Duration::from_secs(1);
 /// How long a token that was vouched for is known, if it lasts that long.
 const ADMITTED_FOR: Duration = Duration::from_mins(10);
 /// How long one that was refused is: a collector that tries again at once need not be asked for.
@@ -42,6 +46,9 @@ pub(crate) struct Reviews<W> {
     admitted: HashMap<Digest, (Bound, Boot)>,
     refused: HashMap<Digest, (NotAdmitted, Boot)>,
     waiting: HashMap<Digest, Vec<W>>,
+    /// Of all tokens.
+    waiting_count: usize,
+    swept_at: Option<Boot>,
     /// To be reviewed, in the order in which they came.
     queue: VecDeque<Digest>,
     under_way: usize,
@@ -50,17 +57,19 @@ pub(crate) struct Reviews<W> {
 impl<W> Default for Reviews<W> {
     fn default() -> Self {
         let (admitted, refused, waiting) = (HashMap::new(), HashMap::new(), HashMap::new());
-        Self { admitted, refused, waiting, queue: VecDeque::new(), under_way: 0 }
+        let queue = VecDeque::new();
+        Self { admitted, refused, waiting, waiting_count: 0, swept_at: None, queue, under_way: 0 }
     }
 }
 
 impl<W> Reviews<W> {
-    /// What is known of a token, or else that `who` waits for its review.
+    /// What is known of a token, or else that `who` waits for its review; where too many wait, that it must come back.
     pub(crate) fn ask(
         &mut self,
         token: Digest,
         who: W,
         now: Boot,
+        has_gone: impl Fn(&W) -> bool,
     ) -> Option<(W, Result<Bound, NotAdmitted>)> {
         if let Some((bound, until)) = self.admitted.get(&token)
             && now < *until
@@ -72,12 +81,29 @@ impl<W> Reviews<W> {
         {
             return Some((who, Err(why.clone())));
         }
-        let others = self.waiting.entry(token).or_default();
-        if others.is_empty() {
-            self.queue.push_back(token);
+        if self.waiting_count >= WAITING_MAX {
+            self.sweep(now, has_gone);
         }
+        if self.waiting_count >= WAITING_MAX {
+            return Some((who, Err(NotAdmitted::Busy)));
+        }
+        let others = self.waiting.entry(token).or_insert_with(|| {
+            self.queue.push_back(token);
+            Vec::new()
+        });
         others.push(who);
+        self.waiting_count += 1;
         None
+    }
+
+    /// Lets those go who have gone. Their tokens stay where they are in the queue, or under review.
+    fn sweep(&mut self, now: Boot, has_gone: impl Fn(&W) -> bool) {
+        if self.swept_at.is_some_and(|at| now < at.after(SWEPT_EVERY)) {
+            return;
+        }
+        self.swept_at = Some(now);
+        self.waiting.values_mut().for_each(|waiting| waiting.retain(|who| !has_gone(who)));
+        self.waiting_count = self.waiting.values().map(Vec::len).sum();
     }
 
     /// The next token to review, with one of those who wait for it, while there is room for another review. Nobody reviews
@@ -88,7 +114,9 @@ impl<W> Reviews<W> {
         }
         while let Some(token) = self.queue.pop_front() {
             let waiting = self.waiting.entry(token).or_default();
+            let before = waiting.len();
             waiting.retain(|who| !has_gone(who));
+            self.waiting_count -= before - waiting.len();
             if waiting.is_empty() {
                 self.waiting.remove(&token);
                 continue;
@@ -121,7 +149,9 @@ impl<W> Reviews<W> {
             }
             Outcome::Unanswered => Err(NotAdmitted::ApiAway),
         };
-        (self.waiting.remove(&token).unwrap_or_default(), answer)
+        let waited = self.waiting.remove(&token).unwrap_or_default();
+        self.waiting_count -= waited.len();
+        (waited, answer)
     }
 
     /// One that finds no room is reviewed again.
@@ -132,6 +162,11 @@ impl<W> Reviews<W> {
         if self.admitted.len() < ADMITTED_MAX {
             self.admitted.insert(token, (bound, until));
         }
+    }
+
+    /// Those who wait for a review, under way or not.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting_count
     }
 
     /// Reviews under way.
@@ -169,7 +204,7 @@ mod tests {
     fn five_thousand_at_once_stay_within_the_bound() {
         let mut reviews = Reviews::default();
         for number in 0..5_000 {
-            assert!(reviews.ask(token(number), number, START).is_none());
+            assert!(reviews.ask(token(number), number, START, |_| false).is_none());
         }
         let mut under_way = VecDeque::from(started(&mut reviews));
         let mut answered = 0;
@@ -180,9 +215,9 @@ mod tests {
             answered += 1;
             under_way.extend(started(&mut reviews));
         }
-        assert_eq!((answered, reviews.under_way()), (5_000, 0));
+        assert_eq!((answered, reviews.under_way(), reviews.waiting()), (5_000, 0, 0));
         for number in 0..5_000 {
-            assert_eq!(reviews.ask(token(number), number, START), Some((number, Ok(bound()))));
+            assert_eq!(reviews.ask(token(number), number, START, |_| false), Some((number, Ok(bound()))));
         }
         assert!(started(&mut reviews).is_empty());
     }
@@ -192,16 +227,19 @@ mod tests {
     fn a_token_is_reviewed_once_for_all_who_wait() {
         let mut reviews = Reviews::default();
         for who in [1, 2] {
-            assert!(reviews.ask(token(1), who, START).is_none());
+            assert!(reviews.ask(token(1), who, START, |_| false).is_none());
         }
-        assert!(reviews.ask(token(2), 3, START).is_none());
+        assert!(reviews.ask(token(2), 3, START, |_| false).is_none());
         assert!(reviews.next(|who| *who == 3).is_some());
         assert!(reviews.next(|who| *who == 3).is_none(), "it went");
-        assert!(reviews.ask(token(1), 4, START).is_none());
+        assert!(reviews.ask(token(1), 4, START, |_| false).is_none());
         assert!(started(&mut reviews).is_empty(), "it is under way");
         let (waited, answer) = reviews.ended(token(1), Outcome::Unanswered, START);
         assert_eq!((waited, answer), (vec![1, 2, 4], Err(NotAdmitted::ApiAway)));
-        assert!(reviews.ask(token(1), 5, START).is_none(), "what nobody could tell is asked again");
+        assert!(
+            reviews.ask(token(1), 5, START, |_| false).is_none(),
+            "what nobody could tell is asked again"
+        );
     }
 
     /// Goal: a good token is known for ten minutes or as long as it lasts, a bad one for ten seconds.
@@ -218,10 +256,35 @@ mod tests {
             let end = START.after(Duration::from_secs(seconds));
             let before = Boot(end.0.saturating_sub(Duration::from_nanos(1)));
             if seconds > 0 {
-                assert!(reviews.ask(token(number), 0, before).is_some(), "{number}");
+                assert!(reviews.ask(token(number), 0, before, |_| false).is_some(), "{number}");
             }
-            assert!(reviews.ask(token(number), 0, end).is_none(), "{number}");
+            assert!(reviews.ask(token(number), 0, end, |_| false).is_none(), "{number}");
         }
+    }
+
+    /// Goal: whoever comes beyond the bound is told to come back; those who have gone make room, and are not looked for at
+    /// each who comes.
+    #[test]
+    fn those_who_wait_are_bounded() {
+        let mut reviews = Reviews::default();
+        let none_gone = |_: &u32| false;
+        let all = u32::try_from(WAITING_MAX).unwrap();
+        for who in 0..all {
+            // Every second one shows a token that somebody waits for already.
+            assert!(reviews.ask(token(who / 2), who, START, none_gone).is_none());
+        }
+        let busy = Some((all, Err(NotAdmitted::Busy)));
+        assert_eq!(reviews.ask(token(all), all, START, none_gone), busy);
+        assert_eq!(reviews.ask(token(0), all, START, none_gone), busy);
+        let has_gone = |who: &u32| *who < 100;
+        let soon = Boot(START.0 + SWEPT_EVERY / 2);
+        assert_eq!(reviews.ask(token(all), all, soon, has_gone), busy, "looked for a moment ago");
+        assert!(reviews.ask(token(all), all, START.after(SWEPT_EVERY), has_gone).is_none());
+        assert_eq!(reviews.waiting(), WAITING_MAX - 99);
+        let first = reviews.next(has_gone).map(|(token, who)| (token.0, *who));
+        assert_eq!(first, Some((token(50).0, 100)), "nobody reviews what only those wait for who have gone");
+        let waited = reviews.ended(token(50), Outcome::Unanswered, START).0;
+        assert_eq!((waited.len(), reviews.waiting()), (2, WAITING_MAX - 101));
     }
 
     /// Goal: whoever shows ever more tokens fills no more than the tables.

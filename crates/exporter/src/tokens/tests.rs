@@ -11,7 +11,7 @@ use prometheus_client::registry::Registry as MetricRegistry;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::super::reviews::AT_ONCE_MAX;
+use super::super::reviews::{AT_ONCE_MAX, WAITING_MAX};
 use super::*;
 
 const AUDIENCE: &str = "egressd-exporter";
@@ -102,6 +102,59 @@ async fn five_thousand_reconnects_stay_within_the_bound() {
         assert_eq!(most, AT_ONCE_MAX, "measured by the API");
     }
     assert_eq!(desk.metrics.known.get(), 5_000);
+}
+
+/// Goal: while reviews hang, whoever comes beyond the bound is told to come back at once, and the first come get their
+/// answer when the API answers again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_waits_within_the_bound() {
+    let desk = Desk::start().await;
+    desk.api.change(|settings| settings.delay = Duration::from_secs(2));
+    let good = desk.token(1);
+    let first = tokio::spawn(claim(desk.claims.clone(), good, "node-1".to_owned()));
+    let beyond = 500;
+    let mut answers = Vec::new();
+    for number in 0..WAITING_MAX + beyond {
+        let (answer, answered) = oneshot::channel();
+        let token = Some(Token::new(&format!("flood-{number}")));
+        desk.claims.send(Claim { token, node: NodeName("x".into()), answer }).await.unwrap();
+        answers.push(answered);
+    }
+    // Those under review wait too, so none of these found a place.
+    let late = answers.split_off(WAITING_MAX);
+    for answered in late {
+        let told = tokio::time::timeout(Duration::from_secs(20), answered).await;
+        assert_eq!(told.unwrap().unwrap(), Err(NotAdmitted::Busy));
+    }
+    drop(answers);
+    assert_eq!(first.await.unwrap(), Ok(()));
+    assert!(desk.api.reviews_at_once() <= AT_ONCE_MAX);
+}
+
+/// Goal: a review that panics gives its place back, and who waited for it is told to come back.
+#[tokio::test]
+async fn a_review_that_breaks_gives_its_place_back() {
+    let api = KubernetesApi::start_on_loopback(0, Access::Plain).unwrap();
+    let account = "egressd/egressd-collector".parse().unwrap();
+    let expected = Expected { account, audience: AUDIENCE.to_owned() };
+    let metrics = TokenMetrics::register(&mut MetricRegistry::default());
+    let (pods, _questions) = mpsc::channel(1);
+    let mut checker = Checker::new(client(&api).await, expected, pods, metrics);
+    for _ in 0..2 * AT_ONCE_MAX {
+        let (answer, answered) = oneshot::channel();
+        let node = NodeName("node-1".into());
+        checker.claimed(Claim { token: Some(Token::new("any")), node, answer });
+        let (digest, _) = checker.reviews.next(Waiting::has_gone).expect("there is a place");
+        checker.spawn(digest, async { panic!("a review that breaks, as the test asks") });
+        let ended = checker.running.join_next_with_id().await.unwrap();
+        checker.ended(ended);
+        assert_eq!(answered.await.unwrap(), Err(NotAdmitted::ApiAway));
+    }
+    assert_eq!(
+        (checker.reviews.under_way(), checker.reviews.waiting(), checker.under_review.len()),
+        (0, 0, 0)
+    );
+    assert_eq!(checker.metrics.failures.get(), 2 * AT_ONCE_MAX as u64);
 }
 
 /// Goal: while the API is away those who are known go on, and others are told to come back and never admitted; nothing of
