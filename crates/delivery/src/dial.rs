@@ -441,8 +441,8 @@ impl Dialler {
 /// Opens a stream and says Hello.
 async fn open(exporter: ExporterAddress, security: Security, hello: Hello) -> Result<Box<Session>, Hangup> {
     let dialled = async {
-        let endpoint = security.endpoint(&exporter)?;
-        let proof = security.proof()?;
+        let endpoint = security.endpoint(&exporter).await?;
+        let proof = security.proof().await?;
         let channel: Channel = endpoint.connect().await.map_err(Hangup::of_transport)?;
         let mut client = CollectionClient::new(channel)
             .max_decoding_message_size(MESSAGE_BYTES_MAX)

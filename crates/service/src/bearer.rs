@@ -13,7 +13,7 @@ use tonic::metadata::{Ascii, MetadataMap, MetadataValue};
 use tracing::{info, warn};
 
 use crate::lifecycle::chain;
-use crate::small_file::{ReadError, read};
+use crate::small_file::{ReadError, aside, read};
 
 /// The header that tokens are shown in.
 pub const AUTHORIZATION: &str = "authorization";
@@ -129,7 +129,8 @@ impl Guard {
         let mut failing = false;
         loop {
             tokio::time::sleep(READ_EVERY).await;
-            match header(path) {
+            let path_now = path.clone();
+            match aside(move || header(&path_now)).await {
                 Ok(header) => {
                     failing = false;
                     let mut expected = expected.write().unwrap_or_else(PoisonError::into_inner);

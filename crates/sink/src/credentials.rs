@@ -5,18 +5,15 @@
 //! Invariant: what cannot be read or used is an error and replaces nothing.
 //! Bound: [`FILE_BYTES_MAX`] a file, five files a sink at most, all regular ones, so that none is waited for.
 
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
+use egressd_service::small_file::{self, FILE_BYTES_MAX, ReadError};
 use reqwest::header::HeaderValue;
 use reqwest::{Certificate, ClientBuilder, Identity, RequestBuilder};
 
 use crate::config::{Access, Authentication, Credential, Tls};
 use crate::secret::Secret;
-
-/// Of a file; the certificates of all public authorities are a fifth of it.
-const FILE_BYTES_MAX: u64 = 1 << 20;
 
 /// Why a sink's client cannot be made. An operator must act; a sink that runs goes on with what it had, and tries
 /// again before its next attempt.
@@ -166,15 +163,8 @@ impl Pem {
 }
 
 fn read(key: &'static str, path: &Path) -> Result<Vec<u8>, ClientError> {
-    let failed = |source| ClientError::Read { key, path: path.to_owned(), source };
-    if !fs::metadata(path).map_err(failed)?.is_file() {
-        return Err(failed(io::Error::other("it is no regular file")));
-    }
-    let mut bytes = Vec::new();
-    let file = File::open(path).map_err(failed)?;
-    file.take(FILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() as u64 > FILE_BYTES_MAX {
-        return Err(ClientError::TooLarge { key, path: path.to_owned() });
-    }
-    Ok(bytes)
+    small_file::read(path).map_err(|error| match error {
+        ReadError::Unreadable { path, source } => ClientError::Read { key, path, source },
+        ReadError::TooLarge { path } => ClientError::TooLarge { key, path },
+    })
 }

@@ -1,11 +1,13 @@
 //! How a stream is kept from others: who may be at its far end, and by what that one knows us.
 //!
-//! The files are read at each dial, so that what is in them may be renewed, and may be there later than we are.
+//! The files are read at each dial, so that what is in them may be renewed, and may be there later than we are; aside, so
+//! that no file system keeps the collector from its other work.
 
 use std::fmt;
 use std::path::PathBuf;
 
 use egressd_service::bearer;
+use egressd_service::small_file::aside;
 use egressd_service::tls::read_authorities;
 use tonic::metadata::{Ascii, MetadataValue};
 use tonic::transport::{Certificate, ClientTlsConfig, Endpoint};
@@ -31,11 +33,12 @@ pub enum Security {
 
 impl Security {
     /// Where to connect to.
-    pub(super) fn endpoint(&self, exporter: &ExporterAddress) -> Result<Endpoint, Hangup> {
+    pub(super) async fn endpoint(&self, exporter: &ExporterAddress) -> Result<Endpoint, Hangup> {
         match self {
             Self::Plain => Ok(exporter.endpoint("http")),
             Self::Tls { ca_file, server_name, .. } => {
-                let authorities = Certificate::from_pem(read_authorities(ca_file)?);
+                let ca_file = ca_file.clone();
+                let authorities = Certificate::from_pem(aside(move || read_authorities(&ca_file)).await?);
                 let config = ClientTlsConfig::new().ca_certificate(authorities).domain_name(server_name);
                 exporter.endpoint("https").tls_config(config).map_err(Hangup::Unreachable)
             }
@@ -43,10 +46,13 @@ impl Security {
     }
 
     /// The header that says who we are.
-    pub(super) fn proof(&self) -> Result<Option<MetadataValue<Ascii>>, Hangup> {
+    pub(super) async fn proof(&self) -> Result<Option<MetadataValue<Ascii>>, Hangup> {
         match self {
             Self::Plain | Self::Tls { token_file: None, .. } => Ok(None),
-            Self::Tls { token_file: Some(path), .. } => Ok(Some(bearer::header(path)?)),
+            Self::Tls { token_file: Some(path), .. } => {
+                let path = path.clone();
+                Ok(Some(aside(move || bearer::header(&path)).await?))
+            }
         }
     }
 }

@@ -13,7 +13,7 @@ use tracing::{info, warn};
 
 use super::shown::{Certificate, PemError, Shown};
 use crate::lifecycle::chain;
-use crate::small_file::{ReadError, read};
+use crate::small_file::{ReadError, aside, read};
 
 /// How often files are looked at. A mounted Secret changes a minute after the object.
 pub const READ_EVERY: Duration = Duration::from_secs(10);
@@ -92,7 +92,8 @@ impl Files {
         let mut look = tokio::time::interval(READ_EVERY);
         loop {
             look.tick().await;
-            match self.load() {
+            let files = self.clone();
+            match aside(move || files.load()).await {
                 Ok(certificate) => {
                     failing = false;
                     if current.as_ref() != Some(&certificate) {
