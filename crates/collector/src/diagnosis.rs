@@ -54,6 +54,8 @@ pub(crate) enum Finding {
     RolledBack,
     /// Maps of Cilium that this process must not open.
     UnopenedMaps { maps: u64, error: String },
+    /// Maps of Cilium that came while netfilter was read, and cannot be.
+    UnreadMaps { error: String },
     /// Maps of Cilium that this version does not know.
     ForeignMaps { maps: u64 },
     /// A table of our own programs had no room.
@@ -68,7 +70,7 @@ pub(crate) enum Finding {
 
 impl Finding {
     /// Every code of what a running collector can find, and of what keeps it from running.
-    pub(crate) const CODES: [&'static str; 22] = [
+    pub(crate) const CODES: [&'static str; 23] = [
         "acct_off",
         "timestamp_off",
         "events_off",
@@ -89,6 +91,7 @@ impl Finding {
         "unknown_layout",
         "rolled_back",
         "unopened_maps",
+        "unread_maps",
         "foreign_maps",
         "table_full",
     ];
@@ -116,6 +119,7 @@ impl Finding {
             Self::UnknownLayout { .. } => "unknown_layout",
             Self::RolledBack => "rolled_back",
             Self::UnopenedMaps { .. } => "unopened_maps",
+            Self::UnreadMaps { .. } => "unread_maps",
             Self::ForeignMaps { .. } => "foreign_maps",
             Self::TableFull { .. } => "table_full",
             Self::TwoCtZones { .. } => "two_ct_zones",
@@ -212,6 +216,11 @@ impl fmt::Display for Finding {
                 f,
                 "what {maps} of Cilium's conntrack maps count is in no figure, since they must not be opened; the others \
                  are complete: {error}; maps of other clusters that are not pinned by themselves need CAP_SYS_ADMIN"
+            ),
+            Self::UnreadMaps { error } => write!(
+                f,
+                "maps of Cilium's are there by now, and what Cilium moves is in no figure as long as netfilter is read: \
+                 {error}; pass --ct-mode to end the search"
             ),
             Self::ForeignMaps { maps } => write!(
                 f,
@@ -365,6 +374,7 @@ mod tests {
             Finding::UnknownLayout { has_directional_entries: true },
             Finding::RolledBack,
             Finding::UnopenedMaps { maps: 1, error: error() },
+            Finding::UnreadMaps { error: error() },
             Finding::ForeignMaps { maps: 1 },
             Finding::TableFull { packets: 1, bytes: 60 },
         ];

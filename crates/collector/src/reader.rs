@@ -25,7 +25,7 @@ use crate::diagnosis::{self, Finding};
 use crate::kept::Kept;
 use crate::metrics::{MeterMetrics, SourceMetrics};
 use crate::pace::{Cost, Pace};
-use crate::source::{Hearing, Plan, Rows, Unread, Waker};
+use crate::source::{Again, Hearing, Plan, Rows, Unread, Waker};
 use crate::usage::{self, Usage};
 
 /// How long the thread that receives ends may take to hand over what the kernel has said.
@@ -36,6 +36,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 const _: () = assert!(LOOK_EVERY.as_secs() < egressd_meter::LOOKS_APART_MAX.as_secs());
 /// Between two looks whether the last batches were handed over.
 const LAST_LOOKS_EVERY: Duration = Duration::from_millis(10);
+/// A source that was found is looked for again this often: the directory of Cilium's maps is listed.
+const LOOK_AGAIN_EVERY: Duration = Duration::from_secs(10);
 /// Rows of a read after which ends are applied: some 2 ms.
 const ROWS_BETWEEN_ENDS: u64 = 1024;
 
@@ -47,6 +49,8 @@ pub(crate) struct Lines {
     pub(crate) settings: watch::Receiver<Settings>,
     pub(crate) status: watch::Sender<Status>,
     pub(crate) ready: Part,
+    /// Asks this process to end.
+    pub(crate) end: Box<dyn Fn() + Send>,
 }
 
 /// What the reader is made of.
@@ -54,6 +58,8 @@ pub(crate) struct Reader {
     pub(crate) plan: Plan,
     /// What was found at the start and stays so.
     pub(crate) standing: Option<Finding>,
+    /// Looks for another source to read.
+    pub(crate) search: Search,
     pub(crate) ends_config: EndsConfig,
     pub(crate) meter: Meter,
     /// Ordinal of the next end that is applied.
@@ -67,6 +73,13 @@ pub(crate) struct Reader {
     pub(crate) lines: Lines,
     pub(crate) source_metrics: SourceMetrics,
     pub(crate) meter_metrics: MeterMetrics,
+}
+
+/// When another source was looked for last, and what stands in its way.
+#[derive(Default)]
+pub(crate) struct Search {
+    looked: Option<Instant>,
+    unread: Option<Finding>,
 }
 
 /// Asks a reader to stop, and tells when it has.
@@ -151,6 +164,7 @@ impl Reader {
                 continue;
             }
             last_tick = Instant::now();
+            self.look_for_another_source();
             // A long read begins with room for ends.
             self.relieve();
             let before = usage::of_thread();
@@ -176,7 +190,7 @@ impl Reader {
             Err(finding) => vec![finding],
         };
         findings.extend(self.slow_reads());
-        findings.extend(self.standing.clone());
+        findings.extend(self.standing.clone().into_iter().chain(self.search.unread.clone()));
         self.source_metrics.findings(&findings);
         let described = kernel.rows.description().map(|description| format!("; {description}"));
         let reason = format!("{}{}", self.plan.reason, described.unwrap_or_default());
@@ -187,6 +201,27 @@ impl Reader {
         status.losses.extend(diagnosis::uncounted(&uncounted));
         self.tell(status);
         Ok(())
+    }
+
+    /// Where there is another source by now, this process ends with what it holds handed over, and the next one reads that: all
+    /// that is read here, from baselines to the state, is of one source.
+    fn look_for_another_source(&mut self) {
+        let Search { looked, unread } = &mut self.search;
+        if looked.is_some_and(|looked| looked.elapsed() < LOOK_AGAIN_EVERY) {
+            return;
+        }
+        *looked = Some(Instant::now());
+        match self.plan.look_again() {
+            Some(Again::Other(mode, reason)) => {
+                warn!(
+                    source = mode.name(),
+                    reason, "ending, so that the next process reads what is there by now"
+                );
+                (self.lines.end)();
+            }
+            Some(Again::Unread(finding)) => *unread = Some(finding),
+            None => *unread = None,
+        }
     }
 
     fn slow_reads(&self) -> Option<Finding> {

@@ -1,4 +1,4 @@
-//! Where rows come from: one account of the kernel's, chosen once at start.
+//! Where rows come from: one account of the kernel's, chosen at start and kept for as long as the process lives.
 //!
 //! A source is a file of [`source`](self) that gives [`Rows`]; what else tells it apart (whether ends are heard, how
 //! often it is read, what a checkpoint of it is of) stands in [`Mode`] and [`Plan`]. The reader knows none by name.
@@ -103,6 +103,8 @@ pub(crate) struct Plan {
     pub(crate) mode: Mode,
     /// Why this one, in words.
     pub(crate) reason: String,
+    /// Nobody named it on the command line.
+    is_detected: bool,
     host_pid: bool,
     ct_zones: CtZones,
     cilium: CiliumOptions,
@@ -116,16 +118,33 @@ impl Plan {
     pub(crate) fn choose(options: &SourceOptions) -> Self {
         let (mode, reason) = match options.ct_mode.0 {
             Some(mode) => (mode, "--ct-mode".to_owned()),
-            None => detect(options),
+            None => {
+                detect(&options.cilium, &options.ebpf).unwrap_or_else(|unread| (Mode::Cilium, chain(&unread)))
+            }
         };
         Self {
             mode,
             reason,
+            is_detected: options.ct_mode.0.is_none(),
             host_pid: options.namespace.host_pid,
             ct_zones: options.ct_zones.clone(),
             cilium: options.cilium.clone(),
             ebpf: options.ebpf.clone(),
             ebpf_pin_dir: None,
+        }
+    }
+
+    /// Whether another source should be read by now: after a reboot Cilium may pin its maps later than this process looked,
+    /// and netfilter's table tells little of what Cilium moves. What another process would choose is told by its reason;
+    /// maps that are there and cannot be read are no choice, and a finding. Cheap as long as there is no map.
+    pub(crate) fn look_again(&self) -> Option<Again> {
+        if self.mode != Mode::Netfilter || !self.is_detected {
+            return None;
+        }
+        match detect(&self.cilium, &self.ebpf) {
+            Ok((Mode::Netfilter, _)) => None,
+            Ok((mode, reason)) => Some(Again::Other(mode, reason)),
+            Err(unread) => Some(Again::Unread(Finding::UnreadMaps { error: chain(&unread) })),
         }
     }
 
@@ -185,22 +204,30 @@ impl Plan {
     }
 }
 
-/// What this machine has, and why that is read.
-fn detect(options: &SourceOptions) -> (Mode, String) {
-    let directory = options.cilium.cilium_map_dir.display();
-    let mut cilium = cilium::Cilium::new(&options.cilium);
+/// What a look at a source that was found brings.
+pub(crate) enum Again {
+    /// This one should be read, and why.
+    Other(Mode, String),
+    /// There is one that cannot be read.
+    Unread(Finding),
+}
+
+/// What this machine has, and why that is read; an error where there are maps that cannot be read.
+fn detect(options: &CiliumOptions, ebpf: &EbpfOptions) -> Result<(Mode, String), ReadError> {
+    let directory = options.cilium_map_dir.display();
+    let mut cilium = cilium::Cilium::new(options);
     match cilium.look() {
         Ok(()) => {
             let pinned = format!("Cilium's conntrack maps are pinned in {directory}");
-            let Some(lack) = cilium.lack() else { return (Mode::Cilium, pinned) };
-            match ebpf::Ebpf::look(&options.ebpf) {
+            let Some(lack) = cilium.lack() else { return Ok((Mode::Cilium, pinned)) };
+            Ok(match ebpf::Ebpf::look(ebpf) {
                 Ok(()) => (Mode::Ebpf, format!("{pinned}; they {lack}")),
                 Err(error) => (Mode::Cilium, format!("{pinned}; they {lack}, but {}", chain(error.as_ref()))),
-            }
+            })
         }
-        Err(error @ ReadError::Map { .. }) => (Mode::Cilium, chain(&error)),
+        Err(unread @ ReadError::Map { .. }) => Err(unread),
         Err(ReadError::NoMaps { .. } | ReadError::Directory { .. }) => {
-            (Mode::Netfilter, format!("no conntrack map of Cilium is pinned in {directory}"))
+            Ok((Mode::Netfilter, format!("no conntrack map of Cilium is pinned in {directory}")))
         }
     }
 }

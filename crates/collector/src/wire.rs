@@ -27,7 +27,7 @@ use crate::kept::Kept;
 use crate::metrics::{CheckpointMetrics, DnsMetrics, MeterMetrics, SourceMetrics};
 use crate::names;
 use crate::pace::Pace;
-use crate::reader::{self, Reader};
+use crate::reader::{self, Reader, Search};
 use crate::source::{Mode, Plan};
 use crate::stream::PLAIN_TEXT;
 
@@ -70,6 +70,7 @@ pub(crate) async fn wire(options: Box<RunOptions>, mut tasks: Tasks) -> anyhow::
     let reader = Reader {
         plan,
         standing: untraced,
+        search: Search::default(),
         ends_config: options.ends(),
         meter: life.meter,
         heard: life.heard,
@@ -84,6 +85,10 @@ pub(crate) async fn wire(options: Box<RunOptions>, mut tasks: Tasks) -> anyhow::
             settings: settings_in,
             status,
             ready: admin.part("snapshot"),
+            end: {
+                let stop = tasks.stop.clone();
+                Box::new(move || stop.cancel())
+            },
         },
         source_metrics: SourceMetrics::register(&mut registry),
         meter_metrics: MeterMetrics::register(&mut registry),

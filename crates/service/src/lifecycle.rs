@@ -17,7 +17,8 @@ use tracing::{error, info, warn};
 pub struct Tasks {
     stages: JoinSet<Named>,
     aside: JoinSet<Named>,
-    /// Fires when the daemon should stop: finish what is held, take nothing new.
+    /// Fires when the daemon should stop: finish what is held, take nothing new. A task that fires it asks for that, and such
+    /// an end is a good one.
     pub stop: CancellationToken,
     /// Fires when the grace is over: say what is still held, and return.
     pub abandon: CancellationToken,
@@ -143,7 +144,8 @@ async fn supervise(mut tasks: Tasks, grace: Duration) -> bool {
     tokio::select! {
         _ = terminate.recv() => info!(grace_ms = grace.as_millis(), "asked to stop by SIGTERM"),
         _ = interrupt.recv() => info!(grace_ms = grace.as_millis(), "asked to stop by SIGINT"),
-        _ = tasks.join_next() => clean = false,
+        () = tasks.stop.clone().cancelled_owned() => info!(grace_ms = grace.as_millis(), "asked to stop by a task"),
+        ended = tasks.join_next() => clean = ended == Some(true),
     }
     tasks.stop.cancel();
     let abandon = tasks.abandon.clone();
@@ -192,6 +194,25 @@ mod tests {
             Ok::<_, std::io::Error>(tasks)
         });
         assert_eq!(format!("{code:?}"), format!("{:?}", ExitCode::FAILURE));
+    }
+
+    /// Goal: a task may ask the daemon to stop, and that is no failure.
+    #[test]
+    fn a_task_may_ask_for_a_stop() {
+        let code = run(Duration::from_secs(5), |mut tasks| async {
+            for name in ["asking", "patient"] {
+                let stop = tasks.stop.clone();
+                tasks.spawn(name, async move {
+                    if name == "asking" {
+                        stop.cancel();
+                    }
+                    stop.cancelled().await;
+                    Ok::<(), std::io::Error>(())
+                });
+            }
+            Ok::<_, std::io::Error>(tasks)
+        });
+        assert_eq!(format!("{code:?}"), format!("{:?}", ExitCode::SUCCESS));
     }
 
     /// Goal: the grace bounds a stop, and what outlives it is told to give up.

@@ -13,6 +13,7 @@ mod cilium;
 mod contract;
 mod failing_sinks;
 mod followers;
+mod found_later;
 mod from_kubernetes;
 mod harness;
 mod killed;
