@@ -134,7 +134,7 @@ impl Baselines {
             let fingerprint = Fingerprint(input.u128()?);
             let seen = Seen { original: input.counter()?, reply: input.counter()? };
             // Without its baseline an entry would count whole once more.
-            if baselines.table.upsert(fingerprint, seen, stamp(input)?) == Before::Full {
+            if baselines.table.upsert(fingerprint, stamp(input)?, |_| seen) == Before::Full {
                 return Err(malformed("there are more entries than may be held"));
             }
         }
@@ -172,7 +172,7 @@ impl Baselines {
             table.evict((*stamp + STAMPS - age) % STAMPS, |fingerprint, seen| retired.add(fingerprint, seen))
         };
         let vanished = absent.map(evict).sum();
-        self.table.shrink();
+        self.table.rewind();
         vanished
     }
 
@@ -186,52 +186,25 @@ impl Baselines {
         }
     }
 
-    /// What stands for an entry here.
-    pub(crate) fn fingerprint(&self, id: &EntryId) -> Fingerprint {
-        self.fingerprints.of(id)
-    }
-
-    /// Asks memory for what [`sighted`](Self::sighted) will need of these entries.
-    pub(crate) fn touch(&self, fingerprints: &[Fingerprint]) {
-        let touched = fingerprints.iter().fold(0, |sum, &fingerprint| sum ^ self.table.touch(fingerprint));
-        // The reads are all that is wanted.
-        std::hint::black_box(touched);
-    }
-
     /// An entry as a snapshot shows it.
-    pub(crate) fn sighted(
-        &mut self,
-        fingerprint: Fingerprint,
-        start: Option<UnixNanos>,
-        counters: Counters,
-    ) -> Growth {
+    pub(crate) fn sighted(&mut self, id: &EntryId, counters: Counters) -> Growth {
+        let fingerprint = self.fingerprints.of(id);
         if self.tombstones.contains(&fingerprint) || self.tombstones_before.contains(&fingerprint) {
             return Growth::Tombstone;
         }
-        match self.table.upsert(fingerprint, seen(counters), self.stamp) {
-            Before::Known(before) => {
-                self.keep_beside(fingerprint, counters, before);
-                grown(counters, before)
-            }
+        match self.table.upsert(fingerprint, self.stamp, |before| seen(counters, before)) {
+            Before::Known(before) => grown(counters, before),
             Before::Full => {
                 self.surveying = false;
                 Growth::NotAdmitted
             }
-            Before::New => self.first(fingerprint, start, counters),
-        }
-    }
-
-    /// What cannot be read now was seen before, and may be read again.
-    fn keep_beside(&mut self, fingerprint: Fingerprint, counters: Counters, before: Seen) {
-        if matches!(counters, Counters::Total { beside: None, .. }) && !before.reply.is_zero() {
-            let seen = Seen { reply: before.reply, ..seen(counters) };
-            self.table.upsert(fingerprint, seen, self.stamp);
+            Before::New => self.first(fingerprint, id.start, counters),
         }
     }
 
     /// An entry's last words.
     pub(crate) fn ended(&mut self, id: &EntryId, counters: Counters) -> Growth {
-        let fingerprint = self.fingerprint(id);
+        let fingerprint = self.fingerprints.of(id);
         if self.tombstones.len() >= self.tombstones_max {
             self.rotate_tombstones();
         }
@@ -271,10 +244,14 @@ fn stamp<R: Read>(input: &mut In<'_, R>) -> io::Result<u8> {
     if stamp < STAMPS { Ok(stamp) } else { Err(malformed("a stamp is none")) }
 }
 
-fn seen(counters: Counters) -> Seen {
+fn seen(counters: Counters, before: Option<Seen>) -> Seen {
     match counters {
         Counters::Directed { tx, rx } => Seen { original: tx, reply: rx },
-        Counters::Total { main, beside } => Seen { original: main, reply: beside.unwrap_or_default() },
+        Counters::Total { main, beside: Some(beside) } => Seen { original: main, reply: beside },
+        // What cannot be read now was seen before, and may be read again.
+        Counters::Total { main, beside: None } => {
+            Seen { original: main, reply: before.map_or(Counter::default(), |before| before.reply) }
+        }
     }
 }
 

@@ -6,14 +6,14 @@
 //! Nobody who does not know the key can do better. Bound: 56 bytes on the stack.
 
 use std::hash::{BuildHasherDefault, Hash, Hasher};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use egressd_flow::{EntryId, L4};
 use foldhash::fast::FixedState;
 use siphasher::sip128::SipHasher13;
 
 /// Two IPv6 addresses, a kernel id and a start.
-const PACKED_BYTES_MAX: usize = 8 + 16 + 16 + 8 + 8;
+const PACKED_WORDS_MAX: usize = 1 + 2 + 2 + 1 + 1;
 
 /// Stands for an [`EntryId`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -75,13 +75,16 @@ impl Fingerprints {
     }
 }
 
-/// An identity as bytes. The first says which fields follow, and so the length and meaning of the rest.
+/// An identity as words. The first says which fields follow, and so the length and meaning of the rest.
+///
+/// Words, since what is stored as a word can be loaded as one at once.
 struct Packed {
-    bytes: [u8; PACKED_BYTES_MAX],
+    words: [[u8; 8]; PACKED_WORDS_MAX],
     length: usize,
 }
 
 impl Packed {
+    #[inline]
     fn new(id: &EntryId) -> Self {
         let EntryId { original, kernel_id, start } = id;
         let (l4_kind, l4) = layer4(original.l4);
@@ -90,46 +93,64 @@ impl Packed {
             | u8::from(kernel_id.is_some()) << 2
             | u8::from(start.is_some()) << 3
             | l4_kind << 4;
-        let mut packed = Self { bytes: [0; PACKED_BYTES_MAX], length: 0 };
-        packed.push([shape, original.protocol.0]);
-        packed.push(original.ct_zone.0.to_le_bytes());
-        packed.push(l4);
-        for address in [original.src, original.dst] {
-            match address {
-                IpAddr::V4(address) => packed.push(address.octets()),
-                IpAddr::V6(address) => packed.push(address.octets()),
-            }
+        let [ct_zone_low, ct_zone_high] = original.ct_zone.0.to_le_bytes();
+        let head = u32::from_le_bytes([shape, original.protocol.0, ct_zone_low, ct_zone_high]);
+        let mut packed = Self { words: [[0; 8]; PACKED_WORDS_MAX], length: 0 };
+        packed.push(pair(head, l4));
+        match (original.src, original.dst) {
+            (IpAddr::V4(src), IpAddr::V4(dst)) => packed.push(pair(number(src), number(dst))),
+            (src, dst) => [src, dst].into_iter().for_each(|address| packed.push_wide(address)),
         }
-        if let Some(kernel_id) = kernel_id {
-            packed.push(kernel_id.to_le_bytes());
+        if let Some(kernel_id) = *kernel_id {
+            packed.push(kernel_id);
         }
-        if let Some(start) = start {
-            packed.push(start.0.to_le_bytes());
+        if let Some(start) = *start {
+            packed.push(start.0);
         }
         packed
     }
 
-    fn push<const N: usize>(&mut self, field: [u8; N]) {
-        self.bytes[self.length..self.length + N].copy_from_slice(&field);
-        self.length += N;
+    #[inline]
+    fn push(&mut self, word: u64) {
+        self.words[self.length] = word.to_le_bytes();
+        self.length += 1;
     }
 
+    #[inline]
+    fn push_wide(&mut self, address: IpAddr) {
+        match address {
+            IpAddr::V4(address) => [u64::from(number(address)), 0].map(|word| self.push(word)),
+            IpAddr::V6(address) => {
+                let [a, b, c, d, e, f, g, h, i, j, k, l, m, n, o, p] = address.octets();
+                [[a, b, c, d, e, f, g, h], [i, j, k, l, m, n, o, p]]
+                    .map(|word| self.push(u64::from_le_bytes(word)))
+            }
+        };
+    }
+
+    #[inline]
     fn bytes(&self) -> &[u8] {
-        &self.bytes[..self.length]
+        self.words[..self.length].as_flattened()
     }
 }
 
+/// Two halves of a word, the first in front.
+fn pair(first: u32, second: u32) -> u64 {
+    u64::from(first) | u64::from(second) << u32::BITS
+}
+
+fn number(address: Ipv4Addr) -> u32 {
+    u32::from_le_bytes(address.octets())
+}
+
 /// Which kind it is, and its fields.
-fn layer4(l4: L4) -> (u8, [u8; 4]) {
+fn layer4(l4: L4) -> (u8, u32) {
     match l4 {
-        L4::None => (0, [0; 4]),
-        L4::Ports { src, dst } => {
-            let ([a, b], [c, d]) = (src.to_le_bytes(), dst.to_le_bytes());
-            (1, [a, b, c, d])
-        }
+        L4::None => (0, 0),
+        L4::Ports { src, dst } => (1, u32::from(src) | u32::from(dst) << u16::BITS),
         L4::Icmp { id, kind, code } => {
             let [a, b] = id.to_le_bytes();
-            (2, [a, b, kind, code])
+            (2, u32::from_le_bytes([a, b, kind, code]))
         }
     }
 }

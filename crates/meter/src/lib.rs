@@ -18,6 +18,7 @@ mod baseline;
 mod books;
 mod config;
 mod fingerprint;
+mod hashing;
 mod meter;
 mod reduce;
 mod retired;

@@ -5,21 +5,17 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
 use egressd_flow::{
-    Batch, Completeness, Counter, Counters, Ended, Entry, EntryId, Epoch, IpProtocol, Scope, Sequence,
-    Snapshot, Span, Traffic, UnixNanos, View,
+    Batch, Completeness, Counter, Ended, Entry, EntryId, Epoch, Scope, Sequence, Snapshot, Span, Traffic,
+    Tuple, UnixNanos, View,
 };
 
 use crate::baseline::{Baselines, Growth};
 use crate::books::{Books, Discard};
 use crate::config::MeterConfig;
-use crate::fingerprint::Fingerprint;
 use crate::reduce::Reducer;
 use crate::scope::{Claim, OwnerId, Owners};
 use crate::state::{In, Out, malformed};
 use crate::unclaimed::{Key, Unclaimed, Verdict};
-
-/// Rows that are looked up together: their cache misses overlap.
-const ROWS_TOGETHER: usize = 16;
 
 /// What the next batch's number in a kept state may be: far below the last, behind which there is none.
 const SEQUENCES: RangeInclusive<u64> = 1..=1 << 63;
@@ -40,36 +36,11 @@ pub struct Meter {
     began: UnixNanos,
     now: UnixNanos,
     baselines: Baselines,
-    /// Rows of the running snapshot that are still to be looked up, fewer than [`ROWS_TOGETHER`], with their
-    /// fingerprints.
-    rows: Vec<Row>,
-    fingerprints: Vec<Fingerprint>,
     owners: Owners,
     unclaimed: Unclaimed,
     open: Reducer,
     late: Late,
     books: Books,
-}
-
-/// What is accounted of an entry: less than half of it, since rows that wait are copied.
-#[derive(Clone, Copy)]
-struct Row {
-    opener: IpAddr,
-    /// The real peer.
-    peer: IpAddr,
-    protocol: IpProtocol,
-    view: View,
-    start: Option<UnixNanos>,
-    counters: Counters,
-}
-
-impl Row {
-    /// `None` for an entry without counters.
-    fn of(entry: &Entry) -> Option<Self> {
-        let Entry { id: EntryId { original, start, .. }, reply, view, counters, .. } = entry;
-        let (opener, peer, protocol) = (original.src, reply.src, original.protocol);
-        Some(Self { opener, peer, protocol, view: *view, start: *start, counters: (*counters)? })
-    }
 }
 
 /// What waited for its owner and has it now: older than the other open flows, so its batches have a span of their own.
@@ -100,8 +71,6 @@ impl Meter {
             began: now,
             now,
             baselines,
-            rows: Vec::with_capacity(ROWS_TOGETHER),
-            fingerprints: Vec::with_capacity(ROWS_TOGETHER),
             owners: Owners::new(seeded.clone()),
             unclaimed: Unclaimed::new(config.unclaimed_max, seeded.clone()),
             open: Reducer::new(config.flows_max, seeded.clone()),
@@ -115,33 +84,29 @@ impl Meter {
     /// behind the beginning of the watch, what starts would else be taken for older than that. Rows of the running
     /// snapshot that came before are.
     pub fn look(&mut self, now: UnixNanos) {
-        self.look_up_rows();
         self.now = now;
         self.baselines.look(now);
     }
 
     /// A snapshot begins.
     pub fn begin(&mut self, now: UnixNanos) {
-        self.look_up_rows();
         (self.now, self.began) = (now, now);
         self.books.entries_active = 0;
         let vanished = self.baselines.begin(now);
         self.books.vanished_entries += u64::try_from(vanished).unwrap_or(u64::MAX);
     }
 
-    /// One row of the snapshot. It shows in the books when the snapshot is over, or a few rows later.
+    /// One row of the snapshot.
     pub fn entry(&mut self, entry: &Entry) {
-        let Some(row) = Row::of(entry) else { return };
-        self.fingerprints.push(self.baselines.fingerprint(&entry.id));
-        self.rows.push(row);
-        if self.rows.len() == ROWS_TOGETHER {
-            self.look_up_rows();
+        let Some(counters) = entry.counters else { return };
+        let growth = self.baselines.sighted(&entry.id, counters);
+        if self.account(entry, growth) {
+            self.books.entries_active += 1;
         }
     }
 
     /// The snapshot is over.
     pub fn finish(&mut self, snapshot: &Snapshot) {
-        self.look_up_rows();
         let is_complete = snapshot.completeness == Completeness::Complete;
         if is_complete {
             self.read_at = self.began;
@@ -152,21 +117,19 @@ impl Meter {
 
     /// The snapshot that was begun gave nothing, or broke off without an end.
     pub fn abandon(&mut self) {
-        self.look_up_rows();
         self.baselines.finish(false);
     }
 
     /// An entry ended.
     pub fn ended(&mut self, ended: &Ended, now: UnixNanos) {
         self.look(now);
-        let Some(row) = Row::of(&ended.entry) else { return };
-        let growth = self.baselines.ended(&ended.entry.id, row.counters);
-        self.account(&row, growth);
+        let Some(counters) = ended.entry.counters else { return };
+        let growth = self.baselines.ended(&ended.entry.id, counters);
+        self.account(&ended.entry, growth);
     }
 
     /// The exporter told who owns what. `as_of` is by this node's clock.
     pub fn scope(&mut self, scope: &Scope) {
-        self.look_up_rows();
         self.owners.apply(scope);
         let Self { unclaimed, owners, late, books, config, .. } = self;
         unclaimed.review(scope.as_of, config.unclaimed_grace, |key, traffic, span, late_enough| {
@@ -188,7 +151,6 @@ impl Meter {
     /// A span begins with the read before the last cut, not with that cut: what an entry carried in between was not in
     /// it.
     pub fn cut(&mut self, now: UnixNanos) -> Vec<Batch> {
-        self.look_up_rows();
         let (records_max, owners_max) = (self.config.batch_records_max, self.config.batch_owners_max);
         let span = Span { from: self.grows_from.min(now), to: now };
         self.grows_from = self.read_at;
@@ -212,8 +174,7 @@ impl Meter {
     ///
     /// # Errors
     /// Those of `out`.
-    pub fn save(&mut self, out: &mut impl Write) -> io::Result<()> {
-        self.look_up_rows();
+    pub fn save(&self, out: &mut impl Write) -> io::Result<()> {
         let out = &mut Out(out);
         out.u64(self.epoch.0)?;
         out.u64(self.next.0)?;
@@ -276,22 +237,6 @@ impl Meter {
         Books { held, entries, table_bytes, forgotten_baselines, ..self.books }
     }
 
-    fn look_up_rows(&mut self) {
-        self.baselines.touch(&self.fingerprints);
-        let (mut rows, fingerprints) =
-            (std::mem::take(&mut self.rows), std::mem::take(&mut self.fingerprints));
-        for (row, &fingerprint) in rows.iter().zip(&fingerprints) {
-            let growth = self.baselines.sighted(fingerprint, row.start, row.counters);
-            if self.account(row, growth) {
-                self.books.entries_active += 1;
-            }
-        }
-        rows.clear();
-        self.rows = rows;
-        self.fingerprints = fingerprints;
-        self.fingerprints.clear();
-    }
-
     fn held(&self) -> Counter {
         let mut held = self.unclaimed.sum();
         held += self.late.flows.sum();
@@ -308,7 +253,7 @@ impl Meter {
     }
 
     /// True when there was growth that can be.
-    fn account(&mut self, row: &Row, growth: Growth) -> bool {
+    fn account(&mut self, entry: &Entry, growth: Growth) -> bool {
         let traffic = match growth {
             Growth::Grown(traffic) => traffic,
             Growth::Reset(traffic) => {
@@ -332,15 +277,16 @@ impl Meter {
             self.books.impossible += 1;
             return false;
         }
-        let Row { opener, peer, .. } = *row;
-        match row.view {
-            View::Source => self.side(row, opener, peer, traffic),
-            View::Destination => self.side(row, peer, opener, traffic),
+        // Who sends replies is the real peer.
+        let (opener, peer) = (entry.id.original.src, entry.reply.src);
+        match entry.view {
+            View::Source => self.side(entry, opener, peer, traffic),
+            View::Destination => self.side(entry, peer, opener, traffic),
             View::Both => {
-                self.side(row, opener, peer, traffic);
+                self.side(entry, opener, peer, traffic);
                 // A hairpin to itself has one side, not two.
                 if opener != peer {
-                    self.side(row, peer, opener, traffic.flipped());
+                    self.side(entry, peer, opener, traffic.flipped());
                 }
             }
         }
@@ -348,9 +294,9 @@ impl Meter {
     }
 
     /// Growth of one side of an entry, as `local` sees it.
-    fn side(&mut self, row: &Row, local: IpAddr, remote: IpAddr, traffic: Traffic) {
+    fn side(&mut self, entry: &Entry, local: IpAddr, remote: IpAddr, traffic: Traffic) {
         self.books.received += traffic.sum();
-        let Row { protocol, start, .. } = *row;
+        let EntryId { original: Tuple { protocol, .. }, start, .. } = entry.id;
         let at = start.unwrap_or(self.now);
         match self.owners.claim(local, at) {
             Claim::Owner(owner) => self.open.add(owner, remote, protocol, traffic),

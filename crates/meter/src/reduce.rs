@@ -1,5 +1,6 @@
 //! Growth folded by (owner, remote address, protocol) between two cuts.
 
+use std::hash::{Hash, Hasher};
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -8,17 +9,28 @@ use egressd_flow::{Counter, IpProtocol, Owner, Record, Traffic};
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
+use crate::hashing::hash_address;
 use crate::scope::{OwnerId, Owners};
 use crate::state::{In, Out, malformed};
 
 /// Memory of one open flow in the table.
 pub(crate) const SLOT_BYTES: usize = size_of::<(FlowKey, Traffic)>();
 
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq)]
 struct FlowKey {
     owner: OwnerId,
     remote: Option<IpAddr>,
     protocol: IpProtocol,
+}
+
+impl Hash for FlowKey {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let Self { owner, remote, protocol } = *self;
+        state.write_u64(u64::from(owner.0) << u8::BITS | u64::from(protocol.0));
+        if let Some(remote) = remote {
+            hash_address(remote, state);
+        }
+    }
 }
 
 /// Records and the owners that they name.

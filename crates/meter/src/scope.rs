@@ -13,7 +13,7 @@ use crate::state::{In, Out};
 
 /// An owner's number in this process; given to another only after a cut that emptied the open flows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct OwnerId(u32);
+pub(crate) struct OwnerId(pub(crate) u32);
 
 impl OwnerId {
     /// Where the owner stands among those that are written.

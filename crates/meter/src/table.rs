@@ -1,40 +1,44 @@
-//! The delta table: counters last seen, by fingerprint, in open addressing.
+//! The delta table: counters last seen, by fingerprint, in the order in which dumps show entries.
 //!
-//! [`SEGMENTS`] arrays, chosen by a fingerprint's first byte. Within one, entries stand in the order of their
-//! fingerprints, each at its home slot or as little behind it as those before it allow, with no gap between; so a
-//! lookup ends at the first larger fingerprint, a removal leaves no mark, an eviction is one pass in place, and a
-//! larger array is filled front to back. A segment grows by an eighth when it is full, alone: of no more than one
-//! are there ever two copies.
+//! The kernel walks its buckets in the same order each time, so the next row of a dump is mostly the entry that stood
+//! behind the last one in the dump before. Entries are kept in that order, in [leaves](leaf) of [`LEAF_ENTRIES`] that point
+//! to the next, and a cursor goes along with a dump: what is wanted lies where the processor fetches by itself. An entry
+//! that is not among the next [`AHEAD`] is found by an [index](index), and moves to the cursor: so does a new one, and a
+//! table that the kernel has sorted anew is followed within one dump.
 //!
-//! A slot is 48 bytes in two arrays: a word of 120 bits of the fingerprint (the segment says the other 8) and 8 bits
-//! about the entry, and the four counters. The load is between 3/4 and 27/32 while the table grows, so an entry takes
-//! 57 to 64 bytes; below some 20,000 entries the least size of a segment shows.
+//! A leaf that is full pushes its last entry into the one behind it, or gives half to a leaf of its own. Those that
+//! removals leave half empty are filled up again all at once, in one pass, when less than [`FILL_MIN`] of a leaf is in use
+//! on average: no second copy of more than a leaf is made.
 //!
-//! Measured (Linux 6.18, one core, random order), with words and counters side by side in one array: an upsert took 27 ns
-//! among 20,000 entries, 40 among 250,000 and 80 among 1,000,000 when 16 are touched together before
-//! ([`DeltaTable::touch`]), and 34, 60 and 160 when not; in two arrays it takes some 10 ns less in a dump of 100,000.
-//! Touching is a plain read, which needs no unsafe code and works on every processor. More lines and 8 or 32 at once
-//! gave nothing more; prefetch instructions row by row took half as long again in a real dump of 250,000.
+//! A place takes 50 bytes and the index 5 to 6, so an entry takes some 55 bytes in a table that fills up, 63 where many come
+//! and go, and 67 at worst.
+//!
+//! Measured (Linux 6.18, one core, from dump to records): open addressing in the order of fingerprints, 16 entries touched
+//! together before they were looked up, took 300 ns an entry beside the kernel's 1,360 in a dump of 100,000, and 230 beside
+//! 270 in 500,000 of Cilium's; in the order of the dump it is 180 and 125.
 //!
 //! Invariant: nothing is dropped but by [`DeltaTable::remove`] and [`DeltaTable::evict`]. Bound: `entries_max`
-//! entries. It allocates when a segment outgrows every size it had, or gives back what it no longer needs, and
-//! otherwise never.
+//! entries. It allocates a leaf for every twenty or so entries that it did not have before, and when the index outgrows
+//! itself; otherwise only to fill leaves up again.
+
+mod index;
+mod leaf;
 
 use egressd_flow::Counter;
 
 use crate::fingerprint::Fingerprint;
+use index::{Index, LEAVES_MAX, LeafId};
+use leaf::{LEAF_ENTRIES, Leaf, Slot};
 
-const SEGMENT_BITS: u32 = 8;
-const SEGMENTS: usize = 1 << SEGMENT_BITS;
-const SLOT_BYTES: usize = size_of::<Word>() + size_of::<Seen>();
+/// Places behind the cursor that are looked at before the index is: entries that have ended, unnoticed so far, are passed.
+const AHEAD: usize = 8;
+/// Entries of a leaf that was filled up: the others are room for those that come between them.
+const FILLED: usize = 29;
+/// Entries of a leaf, on average, below which leaves are filled up.
+const FILL_MIN: usize = 26;
 
-/// The least that a segment holds once it holds anything.
-const SLOTS_MIN: usize = 16;
-
-/// The low byte of a slot's word: whether there is an entry, and its stamp.
-const META: u128 = 0xff;
-const OCCUPIED: u128 = 1;
-const STAMP_SHIFT: u32 = 1;
+// Filling up gives room, however many entries there are.
+const _: () = assert!(FILL_MIN < FILLED && FILLED < LEAF_ENTRIES);
 
 /// Stamps are below this.
 pub(crate) const STAMPS: u8 = 8;
@@ -57,23 +61,26 @@ pub(crate) enum Before {
     Full,
 }
 
-/// Of a slot: the fingerprint but for its first byte, then [`META`]. 0 where it is empty.
-type Word = u128;
-
-const EMPTY: Word = 0;
-
-fn stamped(word: Word, stamp: u8) -> Word {
-    word | OCCUPIED | u128::from(stamp) << STAMP_SHIFT
+/// Before the entry of `leaf` at `at`; behind its last where that is how many it has.
+#[derive(Clone, Copy)]
+struct Place {
+    leaf: LeafId,
+    at: usize,
 }
 
-#[expect(clippy::cast_possible_truncation, reason = "masked to the three bits of a stamp")]
-fn stamp_of(word: Word) -> u8 {
-    (word >> STAMP_SHIFT) as u8 & (STAMPS - 1)
-}
+const START: Place = Place { leaf: LeafId::FIRST, at: 0 };
 
 /// Counters by fingerprint.
 pub(crate) struct DeltaTable {
-    segments: Box<[Segment]>,
+    /// By number; the first is the beginning.
+    #[expect(clippy::vec_box, reason = "a longer list of them must not copy them")]
+    leaves: Vec<Box<Leaf>>,
+    leaves_max: usize,
+    index: Index,
+    cursor: Place,
+    /// What stood behind the entry that last moved to the cursor. Where it is wanted next, the dump goes on there, and so
+    /// does the cursor.
+    follower: Option<Fingerprint>,
     entries_max: usize,
     /// Entries by their stamp: where there is none, an eviction has nothing to look for.
     by_stamp: [usize; STAMPS as usize],
@@ -81,245 +88,240 @@ pub(crate) struct DeltaTable {
 
 impl DeltaTable {
     pub(crate) fn new(entries_max: usize) -> Self {
-        let segments = std::iter::repeat_with(Segment::default).take(SEGMENTS).collect();
-        Self { segments, entries_max, by_stamp: [0; STAMPS as usize] }
+        let entries_max = entries_max.min((LEAVES_MAX - 2) * FILL_MIN);
+        Self {
+            leaves: vec![Leaf::empty()],
+            leaves_max: leaves_max(entries_max),
+            index: Index::new(0),
+            cursor: START,
+            follower: None,
+            entries_max,
+            by_stamp: [0; STAMPS as usize],
+        }
     }
 
-    /// Memory of the slots at worst, the second copy of one growing segment included.
+    /// Memory at worst.
     pub(crate) fn worst_case_bytes(entries_max: usize) -> usize {
-        let slots = (entries_max / 3 + SEGMENTS * SLOTS_MIN).saturating_add(entries_max);
-        (slots + slots / SEGMENTS).saturating_mul(SLOT_BYTES)
+        leaves_max(entries_max)
+            .saturating_mul(LEAF_BYTES)
+            .saturating_add(Index::worst_case_bytes(entries_max))
     }
 
     pub(crate) fn len(&self) -> usize {
         self.by_stamp.iter().sum()
     }
 
-    /// Memory of the slots now.
+    /// Memory now.
     pub(crate) fn bytes(&self) -> usize {
-        self.segments.iter().map(|segment| segment.words.len() * SLOT_BYTES).sum()
+        self.leaves.len() * LEAF_BYTES + self.index.bytes()
     }
 
-    /// Reads where `fingerprint` is at home. Doing that for a few fingerprints in a row, before they are looked up
-    /// in earnest, lets the processor wait for all of their cache lines at once.
-    pub(crate) fn touch(&self, fingerprint: Fingerprint) -> u64 {
-        let (segment, word) = locate(fingerprint);
-        self.segments[segment].touch(word)
-    }
-
-    /// Notes how an entry is seen now, under a stamp below [`STAMPS`].
-    pub(crate) fn upsert(&mut self, fingerprint: Fingerprint, seen: Seen, stamp: u8) -> Before {
-        let (segment, word) = locate(fingerprint);
-        match self.segments[segment].find(word) {
-            Ok(at) => {
-                let segment = &mut self.segments[segment];
-                let before = std::mem::replace(&mut segment.words[at], stamped(word, stamp));
-                self.by_stamp[usize::from(stamp_of(before))] -= 1;
-                self.by_stamp[usize::from(stamp)] += 1;
-                Before::Known(std::mem::replace(&mut segment.seen[at], seen))
-            }
-            Err(_) if self.len() >= self.entries_max => Before::Full,
-            Err(at) => {
-                self.segments[segment].insert(at, stamped(word, stamp), seen);
-                self.by_stamp[usize::from(stamp)] += 1;
-                Before::New
-            }
+    /// A dump begins: its first row is looked for at the beginning. Fills leaves up where that gives memory back.
+    pub(crate) fn rewind(&mut self) {
+        self.cursor = START;
+        if self.leaves.len() > self.len() / FILL_MIN + 1 {
+            self.fill_up();
         }
+    }
+
+    /// Notes how an entry is seen now, under a stamp below [`STAMPS`]; `seen` makes that of what it was before.
+    pub(crate) fn upsert(
+        &mut self,
+        fingerprint: Fingerprint,
+        stamp: u8,
+        seen: impl FnOnce(Option<Seen>) -> Seen,
+    ) -> Before {
+        let place = match self.ahead(fingerprint) {
+            Some(place) => place,
+            None => match self.look_up(fingerprint) {
+                Some(place) if self.follower == Some(fingerprint) => place,
+                Some(place) => {
+                    let before = self.take(place);
+                    self.follower = self.leaves[place.leaf.number()].fingerprint(place.at);
+                    self.insert(Slot { fingerprint, seen: seen(Some(before)), stamp });
+                    return Before::Known(before);
+                }
+                None if self.len() >= self.entries_max => return Before::Full,
+                None => {
+                    self.insert(Slot { fingerprint, seen: seen(None), stamp });
+                    return Before::New;
+                }
+            },
+        };
+        self.cursor = Place { at: place.at + 1, ..place };
+        let (before, stamped) = self.leaf(place.leaf).replace(place.at, stamp, |before| seen(Some(before)));
+        self.by_stamp[usize::from(stamped)] -= 1;
+        self.by_stamp[usize::from(stamp)] += 1;
+        Before::Known(before)
     }
 
     /// Forgets an entry, and tells how it was last seen.
     pub(crate) fn remove(&mut self, fingerprint: Fingerprint) -> Option<Seen> {
-        let (segment, word) = locate(fingerprint);
-        let segment = &mut self.segments[segment];
-        let (word, seen) = segment.remove(segment.find(word).ok()?);
-        self.by_stamp[usize::from(stamp_of(word))] -= 1;
-        Some(seen)
+        self.look_up(fingerprint).map(|place| self.take(place))
     }
 
     /// Hands over and forgets every entry of this stamp; how many there were.
     pub(crate) fn evict(&mut self, stamp: u8, mut gone: impl FnMut(Fingerprint, Seen)) -> usize {
         let evicted = std::mem::take(&mut self.by_stamp[usize::from(stamp)]);
         let mut left = evicted;
-        for (segment, first_byte) in self.segments.iter_mut().zip(0u8..=u8::MAX) {
+        let Self { leaves, index, cursor, .. } = self;
+        for (leaf, id) in leaves.iter_mut().zip(LeafId::all()) {
             if left == 0 {
                 break;
             }
-            left -= segment.evict(stamp, |word, seen| gone(fingerprint(first_byte, word), seen));
+            left -= leaf.evict(stamp, |fingerprint, seen| {
+                index.remove(fingerprint, id);
+                gone(fingerprint, seen);
+            });
         }
+        cursor.at = cursor.at.min(leaves[cursor.leaf.number()].len());
         evicted
     }
 
-    /// Gives back memory of segments that are three quarters empty.
-    pub(crate) fn shrink(&mut self) {
-        for segment in &mut self.segments {
-            if segment.words.len() > SLOTS_MIN.max(segment.len * 4) {
-                segment.resize(slots_for(segment.len));
-            }
-        }
+    /// Every entry with how it was last seen and its stamp, in the order of the table.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Fingerprint, Seen, u8)> {
+        let first = self.leaves.first().map(Box::as_ref);
+        let leaves = std::iter::successors(first, |leaf| Some(self.leaves[leaf.next?.number()].as_ref()));
+        leaves.flat_map(|leaf| leaf.slots()).map(|slot| (slot.fingerprint, slot.seen, slot.stamp))
     }
 
-    /// Every entry with how it was last seen and its stamp, in the order of fingerprints.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (Fingerprint, Seen, u8)> {
-        self.segments.iter().zip(0u8..=u8::MAX).flat_map(|(segment, first_byte)| {
-            segment.occupied().map(move |(word, seen)| (fingerprint(first_byte, word), seen, stamp_of(word)))
+    fn leaf(&mut self, id: LeafId) -> &mut Leaf {
+        &mut self.leaves[id.number()]
+    }
+
+    /// Where the entry is, if it is one of the next.
+    fn ahead(&self, fingerprint: Fingerprint) -> Option<Place> {
+        let Place { leaf: id, at } = self.cursor;
+        let leaf = &self.leaves[id.number()];
+        if let Some(at) = leaf.find(fingerprint, at..at + AHEAD) {
+            return Some(Place { leaf: id, at });
+        }
+        let behind = AHEAD.checked_sub(leaf.len() - at)?;
+        let next = leaf.next?;
+        let at = self.leaves[next.number()].find(fingerprint, 0..behind)?;
+        Some(Place { leaf: next, at })
+    }
+
+    /// Where the entry is.
+    fn look_up(&self, fingerprint: Fingerprint) -> Option<Place> {
+        self.index.leaves_of(fingerprint).find_map(|leaf| {
+            let at = self.leaves[leaf.number()].find(fingerprint, 0..LEAF_ENTRIES)?;
+            Some(Place { leaf, at })
         })
     }
-}
 
-/// The segment of a fingerprint, and the rest of it at the top of a word.
-fn locate(Fingerprint(bits): Fingerprint) -> (usize, u128) {
-    ((bits >> (u128::BITS - SEGMENT_BITS)) as usize, bits << SEGMENT_BITS)
-}
-
-/// The fingerprint of an entry, by its segment's first byte and its word.
-fn fingerprint(first_byte: u8, word: Word) -> Fingerprint {
-    Fingerprint(u128::from(first_byte) << (u128::BITS - SEGMENT_BITS) | word >> SEGMENT_BITS)
-}
-
-/// Slots with room for `entries` and a few more.
-fn slots_for(entries: usize) -> usize {
-    (entries + entries / 3 + 1).max(SLOTS_MIN)
-}
-
-/// Slots in two arrays, since a lookup passes the words of a few slots and needs the counters of one.
-#[derive(Default)]
-struct Segment {
-    words: Box<[Word]>,
-    /// Of the slot at the same place; of an empty one anything.
-    seen: Box<[Seen]>,
-    len: usize,
-}
-
-impl Segment {
-    /// Slots that are a home. The last are nobody's: entries are pushed into them.
-    fn homes(&self) -> usize {
-        self.words.len() - self.words.len() / 32
-    }
-
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "half a word's bits, and a product below the number of homes"
-    )]
-    fn home(&self, word: Word) -> usize {
-        (((word >> 64) * self.homes() as u128) >> 64) as usize
-    }
-
-    /// The words at home, and the counters a little behind it, where most entries stand.
-    #[expect(clippy::cast_possible_truncation, reason = "what is read is not looked at")]
-    fn touch(&self, word: Word) -> u64 {
-        let home = self.home(word);
-        let word = self.words.get(home).map_or(0, |word| *word as u64);
-        word ^ self.seen.get(home + 1).map_or(0, |seen| seen.original.bytes)
-    }
-
-    fn occupied(&self) -> impl Iterator<Item = (Word, Seen)> {
-        let slots = self.words.iter().copied().zip(self.seen.iter().copied());
-        slots.filter(|(word, _)| *word != EMPTY)
-    }
-
-    /// Where the entry is, else where it belongs.
-    fn find(&self, word: Word) -> Result<usize, usize> {
-        let home = self.home(word);
-        for (&slot, at) in self.words[home..].iter().zip(home..) {
-            let found = slot & !META;
-            if found == word && slot != EMPTY {
-                return Ok(at);
-            }
-            if found > word || slot == EMPTY {
-                return Err(at);
-            }
+    fn take(&mut self, place: Place) -> Seen {
+        if self.cursor.leaf == place.leaf && self.cursor.at > place.at {
+            self.cursor.at -= 1;
         }
-        Err(self.words.len())
+        let taken = self.leaf(place.leaf).remove(place.at);
+        self.index.remove(taken.fingerprint, place.leaf);
+        self.by_stamp[usize::from(taken.stamp)] -= 1;
+        taken.seen
     }
 
-    /// Adds an entry that belongs at `at`.
-    fn insert(&mut self, at: usize, word: Word, seen: Seen) {
-        let is_full = (self.len + 1) * 32 > self.words.len() * 27;
-        if is_full || !self.make_room(at) {
-            self.grow();
-            let at = self.find(word & !META).unwrap_or_else(|at| at);
-            return self.insert(at, word, seen);
+    /// Adds an entry at the cursor.
+    fn insert(&mut self, slot: Slot) {
+        if self.index.is_full() {
+            self.index_anew();
         }
-        self.place(at, word, seen);
-        self.len += 1;
+        let place = self.make_room();
+        self.leaf(place.leaf).insert(place.at, slot);
+        self.index.insert(slot.fingerprint, place.leaf);
+        self.by_stamp[usize::from(slot.stamp)] += 1;
+        self.cursor = Place { at: place.at + 1, ..place };
     }
 
-    fn place(&mut self, at: usize, word: Word, seen: Seen) {
-        self.words[at] = word;
-        self.seen[at] = seen;
-    }
-
-    /// Pushes what stands at `at` and behind it into the next empty slot; false when there is none.
-    fn make_room(&mut self, at: usize) -> bool {
-        let Some(run) = self.words[at..].iter().position(|word| *word == EMPTY) else { return false };
-        self.words.copy_within(at..at + run, at + 1);
-        self.seen.copy_within(at..at + run, at + 1);
-        true
-    }
-
-    fn remove(&mut self, at: usize) -> (Word, Seen) {
-        let removed = (self.words[at], self.seen[at]);
-        let is_pushed = |behind: &usize| {
-            let word = self.words[*behind];
-            word != EMPTY && self.home(word) < *behind
-        };
-        let pushed = (at + 1..self.words.len()).take_while(is_pushed).count();
-        self.words.copy_within(at + 1..=at + pushed, at);
-        self.seen.copy_within(at + 1..=at + pushed, at);
-        self.words[at + pushed] = EMPTY;
-        self.len -= 1;
-        removed
-    }
-
-    fn evict(&mut self, stamp: u8, mut gone: impl FnMut(Word, Seen)) -> usize {
-        let is_gone = |word: Word| word != EMPTY && stamp_of(word) == stamp;
-        let Some(first) = self.words.iter().position(|word| is_gone(*word)) else { return 0 };
-        let before = self.len;
-        let mut next = first;
-        for at in first..self.words.len() {
-            let word = std::mem::replace(&mut self.words[at], EMPTY);
-            if is_gone(word) {
-                gone(word, self.seen[at]);
-                self.len -= 1;
-            } else if word != EMPTY {
-                next = next.max(self.home(word));
-                self.place(next, word, self.seen[at]);
-                next += 1;
+    /// Where an entry at the cursor goes, in a leaf that is not full.
+    fn make_room(&mut self) -> Place {
+        let Place { leaf: id, at } = self.cursor;
+        if !self.leaf(id).is_full() {
+            return self.cursor;
+        }
+        let next = self.leaf(id).next;
+        match next.filter(|next| !self.leaf(*next).is_full()) {
+            Some(next) if at == LEAF_ENTRIES => Place { leaf: next, at: 0 },
+            Some(next) => {
+                self.push_last(id, next);
+                self.cursor
             }
-        }
-        before - self.len
-    }
-
-    fn grow(&mut self) {
-        self.resize((self.words.len() + self.words.len() / 8 + 1).max(SLOTS_MIN));
-    }
-
-    /// Moves into arrays of this many slots, or of a few more when the last entries do not fit into them.
-    fn resize(&mut self, slots: usize) {
-        let old = std::mem::take(self);
-        self.len = old.len;
-        for slots in (0..).map(|more| slots + more * SLOTS_MIN) {
-            self.words = vec![EMPTY; slots].into();
-            self.seen = vec![Seen::default(); slots].into();
-            if self.fill(&old) {
-                return;
+            None if self.leaves.len() >= self.leaves_max => {
+                self.fill_up();
+                self.make_room()
+            }
+            None if at == LEAF_ENTRIES => Place { leaf: self.split(id, at), at: 0 },
+            None => {
+                let upper = self.split(id, LEAF_ENTRIES / 2);
+                let lower = Place { leaf: id, at };
+                at.checked_sub(LEAF_ENTRIES / 2).map_or(lower, |at| Place { leaf: upper, at })
             }
         }
     }
 
-    /// Places entries that come in order; false when the last do not fit.
-    fn fill(&mut self, ordered: &Self) -> bool {
-        let mut next = 0;
-        for (word, seen) in ordered.occupied() {
-            next = next.max(self.home(word));
-            if next == self.words.len() {
-                return false;
-            }
-            self.place(next, word, seen);
-            next += 1;
-        }
-        true
+    /// Moves the last entry of a leaf to the beginning of the next one, which has room.
+    fn push_last(&mut self, id: LeafId, next: LeafId) {
+        let leaf = self.leaf(id);
+        let last = leaf.remove(leaf.len() - 1);
+        self.leaf(next).insert(0, last);
+        self.index.replace(last.fingerprint, id, next);
     }
+
+    /// Moves the entries of a leaf from `at` on, if any, to a new one behind it.
+    fn split(&mut self, id: LeafId, at: usize) -> LeafId {
+        let behind = LeafId::new(self.leaves.len());
+        let leaf = self.leaf(id).split_off(at, behind);
+        leaf.slots().for_each(|slot| self.index.replace(slot.fingerprint, id, behind));
+        self.leaves.push(leaf);
+        behind
+    }
+
+    /// Puts [`FILLED`] entries into each leaf, in their order, and gives back the leaves that are left over.
+    fn fill_up(&mut self) {
+        let mut old: Vec<Option<Box<Leaf>>> =
+            std::mem::take(&mut self.leaves).into_iter().map(Some).collect();
+        let (mut spare, mut moved, mut passed) = (Vec::new(), 0, 0);
+        let mut next = Some(LeafId::FIRST);
+        while let Some(id) = next {
+            let Some(mut leaf) = old[id.number()].take() else { break };
+            if id == self.cursor.leaf {
+                passed = moved + self.cursor.at;
+            }
+            for slot in leaf.slots() {
+                if moved % FILLED == 0 {
+                    self.leaves.push(spare.pop().unwrap_or_else(Leaf::empty));
+                }
+                let last = self.leaves.len() - 1;
+                self.leaves[last].insert(moved % FILLED, slot);
+                moved += 1;
+            }
+            next = leaf.next;
+            leaf.clear();
+            spare.push(leaf);
+        }
+        if self.leaves.is_empty() {
+            self.leaves.push(Leaf::empty());
+        }
+        let behind = (1..self.leaves.len()).map(|number| Some(LeafId::new(number))).chain([None]);
+        self.leaves.iter_mut().zip(behind).for_each(|(leaf, next)| leaf.next = next);
+        let leaf = (passed / FILLED).min(self.leaves.len() - 1);
+        self.cursor = Place { leaf: LeafId::new(leaf), at: passed - leaf * FILLED };
+        self.index_anew();
+    }
+
+    fn index_anew(&mut self) {
+        // The old one goes before the new one comes.
+        self.index = Index::new(0);
+        self.index = Index::new(self.len() + 1);
+        for (leaf, id) in self.leaves.iter().zip(LeafId::all()) {
+            leaf.slots().for_each(|slot| self.index.insert(slot.fingerprint, id));
+        }
+    }
+}
+
+const LEAF_BYTES: usize = size_of::<Leaf>() + size_of::<Box<Leaf>>();
+
+fn leaves_max(entries_max: usize) -> usize {
+    entries_max / FILL_MIN + 2
 }
 
 #[cfg(test)]

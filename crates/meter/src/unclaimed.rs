@@ -1,5 +1,6 @@
 //! Growth of sides that no owner claims yet: a pod that the exporter has not told of, or another node's address.
 
+use std::hash::{Hash, Hasher};
 use std::io::{self, Read, Write};
 use std::net::IpAddr;
 use std::time::Duration;
@@ -8,18 +9,28 @@ use egressd_flow::{Counter, IpProtocol, Span, Traffic, UnixNanos};
 use foldhash::fast::FixedState;
 use hashbrown::HashMap;
 
+use crate::hashing::hash_address;
 use crate::state::{In, Out};
 
 /// Memory of one unclaimed flow in the table.
 pub(crate) const SLOT_BYTES: usize = size_of::<(Key, Held)>();
 
 /// One side's flow, apart by the second in which its entries started: an address may change hands.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Key {
     pub(crate) local: IpAddr,
     pub(crate) remote: IpAddr,
     pub(crate) protocol: IpProtocol,
     pub(crate) start_second: UnixNanos,
+}
+
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let Self { local, remote, protocol, start_second } = *self;
+        hash_address(local, state);
+        hash_address(remote, state);
+        state.write_u64(start_second.0 ^ u64::from(protocol.0));
+    }
 }
 
 #[derive(Clone, Copy)]

@@ -1,6 +1,6 @@
 //! The meter's rules at their plainest: maps by whole identity, nothing compact, nothing batched, sums in 128 bits.
 //!
-//! Written from the rules of accounting, not from the meter: it has no fingerprints, segments, stamps or numbers of
+//! Written from the rules of accounting, not from the meter: it has no fingerprints, leaves, stamps or numbers of
 //! owners. What it owes is kept by name until a cut.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
