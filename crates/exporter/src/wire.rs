@@ -84,7 +84,8 @@ pub(crate) async fn wire(options: Box<Options>, loaded: Loaded, mut tasks: Tasks
         "bounds; a sink's table takes at most about 250 bytes a flow"
     );
     spool::tell_bounds(options.spool.config(), &spool);
-    bounds::tell(&loaded.file.sinks, &spool, options.spool.config(), options.flows_listen.is_some());
+    let (has_flows, dns_names) = (options.flows_listen.is_some(), options.dns_names_bytes_max);
+    bounds::tell(&loaded.file.sinks, &spool, options.spool.config(), has_flows, dns_names);
     let hangup = signal(SignalKind::hangup()).context("cannot listen for SIGHUP")?;
     let grpc = admin::bind(options.grpc_listen_port).await?;
     let http = admin::bind(options.http_listen_port).await?;
