@@ -53,58 +53,82 @@ impl<'c> Secured<'c> {
         (secured, daemons)
     }
 
-    /// Writes a new certificate and key where the exporter looks for them, one after the other as a person would.
     fn certify(&self, authority: &Authority) {
-        let certificate = authority.certificate(SERVICE).unwrap();
-        self.stage.cluster.write_file("tls.crt", &certificate.pem).unwrap();
-        self.stage.cluster.write_file("tls.key", &certificate.key_pem).unwrap();
+        certify(&self.stage, authority);
     }
 
     fn trust(&self, authorities: &str) {
-        self.stage.cluster.write_file("ca.crt", authorities).unwrap();
+        trust(&self.stage, authorities);
     }
 
     fn exporter(&self) -> Daemon<'c> {
         let Stage { cluster, programs, api } = &self.stage;
-        let file = |name: &str| cluster.directory().join(name);
         let mut command = Command::new(&programs.exporter);
         command.arg("run").arg("--kubeconfig").arg(api.write_kubeconfig(cluster).unwrap());
         let config = Daemon::rewrite_config(cluster, CONFIG_WITHOUT_SINKS).unwrap();
         command.arg("--config-path").arg(config);
         command.args(["--grpc-listen-port", &GRPC_PORT.to_string()]);
         command.args(["--http-listen-port", &EXPORTER_HTTP_PORT.to_string()]);
-        command.arg("--tls-cert-file").arg(file("tls.crt")).arg("--tls-key-file").arg(file("tls.key"));
-        command.args(["--collector-service-account", &format!("{NAMESPACE}/egressd-collector")]);
+        command.args(exporter_flags(cluster));
         let control = cluster.namespace(CONTROL).unwrap();
         Daemon::start(control, &cluster.directory(), "exporter", command, EXPORTER_HTTP_PORT).unwrap()
     }
 
     /// With a token of its own pod, which is on the node's network.
     fn collector(&self, node: &'static Node) -> Daemon<'c> {
-        let Stage { cluster, programs, api } = &self.stage;
-        let (pod, uid) = (pod_of(node), format!("uid-of-{}", pod_of(node)));
-        let object = Pod::new(NAMESPACE, &pod).uid(&uid).created(seconds_ago(60)).scheduled(node.name, &[]);
-        api.apply(object).unwrap();
-        let token_file = self.renew_token(node);
-        let ca_file = cluster.directory().join("ca.crt");
-        let flags = [
-            "--tls-ca-file",
-            ca_file.to_str().unwrap(),
-            "--tls-server-name",
-            SERVICE,
-            "--token-file",
-            token_file.to_str().unwrap(),
-        ];
+        let Stage { cluster, programs, .. } = &self.stage;
+        let flags = collector_flags(&self.stage, node);
+        let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
         Daemon::collector(cluster, &programs.collector, node.name, &flags).unwrap()
     }
 
-    /// Writes another token, as the kubelet does long before one ends.
     fn renew_token(&self, node: &Node) -> PathBuf {
-        let (pod, api) = (pod_of(node), &self.stage.api);
-        let token = Token::of(NAMESPACE, "egressd-collector").audience(SERVICE);
-        let token = api.issue(token.bound(&pod, &format!("uid-of-{pod}"), node.name));
-        self.stage.cluster.write_file(&format!("token-{}", node.name), &token).unwrap()
+        renew_token(&self.stage, node)
     }
+}
+
+/// Writes a new certificate and key where exporters look for them, one after the other as a person would.
+pub(crate) fn certify(stage: &Stage<'_>, authority: &Authority) {
+    let certificate = authority.certificate(SERVICE).unwrap();
+    stage.cluster.write_file("tls.crt", &certificate.pem).unwrap();
+    stage.cluster.write_file("tls.key", &certificate.key_pem).unwrap();
+}
+
+/// Writes the authorities where collectors look for them.
+pub(crate) fn trust(stage: &Stage<'_>, authorities: &str) {
+    stage.cluster.write_file("ca.crt", authorities).unwrap();
+}
+
+/// TLS by that certificate, and tokens of collectors alone.
+pub(crate) fn exporter_flags(cluster: &Cluster) -> Vec<String> {
+    let file = |name: &str| cluster.directory().join(name).to_string_lossy().into_owned();
+    let account = format!("{NAMESPACE}/egressd-collector");
+    ["--tls-cert-file", &file("tls.crt"), "--tls-key-file", &file("tls.key")]
+        .into_iter()
+        .chain(["--collector-service-account", &account])
+        .map(str::to_owned)
+        .collect()
+}
+
+/// TLS to them, and a token of the node's own pod, which is made.
+pub(crate) fn collector_flags(stage: &Stage<'_>, node: &Node) -> Vec<String> {
+    let (pod, uid) = (pod_of(node), format!("uid-of-{}", pod_of(node)));
+    let object = Pod::new(NAMESPACE, &pod).uid(&uid).created(seconds_ago(60)).scheduled(node.name, &[]);
+    stage.api.apply(object).unwrap();
+    let token_file = renew_token(stage, node);
+    let ca_file = stage.cluster.directory().join("ca.crt");
+    let [ca_file, token_file] = [ca_file, token_file].map(|path| path.to_string_lossy().into_owned());
+    ["--tls-ca-file", &ca_file, "--tls-server-name", SERVICE, "--token-file", &token_file]
+        .map(str::to_owned)
+        .into()
+}
+
+/// Writes another token, as the kubelet does long before one ends.
+fn renew_token(stage: &Stage<'_>, node: &Node) -> PathBuf {
+    let (pod, api) = (pod_of(node), &stage.api);
+    let token = Token::of(NAMESPACE, "egressd-collector").audience(SERVICE);
+    let token = api.issue(token.bound(&pod, &format!("uid-of-{pod}"), node.name));
+    stage.cluster.write_file(&format!("token-{}", node.name), &token).unwrap()
 }
 
 fn pod_of(node: &Node) -> String {

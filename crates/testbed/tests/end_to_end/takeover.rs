@@ -8,15 +8,15 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use egressd_testbed::kubernetes::Resource;
-use egressd_testbed::topology::{CONTROL, CONTROL_ADDRESSES};
+use egressd_testbed::topology::{CONTROL, CONTROL_ADDRESSES, NODES, Node};
 use egressd_testbed::{
-    Cluster, Comparison, Daemon, Flows, GRPC_PORT, HttpSink, Ingestion, Load, Programs, Row, Series, Store,
-    flows_by, init_nodes, now, wait_for,
+    Authority, Cluster, Comparison, Daemon, Flows, GRPC_PORT, HttpSink, Ingestion, Load, Programs, Row,
+    Series, Store, flows_by, init_nodes, now, wait_for,
 };
 
 use crate::harness::{ALL_SAMPLES, LOSSES, gentle_plans};
 use crate::lives::{READY_WITHIN, Stage};
-use crate::seconds;
+use crate::{seconds, secured};
 
 const LEASE_DURATION: Duration = seconds(3);
 const NAMESPACE: &str = "egressd";
@@ -42,8 +42,17 @@ const FIRST: Contender =
     Contender { name: "first", grpc_port: 7062, http_port: 6060, api_port: API_PORT_TO_CUT };
 const SECOND: Contender = Contender { name: "second", grpc_port: 7063, http_port: 6070, api_port: API_PORT };
 
+/// How the streams are kept from others.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Streams {
+    Plain,
+    /// TLS by one certificate for both, and tokens of the collectors' pods.
+    Secured,
+}
+
 struct Takeover<'c> {
     name: &'static str,
+    streams: Streams,
     stage: Stage<'c>,
     prometheus: Store<'c>,
     /// A cost API that tells its senders apart.
@@ -58,18 +67,39 @@ struct Takeover<'c> {
 impl<'c> Takeover<'c> {
     /// The first one leads, the second stands by, and traffic arrives.
     fn start(name: &'static str, cluster: &'c Cluster, programs: &'c Programs) -> Self {
+        Self::start_with(Streams::Plain, name, cluster, programs)
+    }
+
+    fn start_with(
+        streams: Streams,
+        name: &'static str,
+        cluster: &'c Cluster,
+        programs: &'c Programs,
+    ) -> Self {
         nft(cluster, &service_rules());
         let stage = Stage::new(cluster, programs);
+        if streams == Streams::Secured {
+            let authority = Authority::generate("ours").unwrap();
+            secured::certify(&stage, &authority);
+            secured::trust(&stage, &authority.pem());
+        }
         let prometheus = Store::prometheus(cluster).unwrap();
         let recorder = HttpSink::start(cluster, RECORDER_PORT).unwrap();
         init_nodes(cluster, &programs.collector).unwrap();
-        let mut first = contender(&stage, &prometheus, &recorder, &FIRST);
+        let mut first = contender(&stage, &prometheus, &recorder, streams, &FIRST);
         first.wait_ready(READY_WITHIN).unwrap();
         wait_lead(&first, 1);
-        let mut second = contender(&stage, &prometheus, &recorder, &SECOND);
+        let mut second = contender(&stage, &prometheus, &recorder, streams, &SECOND);
         second.wait_ready(READY_WITHIN).unwrap();
-        let start = |node| Daemon::collector(cluster, &programs.collector, node, &[]).unwrap();
-        let mut collectors: Vec<_> = ["node-a", "node-b"].map(start).into();
+        let start = |node: &'static Node| {
+            let flags = match streams {
+                Streams::Plain => Vec::new(),
+                Streams::Secured => secured::collector_flags(&stage, node),
+            };
+            let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+            Daemon::collector(cluster, &programs.collector, node.name, &flags).unwrap()
+        };
+        let mut collectors: Vec<_> = const { &NODES }.iter().map(start).collect();
         for collector in &mut collectors {
             collector.wait_ready(READY_WITHIN).unwrap();
         }
@@ -78,7 +108,7 @@ impl<'c> Takeover<'c> {
         let load = Some(Load::start(cluster, &programs.testbed, &gentle_plans()).unwrap());
         let ingestion = Ingestion::new(cluster).unwrap();
         thread::sleep(seconds(8));
-        Self { name, stage, prometheus, recorder, ingestion, first, second, collectors, load }
+        Self { name, streams, stage, prometheus, recorder, ingestion, first, second, collectors, load }
     }
 
     /// Until the first has something that the recorder did not take.
@@ -116,7 +146,7 @@ impl<'c> Takeover<'c> {
 
     /// What keeps pods running starts the first one again; it stands by.
     fn restart_first(&mut self) {
-        self.first = contender(&self.stage, &self.prometheus, &self.recorder, &FIRST);
+        self.first = contender(&self.stage, &self.prometheus, &self.recorder, self.streams, &FIRST);
         self.first.wait_ready(READY_WITHIN).unwrap();
         thread::sleep(2 * LEASE_DURATION);
         assert_eq!([lead(&self.first), lead(&self.second)], [0, 1]);
@@ -255,6 +285,7 @@ fn contender<'c>(
     stage: &Stage<'c>,
     prometheus: &Store<'_>,
     recorder: &HttpSink,
+    streams: Streams,
     contender: &Contender,
 ) -> Daemon<'c> {
     let (cluster, name) = (stage.cluster, contender.name);
@@ -284,6 +315,9 @@ sinks:
         "--pod-name",
         name,
     ]);
+    if streams == Streams::Secured {
+        command.args(secured::exporter_flags(cluster));
+    }
     command.args(["--lease-duration", &format!("{}s", LEASE_DURATION.as_secs())]);
     command.args(["--advertise-address", &format!("{}:{}", CONTROL_ADDRESSES.v4, contender.grpc_port)]);
     let control = cluster.namespace(CONTROL).unwrap();
@@ -317,6 +351,27 @@ fn a_leader_that_is_killed_is_followed() {
     let mut takeover = Takeover::start("leader killed", &cluster, &programs);
     takeover.first.process().kill().unwrap();
     takeover.wait_taken_over(now());
+    takeover.restart_first();
+    takeover.finish();
+}
+
+/// Goal: the same with TLS and tokens: a collector that is sent on, or follows, asks for the Service's name wherever it is
+/// sent, and shows each exporter its token.
+#[test]
+fn a_leader_that_is_killed_is_followed_with_tls_and_tokens() {
+    let (cluster, programs) = (Cluster::start().unwrap(), Programs::beside_current_exe().unwrap());
+    let name = "leader killed, secured";
+    let mut takeover = Takeover::start_with(Streams::Secured, name, &cluster, &programs);
+    let reviews =
+        |exporter: &Daemon<'_>| exporter.metric("egressd_exporter_tokens_reviews_total", &[]).unwrap();
+    assert_eq!(reviews(&takeover.first), Some(2), "one for each collector");
+    let before = reviews(&takeover.second);
+    takeover.first.process().kill().unwrap();
+    takeover.wait_taken_over(now());
+    assert!(
+        reviews(&takeover.second) >= Some(2),
+        "it had {before:?}, and knows what the first knew by itself"
+    );
     takeover.restart_first();
     takeover.finish();
 }
