@@ -1,4 +1,5 @@
-//! Says why the figures would fall short on this machine, starting nothing.
+//! Says why the figures would fall short on this machine, starting nothing. An exporter that the flags name is dialled, and
+//! left without a word.
 
 use std::io::Write as _;
 use std::num::NonZeroUsize;

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use egressd_delivery::dial::{ExporterAddress, Security};
+use egressd_delivery::dial::{ExporterAddress, Security, reach};
 use egressd_service::bearer;
 use egressd_service::lifecycle::chain;
 use egressd_service::tls::{parse_server_name, read_authorities};
@@ -12,10 +12,13 @@ use egressd_service::tls::{parse_server_name, read_authorities};
 pub(crate) const PLAIN_TEXT: &str = "the stream to the exporter is plain text: whoever is on the way may read every flow \
     and answer in the exporter's place; set --tls-ca-file";
 
+/// The Service of the chart's release of that name, in its own namespace.
+const DEFAULT_ADDRESS: &str = "egressd-exporter:6062";
+
 #[derive(Debug, Args)]
 pub(crate) struct StreamOptions {
     /// The exporter's gRPC address.
-    #[arg(long, env = "EXPORTER_ADDRESS", default_value = "egressd-exporter:6062")]
+    #[arg(long, env = "EXPORTER_ADDRESS", default_value = DEFAULT_ADDRESS)]
     pub(crate) exporter_address: ExporterAddress,
 
     /// TLS to the exporter, trusting the authorities in this file, in PEM, and no others. It is waited for where it is not
@@ -51,8 +54,25 @@ impl StreamOptions {
         self.tls_server_name.clone().unwrap_or_else(|| self.exporter_address.host().to_owned())
     }
 
-    /// What keeps the files that the flags name from being of use now, in words.
+    /// What keeps a stream from being opened now, in words: files that are of no use, else an exporter that cannot be
+    /// reached or trusted. One that nothing speaks of is not dialled. Whether it takes the token only a stream tells, and
+    /// that would end this node's own.
     pub(crate) fn faults(&self) -> Vec<String> {
+        let faults = self.files();
+        let is_named = self.tls_ca_file.is_some() || self.exporter_address.to_string() != DEFAULT_ADDRESS;
+        if is_named && faults.is_empty() { self.dial().err().into_iter().collect() } else { faults }
+    }
+
+    fn dial(&self) -> Result<(), String> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| error.to_string())?;
+        runtime.block_on(reach(&self.exporter_address, &self.security())).map_err(|error| {
+            let advice = error.advice().map(|advice| format!(": {advice}")).unwrap_or_default();
+            format!("{}: {}{advice}", self.exporter_address, chain(&error))
+        })
+    }
+
+    fn files(&self) -> Vec<String> {
         let authorities = self.tls_ca_file.iter().filter_map(|path| read_authorities(path).err());
         let authorities =
             authorities.map(|error| format!("{}: --tls-ca-file is the exporter's CA", chain(&error)));

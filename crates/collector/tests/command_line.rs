@@ -82,6 +82,28 @@ fn check_says_why_nothing_is_counted() {
     assert!(said.contains("ok: "), "{said}");
 }
 
+/// Goal: an exporter that is named and cannot be reached is told by `check`, with files that are of no use before it; one
+/// that nothing speaks of is not dialled. Needs root.
+#[test]
+fn check_says_what_keeps_a_stream_from_being_opened() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let authority = directory.path().join("ca.crt");
+    let path = authority.to_str().expect("text");
+    let (_, said) = collector(&[], &["check", "--tls-ca-file", path]);
+    assert!(said.contains("stream: no stream to the exporter can be opened: cannot read"), "{said}");
+    let pem = egressd_testbed::Authority::generate("ours").expect("an authority").pem();
+    std::fs::write(&authority, pem).expect("a file");
+    let arguments = ["check", "--tls-ca-file", path, "--exporter-address", "127.0.0.1:6062"];
+    let (code, said) = collector(&["sh", "-c", "ip link set lo up; exec \"$0\" \"$@\""], &arguments);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(
+        said.contains("127.0.0.1:6062: cannot reach the exporter: ") && said.contains("refused"),
+        "{said}"
+    );
+    let (_, said) = check(&[]);
+    assert!(!said.contains("cannot reach the exporter"), "{said}");
+}
+
 /// Goal: a connection in two conntrack zones is told by `check`, and neither told nor shown twice where one of them is
 /// listed; a list in which nothing stands is told as that. Needs root.
 #[test]

@@ -460,6 +460,32 @@ async fn open(exporter: ExporterAddress, security: Security, hello: Hello) -> Re
     tokio::time::timeout(DIAL_WITHIN, dialled).await.map_err(|_| Hangup::TooSlow)?
 }
 
+/// Connects to an exporter, shakes hands and hangs up, saying nothing: whoever says Hello takes its node's stream over.
+///
+/// # Errors
+/// It is not there, or one of both cannot trust the other; not that it would take no stream of ours.
+pub async fn reach(exporter: &ExporterAddress, security: &Security) -> Result<(), OutOfReach> {
+    let reached = async {
+        let endpoint = security.endpoint(exporter).await?;
+        endpoint.connect().await.map(drop).map_err(Hangup::of_transport)
+    };
+    let reached = tokio::time::timeout(DIAL_WITHIN, reached).await;
+    reached.unwrap_or(Err(Hangup::TooSlow)).map_err(OutOfReach)
+}
+
+/// Why an exporter cannot be reached.
+#[derive(Debug, thiserror::Error)]
+#[error(transparent)]
+pub struct OutOfReach(Hangup);
+
+impl OutOfReach {
+    /// What an operator can do about it; `None` where waiting may help, or the words say it.
+    #[must_use]
+    pub fn advice(&self) -> Option<&'static str> {
+        self.0.advice()
+    }
+}
+
 /// The exporter's instant `as_of`, said at its instant `clock`, on our clock.
 ///
 /// Two estimates of how far our clock is ahead: at Welcome, and now, which is late by the message's time on its way.

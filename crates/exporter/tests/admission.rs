@@ -11,7 +11,7 @@ use std::process::{Child, Command};
 use std::time::Duration;
 
 use egressd_delivery::WindowMetrics;
-use egressd_delivery::dial::{DialConfig, Lines, Security, dial};
+use egressd_delivery::dial::{DialConfig, Lines, Security, dial, reach};
 use egressd_delivery::window::Window;
 use egressd_flow::{Epoch, NodeName};
 use egressd_protocol::{CollectorFlags, Settings, Source, Status};
@@ -267,6 +267,47 @@ async fn a_deleted_pods_token_is_worth_nothing() {
     };
     tokio::time::timeout(SOON, refused).await.expect("it is refused once the watch has told");
     assert!(stage.not_admitted("pod_ended") >= 1);
+}
+
+/// Goal: whoever only looks whether the exporter can be reached is told what stands in the way, by name, and disturbs no
+/// stream.
+#[tokio::test]
+async fn who_only_looks_disturbs_nobody() {
+    let stage = Stage::start().await;
+    let token_file = stage.mount("good", collectors_token().bound("collector-a", "uid-a", "node-a"));
+    let collector = stage.collector("node-a", 1, Some(token_file));
+    stage.until("the stream", || collector.metric(CONNECTED) == 1).await;
+    let other = stage.directory.path().join("other.crt");
+    fs::write(&other, Authority::generate("other").unwrap().pem()).unwrap();
+    let ours = stage.directory.path().join("ca.crt");
+    let missing = stage.directory.path().join("missing.crt");
+    let address = |port: u16| format!("127.0.0.1:{port}").parse().unwrap();
+    let tls = |ca_file: &PathBuf, server_name: &str| {
+        let (ca_file, server_name) = (ca_file.clone(), server_name.to_owned());
+        Security::Tls { ca_file, server_name, token_file: None }
+    };
+    let nobody = free_port();
+    for (port, security, words, advice) in [
+        (stage.grpc_port, tls(&other, "127.0.0.1"), "certificate is not trusted", "--tls-ca-file"),
+        (stage.grpc_port, tls(&ours, "elsewhere"), "certificate is for another name", "--tls-server-name"),
+        (
+            stage.grpc_port,
+            tls(&missing, "127.0.0.1"),
+            "cannot tell whom to trust: cannot read",
+            "is mounted at",
+        ),
+        (stage.http_port, tls(&ours, "127.0.0.1"), "does not speak TLS", "--tls-cert-file"),
+        (nobody, tls(&ours, "127.0.0.1"), "cannot reach the exporter", ""),
+    ] {
+        let error = reach(&address(port), &security).await.unwrap_err();
+        let said = egressd_service::lifecycle::chain(&error);
+        assert!(said.contains(words) && error.advice().unwrap_or_default().contains(advice), "{said}");
+    }
+    reach(&address(stage.grpc_port), &tls(&ours, "127.0.0.1")).await.unwrap();
+    assert_eq!(
+        (collector.metric(CONNECTED), collector.metric("egressd_collector_window_dials_total")),
+        (1, 1)
+    );
 }
 
 /// Goal: the page of totals is for whoever shows the readers' token.
