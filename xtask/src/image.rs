@@ -215,8 +215,10 @@ fn buildah(arguments: &[&str], input: &str) -> Result<()> {
         .context("buildah builds from this machine's files; `apt-get install buildah` brings it")
 }
 
+/// The commit, and whether something in the workspace is not of it.
 fn revision(root: &Path) -> Result<String> {
-    let text = process::output(process::clean("git").args(["rev-parse", "HEAD"]).current_dir(root))?;
+    let arguments = ["describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"];
+    let text = process::output(process::clean("git").args(arguments).current_dir(root))?;
     Ok(text.trim().to_owned())
 }
 
