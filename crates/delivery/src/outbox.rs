@@ -3,14 +3,14 @@
 //! An answer that was told stays as long as it holds, so that an exporter that begins anew is told again; one that comes
 //! again is told again, for the exporter goes by which was last. In between answers of the same (address, asker, name)
 //! are one.
-//! Bound: [`ANSWERS_MAX`] answers. Beyond it those go that would hold the shortest; what was not told yet is counted.
+//! Bound: [`ANSWERS_MAX`] answers. Beyond it who asked for most gives way ([`Shares`]); what was not told yet is counted.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use egressd_flow::{NAME_BYTES_MAX, Name, UnixNanos};
+use egressd_flow::{NAME_BYTES_MAX, Name, Shares, UnixNanos};
 
 /// Answers held: as many as the exporter holds of a node.
 pub const ANSWERS_MAX: usize = 8_192;
@@ -118,14 +118,13 @@ impl Outbox {
         self.due = due.into_iter().map(|(_, key)| key).collect();
     }
 
+    /// Lets an eighth go at least, so that this is rare.
     fn shrink(&mut self) {
-        let mut ends: Vec<UnixNanos> = self.answers.values().map(|answer| answer.until()).collect();
-        let at = ends.len() / 8;
-        let (_, last, _) = ends.select_nth_unstable(at);
-        let last = *last;
+        let answers = self.answers.iter().map(|(key, answer)| (key.asker, answer.until()));
+        let mut shares = Shares::new(answers, self.answers_max - self.answers_max / 8);
         let discarded = &mut self.books.discarded;
-        self.answers.retain(|_, answer| {
-            let is_kept = answer.until() > last;
+        self.answers.retain(|key, answer| {
+            let is_kept = shares.keeps(key.asker, answer.until());
             *discarded += u64::from(!is_kept && answer.is_due);
             is_kept
         });
@@ -175,6 +174,18 @@ mod tests {
         assert_eq!(outbox.take(9).len(), 3);
         outbox.begin_anew(UnixNanos(2 * minute));
         assert_eq!(outbox.take(9), [name(2, "a.com", 2 * minute), name(3, "a.com", 3 * minute)]);
+    }
+
+    /// Goal: a pod that asks for more than has room pushes out its own answers, and none of another.
+    #[test]
+    fn nobody_pushes_out_the_names_of_others() {
+        let mut outbox = Outbox::new(16);
+        let other = Name { asker: Some([10, 0, 0, 2].into()), ..name(99, "other.com", 0) };
+        outbox.note(other.clone());
+        for number in 1..1_000 {
+            outbox.note(name(number, "a.com", u64::from(number)));
+        }
+        assert!(outbox.take(16).contains(&other));
     }
 
     /// Goal: at the bound what ends first goes, and what was not told is counted.

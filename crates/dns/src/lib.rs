@@ -6,6 +6,9 @@
 //!
 //! **What enters**: packets from port 53, over UDP and TCP, IPv4 and IPv6, as sockets of the node receive them: those of
 //! pods, whatever network plugin moves their packets, and those of the node and its resolvers.
+//! Answers on loopback addresses are left out: whoever gives them there, a node's stub or a pod's sidecar, was answered
+//! before at an address of its own, by which the name is known to be that pod's or node's. Lost by it is only what such a
+//! resolver asked over TLS, or knew by itself.
 //! **What leaves**: a [`Name`](egressd_flow::Name) for each address of an answer.
 //! **What may be lost**: what the ring has no room for, and what the decoder does not understand, each counted by its
 //! reason; answers over TLS or HTTPS, which nobody can read.

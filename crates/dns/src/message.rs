@@ -4,7 +4,7 @@
 //! that name on, in whatever order the records stand, and an address is taken only from where they lead. It holds as long
 //! as the shortest of the records on its way.
 //! Invariant: a message that is truncated or does not hold together gives nothing, and no bytes make this panic.
-//! Bound: [`ALIASES_MAX`] aliases, [`ADDRESSES_MAX`] addresses.
+//! Bound: [`RECORDS_MAX`] records, [`ALIASES_MAX`] aliases, [`ADDRESSES_MAX`] addresses.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -18,6 +18,9 @@ use hickory_proto::serialize::binary::{BinDecodable as _, BinDecoder};
 /// Aliases between a name and its addresses. Resolvers give up at about as many: unbound at 11, glibc's at 10 to 15.
 pub const ALIASES_MAX: usize = 16;
 
+/// Records of one message that are read: a chain and its addresses, with a signature for each.
+pub const RECORDS_MAX: usize = 256;
+
 /// Addresses of one answer; the first are used, as by who asked.
 pub const ADDRESSES_MAX: usize = 64;
 
@@ -28,7 +31,7 @@ pub struct Answer {
     pub name: Arc<str>,
     /// What stands behind it, and how long that holds.
     pub addresses: Vec<(IpAddr, Duration)>,
-    /// Addresses beyond [`ADDRESSES_MAX`].
+    /// Addresses beyond [`ADDRESSES_MAX`], and records beyond [`RECORDS_MAX`], which may be some.
     pub surplus: usize,
 }
 
@@ -69,14 +72,14 @@ pub fn answer(message: &[u8]) -> Result<Answer, Nothing> {
         return Err(Nothing::Nameless);
     }
     let answers = usize::from(header.counts.answers);
-    let records = Message::read_records(&mut decoder, answers, false, OpCode::Query);
+    let records = Message::read_records(&mut decoder, answers.min(RECORDS_MAX), false, OpCode::Query);
     let (records, _, _) = records.map_err(|_| Nothing::Malformed)?;
-    let (addresses, surplus) = addresses(&query.name.to_lowercase(), &records);
+    let (addresses, surplus) = addresses(&query.name, &records);
     if addresses.is_empty() {
         return Err(Nothing::Nameless);
     }
     let name = text(&query.name).ok_or(Nothing::Unfit)?;
-    Ok(Answer { name, addresses, surplus })
+    Ok(Answer { name, addresses, surplus: surplus + answers.saturating_sub(RECORDS_MAX) })
 }
 
 fn asks_for_addresses(query: &Query) -> bool {
@@ -84,14 +87,14 @@ fn asks_for_addresses(query: &Query) -> bool {
         && matches!(query.query_type, RecordType::A | RecordType::AAAA | RecordType::ANY)
 }
 
-/// The addresses that `asked` leads to, and how many more there are.
+/// The addresses that `asked` leads to, and how many more there are. Names are compared as DNS does, whatever their case.
 fn addresses(asked: &Name, records: &[Record]) -> (Vec<(IpAddr, Duration)>, usize) {
     let (mut found, mut surplus) = (Vec::new(), 0);
-    let mut owner = asked.clone();
+    let mut owner = asked;
     let mut holds = u32::MAX;
     for _ in 0..=ALIASES_MAX {
         let of_owner = || {
-            let is_of = |record: &&Record| record.dns_class == DNSClass::IN && is_same(&record.name, &owner);
+            let is_of = |record: &&Record| record.dns_class == DNSClass::IN && record.name == *owner;
             records.iter().filter(is_of)
         };
         for record in of_owner() {
@@ -107,7 +110,7 @@ fn addresses(asked: &Name, records: &[Record]) -> (Vec<(IpAddr, Duration)>, usiz
             }
         }
         let alias = of_owner().find_map(|record| match &record.data {
-            RData::CNAME(target) => Some((target.0.to_lowercase(), record.ttl)),
+            RData::CNAME(target) => Some((&target.0, record.ttl)),
             _ => None,
         });
         match alias {
@@ -117,11 +120,6 @@ fn addresses(asked: &Name, records: &[Record]) -> (Vec<(IpAddr, Duration)>, usiz
         }
     }
     (found, surplus)
-}
-
-/// Whether a name is that other one, which is in lower case.
-fn is_same(name: &Name, lower: &Name) -> bool {
-    name.num_labels() == lower.num_labels() && name.to_lowercase() == *lower
 }
 
 /// RFC 2181, 8: a number with the highest bit set is zero.

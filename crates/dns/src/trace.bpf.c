@@ -6,6 +6,10 @@
 // time since boot in a program (5.8), and a loop (5.3). It reads the packet and no structure of the kernel, so there is
 // nothing to relocate and it needs no BTF of the kernel's. It lets every packet through.
 //
+// What a socket on a loopback address receives is left out: a resolver of the same machine or pod answers there, and was
+// answered itself, at an address that says whose it is. What comes back over loopback to another address (a mesh's proxy
+// that takes questions over) says who asked, and is copied.
+//
 // Nobody is woken: userland looks when it is time, and what does not fit until then is counted.
 
 #include <linux/bpf.h>
@@ -116,6 +120,14 @@ struct tcp {
 	__be16 window;
 };
 
+/* 127.0.0.0/8 and ::1. */
+static __always_inline int is_loopback(const struct head *head)
+{
+	const __u64 *halves = (const void *)head->local;
+
+	return head->family == 4 ? head->local[0] == 127 : halves[0] == 0 && halves[1] == bpf_cpu_to_be64(1);
+}
+
 /* Where the packet's payload begins, with `head` filled in; 0 for what is not an answer, less when it cannot be read. */
 static __always_inline int read(struct __sk_buff *skb, struct head *head)
 {
@@ -161,7 +173,7 @@ static __always_inline int read(struct __sk_buff *skb, struct head *head)
 		return 0;
 	if (bpf_skb_load_bytes(skb, offset, &ports, sizeof(ports)))
 		return -1;
-	if (ports.source != bpf_htons(DNS_PORT))
+	if (ports.source != bpf_htons(DNS_PORT) || is_loopback(head))
 		return 0;
 	head->local_port = bpf_ntohs(ports.destination);
 	if (head->protocol == IPPROTO_UDP)

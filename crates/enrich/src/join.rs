@@ -1,6 +1,6 @@
 //! A batch's records with names at both ends.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
@@ -103,7 +103,7 @@ fn drop_names_over(records: &mut [Attributed], names_max: usize) -> u64 {
     for (local, names) in names.into_iter().filter(|(_, names)| names.len() > names_max) {
         let mut by_bytes: Vec<_> = names.into_iter().collect();
         by_bytes.select_nth_unstable_by_key(names_max, |&(_, bytes)| std::cmp::Reverse(bytes));
-        let lost: Vec<_> = by_bytes[names_max..].iter().map(|&(name, _)| name).collect();
+        let lost: HashSet<_> = by_bytes[names_max..].iter().map(|&(name, _)| name).collect();
         for record in records.iter_mut().filter(|record| record.local_address == local) {
             if dns_named(&record.remote).is_some_and(|name| lost.contains(&name)) {
                 record.remote.identity = Err(Unattributed::Unknown);

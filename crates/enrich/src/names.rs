@@ -12,15 +12,15 @@
 //!
 //! Answers are what somebody sent from port 53 to a socket on the node: they name, and decide nothing.
 //!
-//! Bounds: [`ANSWERS_OF_NODE_MAX`] answers of a node, and of all nodes so many bytes as it is told. At a bound those go
-//! that would hold the shortest, counted.
+//! Bounds: [`ANSWERS_OF_NODE_MAX`] answers of a node, and of all nodes so many bytes as it is told. At a bound who asked for
+//! most gives way ([`Shares`]), counted.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use egressd_flow::{Identity, Name, NodeName, Owner, Span, UnixNanos};
+use egressd_flow::{Identity, Name, NodeName, Owner, Shares, Span, UnixNanos};
 
 /// Answers of one node: an address, a name and who asked.
 pub const ANSWERS_OF_NODE_MAX: usize = 8_192;
@@ -251,23 +251,18 @@ impl OfNode {
         }
     }
 
-    /// Lets an eighth go at least, and one: those that would hold the shortest. How many these were.
+    /// Lets an eighth go at least, and one: of who asked for most, those that would hold the shortest. How many these were.
     fn shrink(&mut self) -> u64 {
-        let mut ends: Vec<UnixNanos> = self.answers.values().flatten().map(|answer| answer.until).collect();
-        if ends.is_empty() {
-            return 0;
-        }
-        let at = ends.len() / 8;
-        let (_, last, _) = ends.select_nth_unstable(at);
-        let last = *last;
-        self.retain(|answer| answer.until > last)
+        let answers = self.answers.values().flatten().map(|answer| (answer.asker, answer.until));
+        let mut shares = Shares::new(answers, (self.count - self.count / 8).saturating_sub(1));
+        self.retain(|answer| shares.keeps(answer.asker, answer.until))
     }
 
     /// How many are let go.
-    fn retain(&mut self, is_kept: impl Fn(&Answer) -> bool) -> u64 {
+    fn retain(&mut self, mut is_kept: impl FnMut(&Answer) -> bool) -> u64 {
         let before = self.count;
         self.answers.retain(|_, answers| {
-            answers.retain(&is_kept);
+            answers.retain(&mut is_kept);
             !answers.is_empty()
         });
         self.count = self.answers.values().map(Vec::len).sum();

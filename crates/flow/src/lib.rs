@@ -21,7 +21,7 @@ pub use attributed::{
 pub use attributed::{Unattributed, Workload};
 pub use counters::{Counter, Counters, Traffic};
 pub use entry::{Completeness, Defects, Ended, Entry, EntryId, Snapshot, View};
-pub use name::{NAME_BYTES_MAX, Name, TIME_TO_LIVE_MAX, TIME_TO_LIVE_MIN};
+pub use name::{NAME_BYTES_MAX, Name, Shares, TIME_TO_LIVE_MAX, TIME_TO_LIVE_MIN};
 pub use owner::{Owner, Scope};
 pub use record::{Batch, Epoch, NodeName, Record, Sequence, Span};
 pub use text::ParseEntryError;

@@ -80,6 +80,9 @@ fn addresses_and_aliases_are_bounded() {
     let many: Vec<Record> = (0..ADDRESSES_MAX + 3).map(line).collect();
     let found = answer(&message(1, ANSWER, ("a.com", A), &many)).unwrap();
     assert_eq!((found.addresses.len(), found.surplus), (ADDRESSES_MAX, 3));
+    let many: Vec<Record> = (0..RECORDS_MAX + 5).map(|host| line(host % 250)).collect();
+    let found = answer(&message(1, ANSWER, ("a.com", A), &many)).unwrap();
+    assert_eq!((found.addresses.len(), found.surplus), (ADDRESSES_MAX, RECORDS_MAX + 5 - ADDRESSES_MAX));
     let aliases = |count: usize| {
         let alias = |at: usize| format!("n{at}.com 90 CNAME n{}.com", at + 1).parse().unwrap();
         let mut all: Vec<Record> = (0..count).map(alias).collect();

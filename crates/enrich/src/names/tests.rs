@@ -151,6 +151,17 @@ fn many(count: usize, text: usize) -> Vec<Name> {
     (0..count).map(line).collect()
 }
 
+/// Goal: a pod that asks for more names than a node may have pushes out its own, and none of another pod.
+#[test]
+fn nobody_pushes_out_the_names_of_others() {
+    let mut names = Names::new(usize::MAX);
+    names.hear(&node(), vec![name("10.0.0.2 asks other.com 192.0.2.1 at 0 for 60")]);
+    names.hear(&node(), many(2 * ANSWERS_OF_NODE_MAX, 1));
+    assert!(names.books().evicted > 0);
+    let other = owner("10.0.0.2", 0, None);
+    assert_eq!(of(&mut names, &other, span(1, 2)).as_deref(), Some("other.com"));
+}
+
 /// Goal: a node's answers and the bytes of all stay below their bounds; what ends first goes first, counted.
 #[test]
 fn bounds_hold_and_what_ends_first_goes() {
