@@ -41,7 +41,8 @@ pub(crate) enum Command {
     Dump(DumpOptions),
     /// Switch on conntrack's counters, timestamps and events, and exit.
     Init(InitOptions),
-    /// Say why the figures would fall short on this machine, and exit; 0 when nothing is found.
+    /// Say why the figures would fall short on this machine, and exit: 1 when nothing would be counted, or not rightly; 0
+    /// otherwise, whatever else is said.
     Check(CheckOptions),
     /// Print every flag as Markdown, and exit.
     #[command(hide = true)]

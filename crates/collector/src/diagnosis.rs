@@ -96,6 +96,36 @@ impl Finding {
         "table_full",
     ];
 
+    /// Connections are counted all the same, and rightly: something of them is not told, or some are in no figure, which is said.
+    pub(crate) fn is_warning(&self) -> bool {
+        match self {
+            Self::WithoutCounters { .. }
+            | Self::UnsupportedRows { .. }
+            | Self::Offloaded { .. }
+            | Self::Untraced { .. }
+            | Self::SlowReads { .. }
+            | Self::EmptyMaps { .. }
+            | Self::Undirected
+            | Self::UnknownLayout { .. }
+            | Self::RolledBack
+            | Self::UnopenedMaps { .. }
+            | Self::UnreadMaps { .. }
+            | Self::ForeignMaps { .. }
+            | Self::TableFull { .. }
+            | Self::UncomparedRows { .. } => true,
+            Self::Switch { .. }
+            | Self::NoSwitches { .. }
+            | Self::EmptyTable
+            | Self::Unreadable { .. }
+            | Self::Deaf { .. }
+            | Self::OtherNamespace
+            | Self::OtherCtZones { .. }
+            | Self::CiliumAccountingOff
+            | Self::TwoCtZones { .. }
+            | Self::Stream { .. } => false,
+        }
+    }
+
     /// The value of the metric label `finding`.
     pub(crate) fn code(&self) -> &'static str {
         match self {
@@ -337,6 +367,11 @@ pub(crate) fn uncounted(by_reason: &[(&'static str, Counter)]) -> impl Iterator<
     })
 }
 
+/// What of DNS answers was lost before it was read, for the exporter: names that traffic may be missing.
+pub(crate) fn lost_answers(parts: u64) -> Option<Loss> {
+    (parts > 0).then(|| Loss { reason: "lost_dns_answers".to_owned(), count: parts, bytes: 0 })
+}
+
 /// Whether something is to be said of it that was not said: numbers alone, which change with each read, are no news.
 pub(crate) fn is_news(status: &Status, before: &Status) -> bool {
     let words = |status: &Status| status.diagnosis.replace(|letter: char| letter.is_ascii_digit(), "");
@@ -379,6 +414,14 @@ mod tests {
             Finding::TableFull { packets: 1, bytes: 60 },
         ];
         assert_eq!(findings.map(|finding| finding.code()), Finding::CODES);
+    }
+
+    /// Goal: what was lost of DNS answers is told to the exporter, once something was.
+    #[test]
+    fn lost_answers_are_a_loss() {
+        assert_eq!(lost_answers(0), None);
+        let loss = lost_answers(7).unwrap();
+        assert_eq!((&*loss.reason, loss.count, loss.bytes), ("lost_dns_answers", 7, 0));
     }
 
     /// Goal: a finding is news when it comes, and not when only its number changes or when it goes.

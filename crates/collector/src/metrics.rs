@@ -349,7 +349,7 @@ impl MeterMetrics {
 }
 
 /// The DNS tracer.
-#[derive(Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct DnsMetrics {
     pub(crate) tracing: Gauge,
     parts: Counter,
@@ -383,6 +383,11 @@ impl DnsMetrics {
             metrics.discarded.clone(),
         );
         metrics
+    }
+
+    /// Parts of answers that the ring had no room for.
+    pub(crate) fn lost_parts(&self) -> u64 {
+        self.lost_parts.get()
     }
 
     pub(crate) fn publish(&self, books: &egressd_dns::Books, counts: &egressd_dns::Counts) {

@@ -23,7 +23,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::diagnosis::{self, Finding};
 use crate::kept::Kept;
-use crate::metrics::{MeterMetrics, SourceMetrics};
+use crate::metrics::{DnsMetrics, MeterMetrics, SourceMetrics};
 use crate::pace::{Cost, Pace};
 use crate::source::{Again, Hearing, Plan, Rows, Unread, Waker};
 use crate::usage::{self, Usage};
@@ -73,6 +73,8 @@ pub(crate) struct Reader {
     pub(crate) lines: Lines,
     pub(crate) source_metrics: SourceMetrics,
     pub(crate) meter_metrics: MeterMetrics,
+    /// Of the tracer's thread, which tells the exporter nothing by itself.
+    pub(crate) dns_metrics: DnsMetrics,
 }
 
 /// When another source was looked for last, and what stands in its way.
@@ -199,6 +201,7 @@ impl Reader {
         self.source_metrics.uncounted(&uncounted);
         let mut status = diagnosis::status(source, &findings, &books, losses, defects);
         status.losses.extend(diagnosis::uncounted(&uncounted));
+        status.losses.extend(diagnosis::lost_answers(self.dns_metrics.lost_parts()));
         self.tell(status);
         Ok(())
     }

@@ -66,7 +66,8 @@ pub(crate) async fn wire(options: Box<RunOptions>, mut tasks: Tasks) -> anyhow::
         tasks.abandon.clone(),
     );
 
-    let untraced = names::start(&options.dns, names, DnsMetrics::register(&mut registry)).err();
+    let dns_metrics = DnsMetrics::register(&mut registry);
+    let untraced = names::start(&options.dns, names, dns_metrics.clone()).err();
     let reader = Reader {
         plan,
         standing: untraced,
@@ -92,6 +93,7 @@ pub(crate) async fn wire(options: Box<RunOptions>, mut tasks: Tasks) -> anyhow::
         },
         source_metrics: SourceMetrics::register(&mut registry),
         meter_metrics: MeterMetrics::register(&mut registry),
+        dns_metrics,
     }
     .start()?;
 
