@@ -47,6 +47,10 @@ fn free_port() -> u16 {
 
 impl Stage {
     async fn start() -> Self {
+        Self::start_with(&[]).await
+    }
+
+    async fn start_with(flags: &[&str]) -> Self {
         let api = KubernetesApi::start_on_loopback(0, Access::Plain).unwrap();
         for node in ["node-a", "node-b"] {
             api.apply(Node::new(node, &["172.18.0.2".parse().unwrap()])).unwrap();
@@ -82,6 +86,7 @@ impl Stage {
                 "--http-listen-port",
                 &http_port.to_string(),
             ])
+            .args(flags)
             .spawn()
             .unwrap();
         let stage = Self { api, directory, exporter, grpc_port, http_port };
@@ -308,6 +313,38 @@ async fn who_only_looks_disturbs_nobody() {
         (collector.metric(CONNECTED), collector.metric("egressd_collector_window_dials_total")),
         (1, 1)
     );
+}
+
+/// Goal: with the flag as the chart renders it, a node that the collectors' pods are kept off is told of and not missed.
+#[tokio::test]
+async fn nobody_is_missed_where_no_collector_is_to_run() {
+    let manifest = include_str!("../../../deploy/manifests/scrape.yaml");
+    let argument = manifest
+        .lines()
+        .find_map(|line| line.trim().strip_prefix("- ").filter(|text| text.contains("--collectors-on=")));
+    let argument: String = serde_json::from_str(argument.unwrap()).unwrap();
+    let stage = Stage::start_with(&[&argument]).await;
+    let labelled = |name: &str, os: &str| {
+        let mut node = serde_json::Value::from(Node::new(name, &[]));
+        node["metadata"]["labels"]["kubernetes.io/os"] = os.into();
+        node
+    };
+    for (name, os) in [("node-a", "linux"), ("node-b", "windows"), ("node-c", "linux")] {
+        stage.api.apply(labelled(name, os)).unwrap();
+    }
+    let mut serverless = labelled("node-d", "linux");
+    serverless["metadata"]["labels"]["eks.amazonaws.com/compute-type"] = "fargate".into();
+    stage.api.apply(serverless).unwrap();
+    let token_file = stage.mount("good", collectors_token().bound("collector-a", "uid-a", "node-a"));
+    let collector = stage.collector("node-a", 1, Some(token_file));
+    stage.until("the stream", || collector.metric(CONNECTED) == 1).await;
+    let row = |name: &str, to_collect: bool| {
+        format!("{{\"node\":\"{name}\",\"in_cluster\":true,\"to_collect\":{to_collect},")
+    };
+    let rows = [row("node-a", true), row("node-b", false), row("node-c", true), row("node-d", false)];
+    // The roll is called every 15 s.
+    stage.until("the nodes", || rows.iter().all(|row| stage.get("/nodes", "").contains(row))).await;
+    assert_eq!(value(&stage.get("/metrics", ""), "egressd_exporter_nodes_missing"), 1, "node-c");
 }
 
 /// Goal: the page of totals is for whoever shows the readers' token.
