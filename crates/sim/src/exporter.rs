@@ -9,7 +9,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
-use egressd_delivery::ledger::{Ledger, StreamId, Verdict};
+use egressd_delivery::ledger::{HelloError, Ledger, StreamId, Verdict};
 use egressd_enrich::{Grouping, Index, Names, ScopeChange, attribute};
 use egressd_flow::{Batch, Epoch, NodeName, Owner, Position, Scope, Sequence, UnixNanos};
 use egressd_protocol::{HeldEpoch, SpoolId, Welcome};
@@ -156,14 +156,15 @@ impl Exporter {
         Scope { as_of: self.reaches, whole: false, owners: Vec::new(), node_addresses: Vec::new() }
     }
 
-    /// Hears one message of a stream. False when it has to wait where it is.
+    /// Hears one message of a stream; `is_haunted` where a collector that is gone has another one that is served. False when
+    /// it has to wait where it is.
     ///
     /// # Errors
     /// An honest peer cannot say that.
     pub(crate) fn hear(
         &mut self,
         node: u8,
-        link: &mut Link,
+        (link, is_haunted): (&mut Link, bool),
         history: &mut History,
         now: UnixNanos,
     ) -> Result<bool, Violation> {
@@ -172,7 +173,7 @@ impl Exporter {
         }
         match link.up.front() {
             None => return Ok(false),
-            Some(Up::Hello(held)) => self.greet(node, &held.clone(), link, now)?,
+            Some(Up::Hello(held)) => self.greet(node, &held.clone(), (link, is_haunted), now)?,
             Some(Up::Batch(batch)) => {
                 let (Some(stream), batch) = (link.seat, Arc::clone(batch)) else {
                     return Err(Violation("a batch comes before Hello".into()));
@@ -192,12 +193,20 @@ impl Exporter {
         &mut self,
         node: u8,
         held: &[HeldEpoch],
-        link: &mut Link,
+        (link, is_haunted): (&mut Link, bool),
         now: UnixNanos,
     ) -> Result<(), Violation> {
         let name = node_name(node);
-        let stream = self.ledger.hello(&name, held, now);
-        link.seat = Some(stream.map_err(|error| Violation(error.to_string()))?);
+        match self.ledger.hello(&name, held, now) {
+            Ok(stream) => link.seat = Some(stream),
+            // Of a life that is over and heard late, or in the way of which such a one is until its stream is found at its end:
+            // that it is not turned away for good shows when all is quiet.
+            Err(HelloError::Superseded { .. }) if !link.dialled || is_haunted => {
+                link.close();
+                return Ok(());
+            }
+            Err(error) => return Err(Violation(error.to_string())),
+        }
         link.down.push_back(Down::Welcome(Welcome {
             spool: SpoolId(self.spool.id()),
             durable: self.spool.durable(),

@@ -11,3 +11,12 @@ fn a_seed_is_one_history() {
         assert_eq!(told, run(seed, true), "seed {seed}");
     }
 }
+
+/// Goal: a Hello that was on its way when its collector's life ended, and is heard after that of the next life, turns nobody
+/// away for good: neither where it is refused, nor where it supersedes the life that goes on until its stream is at its end.
+#[test]
+fn a_hello_that_is_heard_late_keeps_nobody_out() {
+    for seed in [1215, 1478] {
+        assert_eq!(run(seed, false).violation, None, "seed {seed}");
+    }
+}

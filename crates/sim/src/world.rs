@@ -254,8 +254,9 @@ impl World {
         let Some(&which) = self.rng.pick(&served) else { return Ok(false) };
         let newest =
             node.links.iter().filter(|link| link.served && link.seat.is_some()).map(|link| link.number).max();
+        let is_haunted = node.links.iter().any(|link| link.served && link.seat.is_some() && !link.dialled);
         let link = &mut node.links[which];
-        let heard = exporter.hear(node.number, link, &mut self.history, self.now)?;
+        let heard = exporter.hear(node.number, (&mut *link, is_haunted), &mut self.history, self.now)?;
         let is_replaced = link.seat.is_some() && newest.is_some_and(|newest| link.number < newest);
         let is_at_end = !link.dialled && link.up.is_empty();
         if (is_replaced || is_at_end) && !link.taking && !heard {
