@@ -1,8 +1,8 @@
 //! `ebpf`: what the counting programs add to a packet, and what reading their tables costs.
 //!
 //! Datagrams go from one network namespace to another without the programs and with them by turns; the kernel's own
-//! measure of the programs (`BPF_ENABLE_STATS`, which costs some 77 ns a run itself) stands beside. Then one datagram to
-//! each of many addresses fills a table, which is read into the void (the floor) and into records.
+//! measure of the programs (`BPF_ENABLE_STATS`, which costs some 77 ns a run itself) stands beside. By turns the DNS tracer
+//! alone is there too: these datagrams are no DNS, as nearly all packets of a node are not. Then one datagram to each of many addresses fills a table, which is read into the void (the floor) and into records.
 //!
 //! The programs see every socket of the machine: what others send meanwhile is counted with it.
 
@@ -17,6 +17,7 @@ use std::thread;
 
 use anyhow::{Context, ensure};
 use egressd_conntrack::ebpf::{Counts, CountsConfig, Runs, measure_runs};
+use egressd_dns::{RING_BYTES, Tracer};
 use egressd_flow::UnixNanos;
 use nix::sched::{CloneFlags, unshare};
 use serde::Serialize;
@@ -58,6 +59,8 @@ struct Report {
     ns_per_packet: f64,
     /// The median of each round's own difference.
     added_ns_per_packet: f64,
+    /// What the DNS tracer's program adds to a packet that is no DNS, in the same way.
+    dns_tracer_added_ns_per_packet: f64,
     /// Of a run of the program, as the kernel measures it.
     sent_ns: f64,
     received_ns: f64,
@@ -76,9 +79,13 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
     let sender = UdpSocket::bind((NEAR, 0)).context("cannot send")?;
     sender.connect((FAR, PORT)).context("cannot send")?;
     let (mut without, mut with, mut added) = (Vec::new(), Vec::new(), Vec::new());
-    let mut runs = Vec::new();
+    let (mut runs, mut traced) = (Vec::new(), Vec::new());
     for _ in 0..=options.rounds {
         let bare = send(&sender, options.packets)?;
+        {
+            let _tracer = Tracer::open(None, RING_BYTES).context("DNS answers cannot be traced")?;
+            traced.push(send(&sender, options.packets)? - bare);
+        }
         let counts = open(options.entries)?;
         let counted = send(&sender, options.packets)?;
         {
@@ -99,6 +106,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<()> {
         floor_ns_per_packet: rest(&without),
         ns_per_packet: rest(&with),
         added_ns_per_packet: rest(&added),
+        dns_tracer_added_ns_per_packet: rest(&traced),
         sent_ns: ns_per_run(runs.first()),
         received_ns: ns_per_run(runs.get(1)),
         entries: options.entries.into(),
@@ -230,6 +238,11 @@ impl fmt::Display for Report {
             self.floor_ns_per_packet, self.ns_per_packet
         )?;
         writeln!(f, "added by both programs:           {:.0} ns a packet", self.added_ns_per_packet)?;
+        writeln!(
+            f,
+            "added by the DNS tracer alone:    {:.0} ns a packet that is no DNS",
+            self.dns_tracer_added_ns_per_packet
+        )?;
         writeln!(
             f,
             "a run as the kernel measures it:  sent {:.0} ns, received {:.0} ns",

@@ -28,7 +28,7 @@ const ARROWS: [(&str, &[&str]); 18] = [
     // The truth is independent of the code under test: the testbed starts the daemons and links nothing of them.
     ("testbed", &[]),
     // The bench holds what a daemon holds of a stage, and has the testbed feed it.
-    ("bench", &["conntrack", "flow", "meter", "testbed"]),
+    ("bench", &["conntrack", "dns", "flow", "meter", "testbed"]),
     // The fuzz targets are the decoders of outside bytes, wherever they are.
     ("fuzz", &["conntrack", "dns", "flow", "meter"]),
     // The simulation joins every stage's machines, as the two binaries do.

@@ -1,6 +1,13 @@
 //! One element of a table into an [`Entry`].
 //!
 //! Pure, and allocates nothing. Layout: `struct pair` and `struct sums` of `count.bpf.c`, whose programs write them.
+//!
+//! No outside byte gets here, so a property test is enough. What the kernel guarantees: keys and values have the sizes that
+//! the table was made with, which are checked when it is opened, pinned ones too; none but programs of ours and this process
+//! write to it; the bytes of a key that no program set are those it cleared; each counter is added to in one step
+//! (`BPF_ATOMIC`), so none is torn; and a table that was taken out of `active` stands still, since the update of a map of
+//! maps waits for every program that may have seen the old one (`maybe_wait_bpf_programs`, `kernel/bpf/syscall.c`). A
+//! family that is neither 4 nor 6 is then another version's, and is skipped and counted.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
