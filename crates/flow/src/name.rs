@@ -1,5 +1,6 @@
 //! What DNS said of an address.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -51,9 +52,14 @@ impl Shares {
         let mut askers: HashMap<_, Vec<UnixNanos>> = HashMap::new();
         answers.for_each(|(asker, until)| askers.entry(asker).or_default().push(until));
         let mut counts: Vec<usize> = askers.values().map(Vec::len).collect();
-        let share = share(&mut counts, room);
-        let over = askers.into_iter().filter(|(_, ends)| ends.len() > share);
-        Self(over.map(|(asker, ends)| (asker, Cut::new(ends, share))).collect())
+        let (share, one_more) = share(&mut counts, room);
+        let mut over: Vec<_> = askers.into_iter().filter(|(_, ends)| ends.len() > share).collect();
+        over.iter_mut().for_each(|(_, ends)| ends.sort_unstable());
+        // What is left over goes to those whose next answer holds longest.
+        over.sort_by_key(|(_, ends)| Reverse(ends[ends.len() - 1 - share]));
+        let kept = |at: usize| share + usize::from(at < one_more);
+        let cuts = over.into_iter().enumerate();
+        Self(cuts.filter_map(|(at, (asker, ends))| Some((asker, Cut::new(&ends, kept(at))?))).collect())
     }
 
     /// Whether an answer stays. Each is asked for once.
@@ -68,34 +74,33 @@ impl Shares {
 }
 
 impl Cut {
-    /// `share` is less than there are.
-    fn new(mut ends: Vec<UnixNanos>, share: usize) -> Self {
-        let goes = ends.len() - share;
-        let (sooner, &mut until, _) = ends.select_nth_unstable(goes - 1);
-        Self { until, of_these: goes - sooner.iter().filter(|end| **end < until).count() }
+    /// Of answers in the order of their ends, so that so many are kept; `None` where all of them are.
+    fn new(ends: &[UnixNanos], kept: usize) -> Option<Self> {
+        let goes = ends.len().checked_sub(kept).filter(|goes| *goes > 0)?;
+        let until = ends[goes - 1];
+        Some(Self { until, of_these: goes - ends.partition_point(|end| *end < until) })
     }
 }
 
-/// What each may keep so that all together have room.
-fn share(counts: &mut [usize], room: usize) -> usize {
+/// What each may keep so that all together have room, and how many of those who have more may keep one more.
+fn share(counts: &mut [usize], room: usize) -> (usize, usize) {
     counts.sort_unstable();
     let mut left = room;
     for (at, &count) in counts.iter().enumerate() {
-        let share = left / (counts.len() - at);
+        let (share, rest) = (left / (counts.len() - at), left % (counts.len() - at));
         if count > share {
-            return share;
+            return (share, rest);
         }
         left -= count;
     }
-    usize::MAX
+    (usize::MAX, 0)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Goal: who asked for little keeps all, who asked for much keeps what would hold longest, and as many stay as have room
-    /// up to one for each asker.
+    /// Goal: who asked for little keeps all, who asked for much keeps what would hold longest, and as many stay as have room.
     #[test]
     fn who_asked_for_most_gives_way() {
         let asker = |host: u8| Some(IpAddr::from([10, 0, 0, host]));
@@ -106,9 +111,10 @@ mod tests {
         for (counts, room, kept) in [
             (&[(1, 5), (2, 5)][..], 10, &[5, 5][..]),
             (&[(1, 100), (2, 3)], 10, &[7, 3]),
-            (&[(1, 100), (2, 3), (3, 50)], 20, &[8, 3, 8]),
+            (&[(1, 100), (2, 3), (3, 50)], 20, &[9, 3, 8]),
             (&[(1, 9)], 4, &[4]),
-            (&[(1, 9), (2, 9)], 1, &[0, 0]),
+            (&[(1, 9), (2, 7)], 1, &[1, 0]),
+            (&[(1, 1), (2, 1), (3, 3), (4, 5)], 7, &[1, 1, 2, 3]),
         ] {
             let answers = answers(counts);
             let mut shares = Shares::new(answers.iter().copied(), room);
