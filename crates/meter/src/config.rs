@@ -8,7 +8,7 @@ use crate::table::DeltaTable;
 /// How much the meter may hold.
 #[derive(Clone, Copy, Debug)]
 pub struct MeterConfig {
-    /// Entries with a baseline. Above it new entries are not admitted.
+    /// Entries with a baseline, 27 million at most. Above it new entries are not admitted.
     pub entries_max: usize,
     /// Complete snapshots in a row without an entry after which it is gone: 1, or up to 3 for a source whose complete
     /// snapshots do not show every entry for certain.

@@ -210,4 +210,17 @@ mod tests {
         assert_eq!(of(1), of(1));
         assert_ne!(of(1), of(2));
     }
+
+    /// Goal: a kept state means what it meant: the fingerprint of an identity never changes under a key.
+    #[test]
+    fn fingerprints_are_what_they_were_in_states_that_were_kept() {
+        let kept = [
+            ("tcp 10.0.0.1:1>10.0.0.2:2 id=1 start=1", 0x552a_c3b3_14e5_b142_54a2_78f4_43b1_b278),
+            ("tcp [fd00::1]:1>[fd00::2]:2 id=1 start=1", 0xcd8f_1f24_dbd5_1580_77a5_c8ba_3796_902a),
+        ];
+        for (entry, fingerprint) in kept {
+            let id = entry.parse::<Entry>().unwrap().id;
+            assert_eq!(Fingerprints::new([7; 16]).of(&id), Fingerprint(fingerprint), "{entry}");
+        }
+    }
 }

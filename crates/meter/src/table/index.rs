@@ -4,12 +4,13 @@
 //! before and found no room until behind. A code is a leaf's number and a few bits of the fingerprint, so that hardly any
 //! leaf is looked into in vain. Where two entries have the same code in the same bucket, either code stands for either.
 //!
-//! Bound: 64 bytes for every [`BUCKET_LOAD`] entries, and for a fifth of that where it was just made.
+//! Bound: 64 bytes for every [`BUCKET_LOAD_NEW`] entries of as many as there ever were since leaves were filled up last.
 
 use crate::fingerprint::Fingerprint;
 
 const BUCKET_CODES: usize = 15;
-/// Entries a bucket, on average, above which there must be more buckets; one in ten is full then.
+/// Entries a bucket, on average, above which there must be more buckets; half of them are full then, and one look-up in
+/// seven goes on to the next.
 const BUCKET_LOAD: usize = 13;
 /// The same of an index that was just made.
 const BUCKET_LOAD_NEW: usize = 11;
@@ -109,7 +110,7 @@ impl Index {
 
     /// The entry is in no leaf any more.
     pub(super) fn remove(&mut self, fingerprint: Fingerprint, leaf: LeafId) {
-        let Some((found, place)) = self.find(fingerprint, leaf) else { return };
+        let (found, place) = self.find(fingerprint, leaf);
         self.buckets[found].codes[place] = NONE;
         self.len -= 1;
         let mut at = self.home(fingerprint);
@@ -121,16 +122,17 @@ impl Index {
 
     /// The entry has moved from one leaf to another.
     pub(super) fn replace(&mut self, fingerprint: Fingerprint, from: LeafId, to: LeafId) {
-        if let Some((bucket, place)) = self.find(fingerprint, from) {
-            self.buckets[bucket].codes[place] = code(fingerprint, to);
-        }
+        let (bucket, place) = self.find(fingerprint, from);
+        self.buckets[bucket].codes[place] = code(fingerprint, to);
     }
 
-    /// The bucket and the place in it of an entry's code.
-    fn find(&self, fingerprint: Fingerprint, leaf: LeafId) -> Option<(usize, usize)> {
+    /// The bucket and the place in it of the code of an entry that is in this leaf.
+    fn find(&self, fingerprint: Fingerprint, leaf: LeafId) -> (usize, usize) {
         let code = code(fingerprint, leaf);
         let mut places = self.chain(fingerprint).map(|bucket| (bucket, &self.buckets[bucket].codes));
-        places.find_map(|(bucket, codes)| Some((bucket, codes.iter().position(|found| *found == code)?)))
+        let found =
+            places.find_map(|(bucket, codes)| Some((bucket, codes.iter().position(|found| *found == code)?)));
+        found.expect("every entry of a leaf has its code here")
     }
 
     /// The buckets that an entry's code may be in.

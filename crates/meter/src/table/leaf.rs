@@ -102,6 +102,9 @@ impl Leaf {
 
     /// Hands over and forgets every entry of this stamp; how many there were.
     pub(super) fn evict(&mut self, stamp: u8, mut gone: impl FnMut(Fingerprint, Seen)) -> usize {
+        if !self.stamps[..self.len].contains(&stamp) {
+            return 0;
+        }
         let before = std::mem::take(&mut self.len);
         for at in 0..before {
             let slot = self.slot(at);
