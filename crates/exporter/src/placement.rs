@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use egressd_enrich::{Change, Node, Taint};
 use egressd_flow::NodeName;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 
 /// Every DaemonSet's pods tolerate these, the last where they are on the host's network.
 const TOLERATED: [&str; 7] = [
@@ -56,7 +56,9 @@ struct NodeSelector {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct Term {
+    #[serde(deserialize_with = "null_is_nothing")]
     match_expressions: Vec<Requirement>,
+    #[serde(deserialize_with = "null_is_nothing")]
     match_fields: Vec<Requirement>,
 }
 
@@ -64,7 +66,7 @@ struct Term {
 struct Requirement {
     key: String,
     operator: Operator,
-    #[serde(default)]
+    #[serde(default, deserialize_with = "null_is_nothing")]
     values: Vec<String>,
 }
 
@@ -82,10 +84,21 @@ enum Operator {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 struct Toleration {
+    #[serde(deserialize_with = "null_is_nothing")]
     key: String,
+    #[serde(deserialize_with = "null_is_nothing")]
     operator: String,
+    #[serde(deserialize_with = "null_is_nothing")]
     value: String,
+    #[serde(deserialize_with = "null_is_nothing")]
     effect: String,
+}
+
+/// As the API takes it: YAML has a null where a value is left empty.
+fn null_is_nothing<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
 /// As a flag takes it.
@@ -308,5 +321,16 @@ mod tests {
         let mut every = LeftOut::by(None);
         every.hear(&mut Change::Node(windows()));
         assert!(!every.has(&name("w")));
+    }
+
+    /// Goal: what YAML leaves empty is as if it were not there.
+    #[test]
+    fn a_null_is_nothing() {
+        let tainted = node("gpu", &[], &[("gpu", "", "NoSchedule")]);
+        let empty = json!({"key": "gpu", "operator": "Exists", "value": null, "effect": null});
+        assert!(takes(&json!({"nodeSelector": null, "affinity": null, "tolerations": [empty]}), &tainted));
+        let exists =
+            json!([{"matchExpressions": [{"key": "gpu", "operator": "DoesNotExist", "values": null}]}]);
+        assert!(takes(&required(&exists), &node("plain", &[], &[])));
     }
 }

@@ -138,6 +138,10 @@ impl Keeper {
         let kept = self.kept(now).await?;
         if !self.is_another(&kept) {
             self.renew_if_due(kept.clone(), now)?;
+        } else if let Err(error) = self.try_to_sign(&kept, now) {
+            // Nobody is told to trust it in place of the one that signs.
+            self.keep_current(now)?;
+            return Err(error);
         }
         self.tell_end(now);
         self.publish(&kept.certificate, now).await?;
@@ -159,10 +163,24 @@ impl Keeper {
                 if is_over || self.trusted.has_spread(now) {
                     self.renew(kept, now)
                 } else {
-                    self.renew_if_due(current.kept.clone(), now)
+                    self.keep_current(now)
                 }
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Whether an authority could sign what is to be shown.
+    fn try_to_sign(&self, kept: &Kept, now: UnixNanos) -> Result<(), ManagedError> {
+        kept.authority()?.certify(&self.managed.names, now)?;
+        Ok(())
+    }
+
+    /// The authority that signs goes on to.
+    fn keep_current(&mut self, now: UnixNanos) -> Result<(), ManagedError> {
+        match &self.current {
+            Some(current) => self.renew_if_due(current.kept.clone(), now),
+            None => Ok(()),
         }
     }
 

@@ -229,3 +229,33 @@ async fn an_api_that_is_away_changes_nothing() {
     ));
     assert_eq!(authority(&keeper), before);
 }
+
+/// Goal: an authority that cannot sign is said, and told to nobody: what is shown and published stays, and a leaf that is due
+/// is renewed.
+#[tokio::test]
+async fn an_authority_that_cannot_sign_replaces_none() {
+    let api = api();
+    let mut keeper = keeper(&api).await;
+    settle(&mut keeper).await;
+    let (authority_before, published_before) = (authority(&keeper), published(&api));
+    let now = UnixNanos(unix_nanos());
+    let another = Kept::make(now).unwrap();
+    for (certificate, key) in
+        [(another.certificate.as_str(), "no key"), ("no certificate", another.key.as_str())]
+    {
+        let data = serde_json::json!({ "data": {
+            CERTIFICATE: ByteString(certificate.into()), KEY: ByteString(key.into()),
+        } });
+        api.patch(Resource::Secrets, NAMESPACE, "ca", &data).unwrap();
+        for at in [now, now.saturating_add(SPREADS_WITHIN), now.saturating_add(TRUSTED_FOR)] {
+            keeper.current.as_mut().unwrap().renew_at = UnixNanos(1);
+            keeper.look(at).await.unwrap_err();
+            assert!(keeper.current.as_ref().unwrap().renew_at > now, "the leaf is renewed");
+            assert_eq!(
+                (authority(&keeper), published(&api)),
+                (authority_before.clone(), published_before.clone())
+            );
+        }
+    }
+    assert_eq!(dial(&published_before, &keeper), Ok(()));
+}
